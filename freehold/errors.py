@@ -1,0 +1,102 @@
+"""Every error Freehold raises on purpose.
+
+    FreeholdError
+    ├── UsageError            the user asked for something that cannot be; names the parameter
+    │   ├── NotFoundError     no such model, key or file
+    │   └── ContextOverflowError   more tokens than the model's context holds
+    ├── IntegrityError        bytes are not what they must be: never served, never retried
+    │   ├── DigestError       content differs from its digest; names the file and the chunk
+    │   ├── MalformedError    a file breaks its format's rules; names the file and the rule
+    │   └── RefusedError      a file type that could run code
+    ├── SourceError           nothing could deliver the bytes (unreachable, incomplete)
+    ├── StorageError          this machine's disk cannot hold or return them
+    ├── BusyError             the queue is full; says when to come back
+    └── EngineError           the engine process failed or is gone
+
+A message names the thing, the reason and the next step. Misuse, tampering and bad luck are
+different errors because a user does different things about them: each class carries the exit code
+that ``freehold`` ends with, so that a script can tell them apart too.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FreeholdError(Exception):
+    """Base of the tree. ``str(error)`` is one message a user can act on."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(FreeholdError):
+    """The request itself is wrong. ``param`` names the offending field or option, if there is one."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class NotFoundError(UsageError):
+    """The named model, key or file does not exist here."""
+
+
+class ContextOverflowError(UsageError):
+    """Prompt and requested answer together exceed the model's context length."""
+
+
+class IntegrityError(FreeholdError):
+    """Bytes are not what they must be. Such bytes are never admitted, loaded or served."""
+
+    exit_code = 3
+
+
+class DigestError(IntegrityError):
+    """Content differs from its pinned digest. ``chunk`` is the index of the first damaged chunk."""
+
+    def __init__(self, message: str, *, file: str, chunk: int | None = None) -> None:
+        super().__init__(message)
+        self.file = file
+        self.chunk = chunk
+
+
+class MalformedError(IntegrityError):
+    """A file breaks its format's rules. ``file`` names it."""
+
+    def __init__(self, message: str, *, file: str) -> None:
+        super().__init__(message)
+        self.file = file
+
+
+class RefusedError(IntegrityError):
+    """A file of a kind that can carry code (pickle, ``.py``, ``auto_map``) is never opened."""
+
+
+class SourceError(FreeholdError):
+    """No source could deliver the bytes."""
+
+    exit_code = 4
+
+
+class StorageError(FreeholdError):
+    """The disk is full, read-only or failing."""
+
+    exit_code = 5
+
+
+class BusyError(FreeholdError):
+    """The queue is full. ``retry_after`` is a hint in seconds."""
+
+    exit_code = 6
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineError(FreeholdError):
+    """The engine process failed, or is gone."""
+
+    exit_code = 7

@@ -1,0 +1,290 @@
+"""Plain data and protocols that cross between rooms. Imports nothing but the ground.
+
+Text, chat templates and tools stay on the counter's side of ``Codec``; the engine speaks token ids.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from freehold.errors import UsageError
+
+Ids: TypeAlias = Sequence[int]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Message: TypeAlias = Mapping[str, Any]
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawTensor:
+    """One tensor as it lies in its file: still packed, not yet interpreted.
+
+    ``dtype`` is the file format's own name (``F32``, ``BF16``, ``Q4_K``, ...); ``shape`` is
+    row-major, outermost dimension first, in elements (GGUF's reversed order already undone);
+    ``data`` is a read-only one-dimensional view of the verified, memory-mapped bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: Bytes
+
+
+Attestation: TypeAlias = Literal["catalog", "hub", "owner"]
+"""Who vouches for the digests: the shipped catalog, the hub that published them, or the owner who
+brought the files in from a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedModel:
+    """A model whose every byte matched its digest. Made only by ``store.verify``.
+
+    ``metadata`` holds a GGUF file's key-values (empty for safetensors); ``documents`` the small
+    files beside the weights by name (``config.json``, ``tokenizer.json``, ...).
+    """
+
+    name: str
+    digest: str
+    format: Literal["gguf", "safetensors"]
+    licence: str
+    attested: Attestation
+    metadata: Mapping[str, Any]
+    documents: Mapping[str, bytes]
+    tensors: Mapping[str, RawTensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What an engine says of the model it runs.
+
+    ``context`` is in tokens. ``numerics`` names the arithmetic (for example ``torch-float32``).
+    ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``.
+    """
+
+    name: str
+    digest: str
+    context: int
+    vocab: int
+    numerics: str
+    caps: frozenset[str]
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+MAX_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to choose each next token. Data only: it crosses processes.
+
+    The order is: penalties and bias on the logits, temperature, then top_k, top_p, min_p on the
+    probabilities, then one draw. ``temperature`` 0 takes the highest logit, the lowest id on a tie.
+    A draw depends on ``seed``, ``choice`` (which of ``n`` answers) and position alone, never on who
+    shares the batch. ``logprobs`` is ``None`` for none, else how many alternatives to report.
+
+    Raises ``UsageError`` with ``param`` set to the field's name.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int = 0
+    choice: int = 0
+    max_tokens: int = 256
+    stop_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    grammar: str | None = None
+
+    def __post_init__(self) -> None:
+        within = (
+            ("temperature", self.temperature, 0.0, 2.0),
+            ("top_p", self.top_p, 0.0, 1.0),
+            ("min_p", self.min_p, 0.0, 1.0),
+            ("top_k", self.top_k, 0, 1 << 31),
+            ("repetition_penalty", self.repetition_penalty, 0.01, 100.0),
+            ("presence_penalty", self.presence_penalty, -2.0, 2.0),
+            ("frequency_penalty", self.frequency_penalty, -2.0, 2.0),
+            ("seed", self.seed, -(1 << 63), (1 << 63) - 1),
+            ("max_tokens", self.max_tokens, 1, 1 << 31),
+            ("logprobs", 0 if self.logprobs is None else self.logprobs, 0, MAX_TOP_LOGPROBS),
+        )
+        for name, value, low, high in within:
+            # Written so that NaN, for which every comparison is false, is refused as well.
+            if not low <= value <= high:
+                raise UsageError(
+                    f"{name} is {value}: it must lie between {low} and {high}", param=name
+                )
+        for token, bias in self.logit_bias.items():
+            if not math.isfinite(bias) or not -100 <= bias <= 100:
+                raise UsageError(
+                    f"logit_bias for token {token} is {bias}: it must lie between -100 and 100",
+                    param="logit_bias",
+                )
+        if self.grammar is not None:
+            raise UsageError("grammar is not supported by this version", param="grammar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tap:
+    """See or change the residual stream: ``point`` at ``layer``, counted from 0.
+
+    ``read`` reports the value; ``add`` adds ``vector`` (width of the model) to every row of the
+    request; ``replace`` puts ``vector`` in its place.
+    """
+
+    point: Literal["block_in", "attn_out", "block_out"]
+    layer: int
+    mode: Literal["read", "add", "replace"] = "read"
+    vector: tuple[float, ...] | None = None
+
+
+# --- engine ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefilled:
+    """The prompt is in the cache; ``cached_tokens`` of it were there already."""
+
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """One new token. ``logprob`` and ``top`` (id, logprob), best first, come from the model's own
+    distribution, before penalties and temperature. ``taps``: what the read taps saw at the row that
+    produced this token, keyed by ``(point, layer)``."""
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    taps: Mapping[tuple[str, int], Floats] = field(default_factory=dict)
+
+
+FinishReason: TypeAlias = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """The answer is complete: a stop id was chosen (and not sent), or ``max_tokens`` was reached."""
+
+    reason: FinishReason
+    output_tokens: int
+
+
+Event: TypeAlias = Prefilled | Token | Done
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logprobs:
+    """Log-probabilities of given ids. ``values[i]`` is log p(ids[i] | ids[:i]); ``values[0]`` is NaN.
+
+    ``top[i]`` are the best (id, logprob) pairs for position ``i + 1``, so the last entry speaks of
+    the token that would come next. ``taps`` arrays are (len(ids), width).
+    """
+
+    values: Floats
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
+    taps: Mapping[tuple[str, int], Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineStats:
+    """A moment in the boiler room: requests, and KV pages."""
+
+    running: int
+    waiting: int
+    pages_total: int
+    pages_free: int
+    pages_cached: int
+    """Pages that only the prefix cache holds: given up as soon as a request needs them."""
+
+
+class Engine(Protocol):
+    """Token ids in, token ids out: ours, vLLM, or an address on this machine."""
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    def generate(
+        self, ids: Ids, sampling: Sampling, *, adapter: str | None = None, taps: Sequence[Tap] = ()
+    ) -> AsyncIterator[Event]:
+        """Yield ``Prefilled``, then ``Token`` by ``Token``, then ``Done``.
+
+        Closing the iterator cancels the request and frees what it holds. Raises
+        ``ContextOverflowError``, ``BusyError``, ``UsageError`` or ``EngineError``.
+        """
+        ...
+
+    async def score(
+        self, ids: Ids, *, top: int = 0, adapter: str | None = None, taps: Sequence[Tap] = ()
+    ) -> Logprobs: ...
+
+    async def stats(self) -> EngineStats: ...
+
+
+# --- codec ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """Text released by one token. ``stopped`` is true once a stop string was met: what follows it,
+    and the stop string itself, is never released."""
+
+    text: str = ""
+    stopped: bool = False
+
+
+class Decoder(Protocol):
+    """One answer's way from ids to text; holds back half a character and half a stop string."""
+
+    def push(self, token: int) -> Delta: ...
+
+    def finish(self) -> Delta:
+        """Release what was held back, at the end of the answer."""
+        ...
+
+
+class Codec(Protocol):
+    """Messages and text to ids and back. Made by ``qwen``, handed to ``serve`` by ``cli``."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer (end of turn, end of text)."""
+        ...
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Render with the model's own template and tokenise. ``options`` reach the template
+        (``enable_thinking``, ...). Raises ``UsageError`` naming ``messages`` or ``tools``."""
+        ...
+
+    def text(self, prompt: str) -> list[int]:
+        """Tokenise plain text; special tokens written in it keep their meaning."""
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes one token stands for (special tokens: their name)."""
+        ...
+
+    def decoder(self, stop: Sequence[str] = ()) -> Decoder: ...
