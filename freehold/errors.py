@@ -30,7 +30,7 @@ class FreeholdError(Exception):
 
 
 class UsageError(FreeholdError):
-    """The request itself is wrong. ``param`` names the offending field or option, if there is one."""
+    """The request itself is wrong. ``param`` names the offending field or option, if any."""
 
     exit_code = 2
 

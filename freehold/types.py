@@ -181,7 +181,7 @@ FinishReason: TypeAlias = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """The answer is complete: a stop id was chosen (and not sent), or ``max_tokens`` was reached."""
+    """The answer is complete: a stop id was chosen (and not sent), or ``max_tokens`` reached."""
 
     reason: FinishReason
     output_tokens: int
@@ -192,7 +192,7 @@ Event: TypeAlias = Prefilled | Token | Done
 
 @dataclass(frozen=True, kw_only=True)
 class Logprobs:
-    """Log-probabilities of given ids. ``values[i]`` is log p(ids[i] | ids[:i]); ``values[0]`` is NaN.
+    """``values[i]`` is log p(ids[i] | ids[:i]) of the given ids; ``values[0]`` is NaN.
 
     ``top[i]`` are the best (id, logprob) pairs for position ``i + 1``, so the last entry speaks of
     the token that would come next. ``taps`` arrays are (len(ids), width).
