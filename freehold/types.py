@@ -67,6 +67,7 @@ class ModelCard:
     """What an engine says of the model it runs.
 
     ``context`` is in tokens. ``numerics`` names the arithmetic (for example ``torch-float32``).
+    ``bytes_per_token`` is how many bytes of weights one decoded token reads, as they are held.
     ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``.
     """
 
@@ -74,6 +75,7 @@ class ModelCard:
     digest: str
     context: int
     vocab: int
+    bytes_per_token: int
     numerics: str
     caps: frozenset[str]
 
