@@ -1,0 +1,63 @@
+# make run    everything from nothing to a model that answers
+# make test   the whole test suite and the checks
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: run test test-slow check format docs lock clean help
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+run: $(VENV)/run
+	@$(BIN)/freehold pull
+	@exec $(BIN)/freehold serve --temporary-key
+
+test: check
+	@$(BIN)/freehold pull
+	$(BIN)/pytest
+
+# make test-slow   the suites that take minutes: real model, kill and flip, 64 clients
+test-slow: $(VENV)/dev
+	@$(BIN)/freehold pull
+	$(BIN)/pytest -m slow --timeout 3600
+
+# make check  formatting, lint, types, import rules
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# make docs   rewrite the parts of docs/ that are generated
+docs: $(VENV)/dev
+	$(BIN)/python docs/generate.py
+
+# make lock   pin what is installed now
+lock: $(VENV)/dev
+	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' > constraints.txt
+
+# make clean  remove .venv; models stay where they are
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "freehold needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/run: pyproject.toml constraints.txt | $(VENV)/python
+	@echo "installing Freehold into $(VENV) (once, a few minutes)"
+	$(PIP) --editable '.[lab]'
+	@touch $@ && rm -f $(VENV)/dev
+
+$(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/python
+	@echo "installing Freehold and its test tools into $(VENV) (once, a few minutes)"
+	$(PIP) --editable '.[lab,dev]'
+	@touch $@ $(VENV)/run

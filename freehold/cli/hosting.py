@@ -1,0 +1,59 @@
+"""Bring a model from the vault to life: an engine process, and the codec that speaks to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from freehold.cli.output import Bar
+from freehold.cli.places import root
+from freehold.cli.settings import Settings
+from freehold.errors import IntegrityError
+from freehold.types import Codec, Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Living:
+    """A running engine and the codec of the same model."""
+
+    name: str
+    engine: Engine
+    codec: Codec
+
+
+@asynccontextmanager
+async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Living]:
+    """Verify ``name``, start its engine process, and stop it at the end.
+
+    Both sides verify for themselves: the counter takes only the tokenizer and the template, the
+    engine only the weights, and neither trusts the other's word for what lies on disk.
+
+    Raises ``NotFoundError``, ``IntegrityError`` or ``EngineError``.
+    """
+    from freehold.engine import EngineProcess, EngineSettings  # noqa: PLC0415
+    from freehold.qwen import codec  # noqa: PLC0415
+    from freehold.store import Store, verify  # noqa: PLC0415
+
+    verified = verify(Store(root()), name)
+    engine = await EngineProcess.start(
+        EngineSettings(
+            root=str(root()),
+            model=verified.name,
+            dtype=settings.dtype,
+            device=settings.device,
+            threads=settings.threads or None,
+            cache_tokens=settings.cache_tokens,
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+        ),
+        progress=bar,
+    )
+    try:
+        if engine.card.digest != verified.digest:
+            raise IntegrityError(
+                f"{name} changed on disk while it was being loaded: run `freehold verify {name}`"
+            )
+        yield Living(name=verified.name, engine=engine, codec=codec(verified))
+    finally:
+        await engine.close()

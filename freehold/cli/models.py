@@ -1,0 +1,142 @@
+"""``pull``, ``list``, ``show``, ``verify``, ``rm``: the vault's counter."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from freehold.cli.output import Bar, emit, size, table
+from freehold.cli.places import root
+from freehold.cli.settings import read_settings
+
+if TYPE_CHECKING:
+    from freehold.store import Manifest
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str, typer.Argument(help="A model in the vault, see `freehold list`.")]
+
+VOUCHED = {
+    "catalog": "pinned in the catalog",
+    "hub": "attested by the hub",
+    "owner": "attested by the owner",
+}
+
+
+def pull(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A catalog name, a repository (OWNER/NAME or OWNER/NAME:FILE.gguf) or a path. "
+            "Without one: the default model."
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="huggingface, modelscope, index or folder:/PATH; repeat for several, in order."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Get a model, verify it and put it in the vault."""
+    from freehold.store import Store, sources_from  # noqa: PLC0415
+    from freehold.store import pull as fetch  # noqa: PLC0415
+
+    settings = read_settings(root(), sources=tuple(source) if source else None)
+    with Bar(quiet=json) as bar:
+        manifest = fetch(
+            Store(root()),
+            model or settings.model,
+            sources=sources_from(settings.sources),
+            progress=bar,
+        )
+    emit(_facts(manifest), [f"{manifest.name} is in the vault, {_vouched(manifest)}"], as_json=json)
+
+
+def list_models(json: Json = False) -> None:
+    """List the models in the vault, and what the catalog offers."""
+    from freehold.store import Store, catalog_names  # noqa: PLC0415
+
+    held = Store(root()).list()
+    names = {manifest.name for manifest in held}
+    offered = [name for name in catalog_names() if name not in names]
+    lines = table(
+        ("model", "size", "licence", "digests", "admitted"),
+        ((m.name, size(m.size), m.licence, _vouched(m), m.admitted[:10]) for m in held),
+    )
+    emit(
+        {"models": [_facts(m) for m in held], "catalog": offered},
+        [
+            *(lines if held else ["the vault is empty"]),
+            *(f"to get: freehold pull {name}" for name in offered),
+        ],
+        as_json=json,
+    )
+
+
+def show(model: Model, json: Json = False) -> None:
+    """Show where a model came from and what vouches for it."""
+    from freehold.store import Store  # noqa: PLC0415
+
+    manifest = Store(root()).manifest(model)
+    facts = _facts(manifest)
+    lines = [f"{key}: {value}" for key, value in facts.items() if key != "files"]
+    for file in manifest.files:
+        lines += [f"file: {file.path}, {file.size:,} bytes", f"  sha256 {file.sha256}"]
+    emit(facts, lines, as_json=json)
+
+
+def verify(model: Model, json: Json = False) -> None:
+    """Read every byte of a model again and compare it with its digests."""
+    from freehold.store import Store  # noqa: PLC0415
+    from freehold.store import verify as check  # noqa: PLC0415
+
+    start = time.perf_counter()
+    verified = check(Store(root()), model)
+    seconds = time.perf_counter() - start
+    n_bytes = sum(tensor.data.nbytes for tensor in verified.tensors.values())
+    emit(
+        {
+            "name": verified.name,
+            "digest": verified.digest,
+            "attested": verified.attested,
+            "tensors": len(verified.tensors),
+            "seconds": round(seconds, 3),
+        },
+        [
+            f"{verified.name}: every byte matches, digests {VOUCHED[verified.attested]}",
+            f"{len(verified.tensors)} tensors, {size(n_bytes)}, in {seconds:.2f} s",
+        ],
+        as_json=json,
+    )
+
+
+def remove(model: Model, json: Json = False) -> None:
+    """Remove a model from the vault; files that another model uses stay."""
+    from freehold.store import Store  # noqa: PLC0415
+
+    store = Store(root())
+    name = store.manifest(model).name
+    store.remove(name)
+    emit({"removed": name}, [f"removed {name}"], as_json=json)
+
+
+def _vouched(manifest: Manifest) -> str:
+    return VOUCHED[manifest.attested]
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "source": manifest.source,
+        "licence": manifest.licence,
+        "attested": manifest.attested,
+        "admitted": manifest.admitted,
+        "bytes": manifest.size,
+        "files": [
+            {"path": f.path, "bytes": f.size, "sha256": f.sha256} for f in manifest.files
+        ],
+    }

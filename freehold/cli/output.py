@@ -1,0 +1,143 @@
+"""How a command speaks: one JSON document with ``--json``, else lines for a person."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from freehold.errors import BusyError, DigestError, FreeholdError, MalformedError, UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def emit(result: Mapping[str, Any] | Sequence[Any], lines: Iterable[str], *, as_json: bool) -> None:
+    """Print ``result`` as JSON, or ``lines`` for a person."""
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))  # noqa: T201
+    else:
+        for line in lines:
+            print(line)  # noqa: T201
+
+
+def say(line: str) -> None:
+    """A word to the person at the terminal, never mixed into a result."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Left-aligned columns, as wide as their widest cell."""
+    cells = [list(head), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in decimal units, as disks and downloads are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"
+
+
+def fail(error: FreeholdError, *, as_json: bool) -> int:
+    """Print an error and return the exit code that stands for its kind."""
+    if as_json:
+        detail: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
+        if isinstance(error, UsageError):
+            detail["param"] = error.param
+        if isinstance(error, DigestError | MalformedError):
+            detail["file"] = error.file
+        if isinstance(error, DigestError):
+            detail["chunk"] = error.chunk
+        if isinstance(error, BusyError):
+            detail["retry_after"] = error.retry_after
+        print(json.dumps({"error": detail}, ensure_ascii=False))  # noqa: T201
+    else:
+        say(f"freehold: {error}")
+    return error.exit_code
+
+
+class Bar:
+    """A progress bar on a terminal, a line at every tenth elsewhere, nothing when ``quiet``.
+
+    Offers what ``store.pull`` and the engine's loader report to: ``start``, ``advance``, ``note``.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+        self._what = ""
+        self._total = 0
+        self._done = 0
+        self._tenths = 0
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def start(self, total: int, what: str) -> None:
+        """Begin a piece of work of ``total`` bytes, called ``what``."""
+        self._close()
+        self._what, self._total, self._done, self._tenths = what, total, 0, 0
+        if self._quiet:
+            return
+        if not sys.stderr.isatty():
+            say(f"{what} ({size(total)})")
+            return
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._live.start()
+        self._task = self._live.add_task(what, total=total)
+
+    def advance(self, n: int) -> None:
+        """``n`` more bytes are done (fewer, if ``n`` is negative: a source started over)."""
+        self._done += n
+        if self._live is not None and self._task is not None:
+            self._live.advance(self._task, n)
+        elif not self._quiet and self._total and self._done * 10 // self._total > self._tenths:
+            self._tenths = self._done * 10 // self._total
+            say(f"{self._what}: {self._tenths * 10} %")
+
+    def note(self, line: str) -> None:
+        """One line about the work, above the bar."""
+        if self._live is not None:
+            self._live.console.print(line, markup=False, highlight=False)
+        elif not self._quiet:
+            say(line)
+
+    def _close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = self._task = None

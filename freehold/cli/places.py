@@ -1,0 +1,19 @@
+"""Where things lie on this machine: everything is under one folder, the root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def root() -> Path:
+    """``$FREEHOLD_HOME``, else the user's data folder."""
+    from freehold.store import default_root  # noqa: PLC0415
+
+    return default_root()
+
+
+def keyring_url() -> str:
+    """The key data base, made on first use."""
+    folder = root()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return f"sqlite:///{folder / 'keys.sqlite'}"

@@ -1,0 +1,112 @@
+"""``freehold serve``: the counter opens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from freehold.cli.hosting import living
+from freehold.cli.output import Bar, say
+from freehold.cli.places import keyring_url, root
+from freehold.cli.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from freehold.serve.run import Binding
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Argument(help="A model in the vault. Without one: the default model.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port, 0 for any free one [8080].")] = None,
+    temporary_key: Annotated[
+        bool,
+        typer.Option("--temporary-key", help="Make a key that dies with this server, print it."),
+    ] = False,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 [float32].")] = None,
+    device: Annotated[str | None, typer.Option(help="A torch device [cpu].")] = None,
+    threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
+    cache_tokens: Annotated[
+        int | None, typer.Option(help="Context held by all requests together, in tokens [32768].")
+    ] = None,
+    max_running: Annotated[int | None, typer.Option(help="Answers at once [64].")] = None,
+    max_waiting: Annotated[int | None, typer.Option(help="Requests queued behind [256].")] = None,
+    tls_cert: Annotated[str | None, typer.Option(help="Certificate chain, PEM.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Its private key, PEM.")] = None,
+    insecure_bind: Annotated[
+        bool, typer.Option("--insecure-bind", help="Allow a non-loopback address without TLS.")
+    ] = False,
+) -> None:
+    """Serve a model over the OpenAI HTTP API."""
+    from freehold.serve.run import Binding  # noqa: PLC0415
+
+    settings = read_settings(
+        root(),
+        model=model,
+        host=host,
+        port=port,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        cache_tokens=cache_tokens,
+        max_running=max_running,
+        max_waiting=max_waiting,
+    )
+    binding = Binding(
+        host=settings.host,
+        port=settings.port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        insecure_bind=insecure_bind,
+    )
+    asyncio.run(_serve(settings, binding, temporary_key=temporary_key))
+
+
+async def _serve(settings: Settings, binding: Binding, *, temporary_key: bool) -> None:
+    from freehold.serve.app import Hosted, Limits, build  # noqa: PLC0415
+    from freehold.serve.keys import Keyring  # noqa: PLC0415
+    from freehold.serve.run import run  # noqa: PLC0415
+
+    keyring = Keyring(keyring_url())
+    with Bar() as bar:
+        async with living(settings.model, settings, bar) as model:
+            hosted = Hosted(
+                name=model.name,
+                card=model.engine.card,
+                engine=model.engine,
+                codec=model.codec,
+                created=int(time.time()),
+            )
+            limits = Limits(
+                max_body=settings.max_body,
+                max_queue=settings.max_running + settings.max_waiting,
+                request_seconds=settings.request_seconds,
+                drain_seconds=settings.drain_seconds,
+            )
+            key = keyring.add_temporary() if temporary_key else None
+            await run(
+                build([hosted], keyring, limits),
+                binding,
+                drain_seconds=settings.drain_seconds,
+                on_ready=lambda address: _greet(address, model.name, key),
+            )
+
+
+def _greet(address: str, model: str, key: str | None) -> None:
+    say(f"\n{model} answers at {address}")
+    if key is None:
+        say("make a key with `freehold keys add NAME`")
+        return
+    body = json.dumps(
+        {"model": model, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    )
+    say(f"key, valid until this server stops: {key}\n")
+    say(
+        f"curl {address}/v1/chat/completions -H 'Authorization: Bearer {key}' "
+        f"-H 'Content-Type: application/json' -d '{body}'\n"
+    )

@@ -1,0 +1,105 @@
+"""The owner's file, ``freehold.toml``, and where it is looked for.
+
+``$FREEHOLD_CONFIG`` names it; else it is ``freehold.toml`` in the store's folder; without one, the
+defaults below hold. A key that is not listed here is an error, never ignored. What a command is
+told on its command line goes before what the file says.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from freehold.errors import UsageError
+
+DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
+FILE_NAME = "freehold.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every key of ``freehold.toml``, with its default.
+
+    - ``model``: the model that commands take when none is named
+    - ``sources``: where models may come from, in order: ``huggingface``, ``modelscope``, ``index``
+      (the Python package index that pip is set up with) or ``folder:/PATH``
+    - ``host``, ``port``: where ``serve`` listens
+    - ``dtype``: ``float32`` or ``bfloat16``, how weights are held and multiplied
+    - ``device``: a torch device, such as ``cpu`` or ``cuda``
+    - ``threads``: arithmetic threads; 0 takes the cores this process may use
+    - ``cache_tokens``: how many tokens of context all running requests may hold together
+    - ``max_running``, ``max_waiting``: requests answered at once, and queued behind them
+    - ``max_body``: largest request body, in bytes
+    - ``request_seconds``: longest time one request may take
+    - ``drain_seconds``: how long running answers may finish after a stop signal
+    """
+
+    model: str = DEFAULT_MODEL
+    sources: tuple[str, ...] = ("huggingface", "modelscope", "index")
+    host: str = "127.0.0.1"
+    port: int = 8080
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int = 0
+    cache_tokens: int = 32768
+    max_running: int = 64
+    max_waiting: int = 256
+    max_body: int = 16 * 1024 * 1024
+    request_seconds: int = 600
+    drain_seconds: int = 30
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UsageError(f"dtype is {self.dtype!r}: take float32 or bfloat16", param="dtype")
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"port is {self.port}: it must lie between 0 and 65535", param="port")
+        if self.threads < 0:
+            raise UsageError("threads must be 0 (all cores) or more", param="threads")
+        for name in ("cache_tokens", "max_running", "max_body", "request_seconds"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1", param=name)
+        for name in ("max_waiting", "drain_seconds"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must not be negative", param=name)
+
+
+def read_settings(root: Path, **overrides: Any) -> Settings:
+    """The file's keys over the defaults, ``overrides`` that are not ``None`` over both.
+
+    Raises ``UsageError`` naming the file and the key.
+    """
+    named = os.environ.get("FREEHOLD_CONFIG")
+    path = Path(named) if named else root / FILE_NAME
+    given: dict[str, Any] = {}
+    if named or path.is_file():
+        given = _read(path)
+    given.update({key: value for key, value in overrides.items() if value is not None})
+    return Settings(**given)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+    known = {f.name: f.default for f in fields(Settings)}
+    for key, value in found.items():
+        if key not in known:
+            raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(known)}", param=key)
+        default = known[key]
+        if isinstance(default, tuple):
+            if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+                raise UsageError(f"{path}: {key} must be a list of strings", param=key)
+            found[key] = tuple(value)
+        elif type(value) is not type(default):
+            raise UsageError(f"{path}: {key} must be {_kind(default)}", param=key)
+    return found
+
+
+def _kind(default: object) -> str:
+    return "a whole number" if isinstance(default, int) else "a string"
