@@ -75,6 +75,7 @@ def llamacpp(_model: str, path: str, threads: int) -> Subject:
     import time
 
     import llama_cpp as ll
+
     from freehold.cli.benching import ANSWER, PROMPT, random_ids
 
     ll.llama_backend_init()
@@ -142,6 +143,7 @@ def openvino(_model: str, path: str, threads: int) -> Subject:
     import numpy as np
     import openvino as ov
     import openvino_genai as genai
+
     from freehold.cli.benching import ANSWER, PROMPT, random_ids
 
     pipe = genai.LLMPipeline(path, "CPU", INFERENCE_NUM_THREADS=threads)
@@ -177,8 +179,9 @@ def transformers(_model: str, path: str, threads: int) -> Subject:
     import time
 
     import torch
-    from freehold.cli.benching import ANSWER, PROMPT, random_ids
     from transformers import AutoModelForCausalLM, DynamicCache
+
+    from freehold.cli.benching import ANSWER, PROMPT, random_ids
 
     torch.set_num_threads(threads)
     folder, file = os.path.split(path)
@@ -310,10 +313,8 @@ def report(rates: dict[str, dict[str, list[float]]]) -> list[str]:
         cells = [f"{statistics.median(by_task[task]):.1f}" for task in TASKS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     for name in list(rates)[1:]:
-        cells = [
-            f"{statistics.median(a / b for a, b in zip(rates[first][t], rates[name][t], strict=True)):.2f}"
-            for t in TASKS
-        ]
+        pairs = [zip(rates[first][task], rates[name][task], strict=True) for task in TASKS]
+        cells = [f"{statistics.median(ours / theirs for ours, theirs in p):.2f}" for p in pairs]
         lines.append(f"| {first} / {name} | " + " | ".join(cells) + " |")
     return lines
 

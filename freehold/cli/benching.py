@@ -98,7 +98,7 @@ def _rows(result: dict[str, object]) -> list[tuple[str, object]]:
 
 def usable_cores() -> int:
     """Cores that this process may run on, which a container or ``taskset`` can make fewer."""
-    import os  # noqa: PLC0415
+    import os
 
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

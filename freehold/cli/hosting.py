@@ -31,9 +31,9 @@ async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Livin
 
     Raises ``NotFoundError``, ``IntegrityError`` or ``EngineError``.
     """
-    from freehold.engine import EngineProcess, EngineSettings  # noqa: PLC0415
-    from freehold.qwen import codec  # noqa: PLC0415
-    from freehold.store import Store, verify  # noqa: PLC0415
+    from freehold.engine import EngineProcess, EngineSettings
+    from freehold.qwen import codec
+    from freehold.store import Store, verify
 
     verified = verify(Store(root()), name)
     engine = await EngineProcess.start(

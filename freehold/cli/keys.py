@@ -23,7 +23,7 @@ def add(
     name: Annotated[str, typer.Argument(help="Who or what the key is for.")], json: Json = False
 ) -> None:
     """Make a key. The secret is shown once and stored only as a hash."""
-    from freehold.serve.keys import Keyring  # noqa: PLC0415
+    from freehold.serve.keys import Keyring
 
     new = Keyring(keyring_url()).add(name)
     emit(
@@ -36,17 +36,14 @@ def add(
 @app.command("list")
 def list_keys(json: Json = False) -> None:
     """List keys: id, name, when made, whether revoked."""
-    from freehold.serve.keys import Keyring  # noqa: PLC0415
+    from freehold.serve.keys import Keyring
 
     found = Keyring(keyring_url()).list()
     emit(
         [_row(key) for key in found],
         table(
             ("id", "name", "made", "state"),
-            (
-                (key.id, key.name, f"{key.created:%Y-%m-%d %H:%M}Z", _state(key))
-                for key in found
-            ),
+            ((key.id, key.name, f"{key.created:%Y-%m-%d %H:%M}Z", _state(key)) for key in found),
         )
         if found
         else ["no keys yet: make one with `freehold keys add NAME`"],
@@ -59,7 +56,7 @@ def revoke(
     key: Annotated[str, typer.Argument(help="The key's id or name.")], json: Json = False
 ) -> None:
     """Revoke a key at once, also in a server that is running."""
-    from freehold.serve.keys import Keyring  # noqa: PLC0415
+    from freehold.serve.keys import Keyring
 
     revoked = Keyring(keyring_url()).revoke(key)
     emit(_row(revoked), [f"revoked key {revoked.id} ({revoked.name})"], as_json=json)

@@ -65,7 +65,7 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of a pipe (head, less) left: nobody is there to tell. The descriptor is
         # replaced so that the interpreter's own flush at exit does not fail again.
-        import os  # noqa: PLC0415
+        import os
 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -41,8 +41,8 @@ def pull(
     json: Json = False,
 ) -> None:
     """Get a model, verify it and put it in the vault."""
-    from freehold.store import Store, sources_from  # noqa: PLC0415
-    from freehold.store import pull as fetch  # noqa: PLC0415
+    from freehold.store import Store, sources_from
+    from freehold.store import pull as fetch
 
     settings = read_settings(root(), sources=tuple(source) if source else None)
     with Bar(quiet=json) as bar:
@@ -57,7 +57,7 @@ def pull(
 
 def list_models(json: Json = False) -> None:
     """List the models in the vault, and what the catalog offers."""
-    from freehold.store import Store, catalog_names  # noqa: PLC0415
+    from freehold.store import Store, catalog_names
 
     held = Store(root()).list()
     names = {manifest.name for manifest in held}
@@ -78,7 +78,7 @@ def list_models(json: Json = False) -> None:
 
 def show(model: Model, json: Json = False) -> None:
     """Show where a model came from and what vouches for it."""
-    from freehold.store import Store  # noqa: PLC0415
+    from freehold.store import Store
 
     manifest = Store(root()).manifest(model)
     facts = _facts(manifest)
@@ -90,8 +90,8 @@ def show(model: Model, json: Json = False) -> None:
 
 def verify(model: Model, json: Json = False) -> None:
     """Read every byte of a model again and compare it with its digests."""
-    from freehold.store import Store  # noqa: PLC0415
-    from freehold.store import verify as check  # noqa: PLC0415
+    from freehold.store import Store
+    from freehold.store import verify as check
 
     start = time.perf_counter()
     verified = check(Store(root()), model)
@@ -115,7 +115,7 @@ def verify(model: Model, json: Json = False) -> None:
 
 def remove(model: Model, json: Json = False) -> None:
     """Remove a model from the vault; files that another model uses stay."""
-    from freehold.store import Store  # noqa: PLC0415
+    from freehold.store import Store
 
     store = Store(root())
     name = store.manifest(model).name
@@ -136,7 +136,5 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         "attested": manifest.attested,
         "admitted": manifest.admitted,
         "bytes": manifest.size,
-        "files": [
-            {"path": f.path, "bytes": f.size, "sha256": f.sha256} for f in manifest.files
-        ],
+        "files": [{"path": f.path, "bytes": f.size, "sha256": f.sha256} for f in manifest.files],
     }

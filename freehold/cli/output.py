@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 def emit(result: Mapping[str, Any] | Sequence[Any], lines: Iterable[str], *, as_json: bool) -> None:
     """Print ``result`` as JSON, or ``lines`` for a person."""
     if as_json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))  # noqa: T201
+        print(json.dumps(result, ensure_ascii=False, indent=2))
     else:
         for line in lines:
-            print(line)  # noqa: T201
+            print(line)
 
 
 def say(line: str) -> None:
     """A word to the person at the terminal, never mixed into a result."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    print(line, file=sys.stderr, flush=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -59,7 +59,7 @@ def fail(error: FreeholdError, *, as_json: bool) -> int:
             detail["chunk"] = error.chunk
         if isinstance(error, BusyError):
             detail["retry_after"] = error.retry_after
-        print(json.dumps({"error": detail}, ensure_ascii=False))  # noqa: T201
+        print(json.dumps({"error": detail}, ensure_ascii=False))
     else:
         say(f"freehold: {error}")
     return error.exit_code
@@ -100,8 +100,8 @@ class Bar:
         if not sys.stderr.isatty():
             say(f"{what} ({size(total)})")
             return
-        from rich.console import Console  # noqa: PLC0415
-        from rich.progress import (  # noqa: PLC0415
+        from rich.console import Console
+        from rich.progress import (
             BarColumn,
             DownloadColumn,
             Progress,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 def root() -> Path:
     """``$FREEHOLD_HOME``, else the user's data folder."""
-    from freehold.store import default_root  # noqa: PLC0415
+    from freehold.store import default_root
 
     return default_root()
 

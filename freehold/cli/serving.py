@@ -43,7 +43,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a model over the OpenAI HTTP API."""
-    from freehold.serve.run import Binding  # noqa: PLC0415
+    from freehold.serve.run import Binding
 
     settings = read_settings(
         root(),
@@ -68,9 +68,9 @@ def serve(
 
 
 async def _serve(settings: Settings, binding: Binding, *, temporary_key: bool) -> None:
-    from freehold.serve.app import Hosted, Limits, build  # noqa: PLC0415
-    from freehold.serve.keys import Keyring  # noqa: PLC0415
-    from freehold.serve.run import run  # noqa: PLC0415
+    from freehold.serve.app import Hosted, Limits, build
+    from freehold.serve.keys import Keyring
+    from freehold.serve.run import run
 
     keyring = Keyring(keyring_url())
     with Bar() as bar:
@@ -103,7 +103,10 @@ def _greet(address: str, model: str, key: str | None) -> None:
         say("make a key with `freehold keys add NAME`")
         return
     body = json.dumps(
-        {"model": model, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+        {
+            "model": model,
+            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        }
     )
     say(f"key, valid until this server stops: {key}\n")
     say(

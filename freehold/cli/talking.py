@@ -34,7 +34,7 @@ def chat(
 
     Ctrl-C stops an answer, Ctrl-D ends the conversation.
     """
-    import secrets  # noqa: PLC0415
+    import secrets
 
     settings = read_settings(root(), model=model, dtype=dtype)
     talk = Talk(
@@ -69,7 +69,7 @@ class Talk:
 
     async def answer(self, model: Living, question: str) -> None:
         """Print the answer as it is written and remember it, also one that was stopped."""
-        from dataclasses import replace  # noqa: PLC0415
+        from dataclasses import replace
 
         head = [{"role": "system", "content": self.system}] if self.system else []
         self.said.append({"role": "user", "content": question})
@@ -81,9 +81,9 @@ class Talk:
             async for event in model.engine.generate(ids, sampling):
                 if isinstance(event, Token):
                     written.append(decoder.push(event.id).text)
-                    print(written[-1], end="", flush=True)  # noqa: T201
+                    print(written[-1], end="", flush=True)
             written.append(decoder.finish().text)
-            print(written[-1])  # noqa: T201
+            print(written[-1])
         finally:
             self.said.append({"role": "assistant", "content": "".join(written)})
 
@@ -95,7 +95,7 @@ def _converse(runner: asyncio.Runner, model: Living, talk: Talk) -> None:
         try:
             line = input("> ").strip()
         except EOFError:
-            print()  # noqa: T201
+            print()
             return
         except KeyboardInterrupt:
             say("\nCtrl-D or /exit leaves")
@@ -130,11 +130,11 @@ def _obey(line: str, talk: Talk) -> None:
 def _remember_lines() -> None:
     """Line editing and a history that outlives the conversation, readable by its owner only."""
     try:
-        import readline  # noqa: PLC0415
+        import readline
     except ImportError:  # Windows: input() works without
         return
-    import atexit  # noqa: PLC0415
-    import os  # noqa: PLC0415
+    import atexit
+    import os
 
     path = root() / "chat_history"
     if not path.exists():
