@@ -49,11 +49,11 @@ def freehold(model: str, _path: str, threads: int) -> Subject:
     import asyncio
     from contextlib import AsyncExitStack
 
-    from freehold.cli.benching import decode_rate, prefill_rate
     from freehold.cli.hosting import living
     from freehold.cli.output import Bar
     from freehold.cli.places import root
     from freehold.cli.settings import read_settings
+    from freehold.cli.workload import decode_rate, prefill_rate
 
     runner, stack = asyncio.Runner(), AsyncExitStack()
     settings = read_settings(root(), model=model, threads=threads)
@@ -76,7 +76,7 @@ def llamacpp(_model: str, path: str, threads: int) -> Subject:
 
     import llama_cpp as ll
 
-    from freehold.cli.benching import ANSWER, PROMPT, random_ids
+    from freehold.cli.workload import ANSWER, PROMPT, random_ids
 
     ll.llama_backend_init()
     quiet = ll.llama_log_callback(lambda *_: None)
@@ -144,7 +144,7 @@ def openvino(_model: str, path: str, threads: int) -> Subject:
     import openvino as ov
     import openvino_genai as genai
 
-    from freehold.cli.benching import ANSWER, PROMPT, random_ids
+    from freehold.cli.workload import ANSWER, PROMPT, random_ids
 
     pipe = genai.LLMPipeline(path, "CPU", INFERENCE_NUM_THREADS=threads)
 
@@ -181,7 +181,7 @@ def transformers(_model: str, path: str, threads: int) -> Subject:
     import torch
     from transformers import AutoModelForCausalLM, DynamicCache
 
-    from freehold.cli.benching import ANSWER, PROMPT, random_ids
+    from freehold.cli.workload import ANSWER, PROMPT, random_ids
 
     torch.set_num_threads(threads)
     folder, file = os.path.split(path)
@@ -324,9 +324,9 @@ def main() -> None:
         engine, model, path, threads = sys.argv[2:]
         serve_one(engine, model, path, int(threads))
         return
-    from freehold.cli.benching import usable_cores
     from freehold.cli.places import root
     from freehold.cli.settings import DEFAULT_MODEL
+    from freehold.cli.workload import usable_cores
     from freehold.store import Store
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])

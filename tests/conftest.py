@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
+from freehold.errors import NotFoundError
+from freehold.store import Store, default_root
+
+DEFAULT = "qwen2.5-coder-0.5b-instruct"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
-def real_gguf() -> Path:
-    """The default model's real file: named by FREEHOLD_TEST_GGUF, else from this user's store."""
-    named = os.environ.get("FREEHOLD_TEST_GGUF")
-    if named:
-        return Path(named)
-    pytest.skip("needs the default model: set FREEHOLD_TEST_GGUF or run `freehold pull`")
+def real_root() -> Path:
+    """This user's store, if it holds the default model (`make test` pulls it)."""
+    try:
+        Store(default_root()).manifest(DEFAULT)
+    except NotFoundError:
+        pytest.skip("needs the default model: run `freehold pull`")
+    return default_root()
+
+
+@pytest.fixture(scope="session")
+def real_gguf(real_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model's file, under a name that ends as other tools expect."""
+    link = tmp_path_factory.mktemp("real") / "model.gguf"
+    link.symlink_to(Store(real_root).weights_path(DEFAULT))
+    return link
 
 
 @pytest.fixture(scope="session")

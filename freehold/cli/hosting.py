@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from freehold.cli.output import Bar
 from freehold.cli.places import root
 from freehold.cli.settings import Settings
 from freehold.errors import IntegrityError
-from freehold.types import Codec, Engine
+
+if TYPE_CHECKING:
+    from freehold.types import Codec, Engine
 
 
 @dataclass(frozen=True, kw_only=True)

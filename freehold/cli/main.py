@@ -17,7 +17,6 @@ from freehold.errors import FreeholdError
 
 app = typer.Typer(
     name="freehold",
-    help="Run open-weight Qwen models on hardware you own.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

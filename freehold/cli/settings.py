@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +19,33 @@ DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
 FILE_NAME = "freehold.toml"
 
 
+def _key(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every key of ``freehold.toml``, with its default.
+    """Every key of ``freehold.toml``, with its default and what it means."""
 
-    - ``model``: the model that commands take when none is named
-    - ``sources``: where models may come from, in order: ``huggingface``, ``modelscope``, ``index``
-      (the Python package index that pip is set up with) or ``folder:/PATH``
-    - ``host``, ``port``: where ``serve`` listens
-    - ``dtype``: ``float32`` or ``bfloat16``, how weights are held and multiplied
-    - ``device``: a torch device, such as ``cpu`` or ``cuda``
-    - ``threads``: arithmetic threads; 0 takes the cores this process may use
-    - ``cache_tokens``: how many tokens of context all running requests may hold together
-    - ``max_running``, ``max_waiting``: requests answered at once, and queued behind them
-    - ``max_body``: largest request body, in bytes
-    - ``request_seconds``: longest time one request may take
-    - ``drain_seconds``: how long running answers may finish after a stop signal
-    """
-
-    model: str = DEFAULT_MODEL
-    sources: tuple[str, ...] = ("huggingface", "modelscope", "index")
-    host: str = "127.0.0.1"
-    port: int = 8080
-    dtype: str = "float32"
-    device: str = "cpu"
-    threads: int = 0
-    cache_tokens: int = 32768
-    max_running: int = 64
-    max_waiting: int = 256
-    max_body: int = 16 * 1024 * 1024
-    request_seconds: int = 600
-    drain_seconds: int = 30
+    model: str = _key(DEFAULT_MODEL, "the model that commands take when none is named")
+    sources: tuple[str, ...] = _key(
+        ("huggingface", "modelscope", "index"),
+        "where models may come from, in order: `huggingface`, `modelscope`, `index` (the Python "
+        "package index that pip is set up with) or `folder:/PATH`",
+    )
+    host: str = _key("127.0.0.1", "the address that `serve` listens on")
+    port: int = _key(8080, "its port; 0 takes any free one")
+    dtype: str = _key("float32", "`float32` or `bfloat16`: how weights are held and multiplied")
+    device: str = _key("cpu", "a torch device, such as `cpu` or `cuda`")
+    threads: int = _key(0, "arithmetic threads; 0 takes the cores this process may use")
+    cache_tokens: int = _key(
+        32768, "how many tokens of context all running requests may hold together"
+    )
+    max_running: int = _key(64, "requests answered at once")
+    max_waiting: int = _key(256, "requests queued behind them; one more gets 429")
+    max_body: int = _key(16 * 1024 * 1024, "largest request body, in bytes")
+    request_seconds: int = _key(600, "longest time one request may take")
+    drain_seconds: int = _key(30, "how long running answers may finish after a stop signal")
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):

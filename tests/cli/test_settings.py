@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from freehold.cli.settings import Settings, read_settings
+from freehold.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def _no_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FREEHOLD_CONFIG", raising=False)
+
+
+def write(root: Path, text: str) -> None:
+    (root / "freehold.toml").write_text(text)
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    assert read_settings(tmp_path) == Settings()
+
+
+def test_the_file_goes_before_defaults_and_options_before_the_file(tmp_path: Path) -> None:
+    write(tmp_path, 'port = 9000\nhost = "127.0.0.2"\nsources = ["folder:/mnt", "index"]')
+    settings = read_settings(tmp_path, port=9001, host=None)
+    assert (settings.port, settings.host) == (9001, "127.0.0.2")
+    assert settings.sources == ("folder:/mnt", "index")
+
+
+@pytest.mark.parametrize(
+    ("text", "param"),
+    [
+        ("prot = 1", "prot"),
+        ('port = "8080"', "port"),
+        ("port = true", "port"),
+        ("port = 70000", "port"),
+        ("threads = -1", "threads"),
+        ('dtype = "int3"', "dtype"),
+        ("max_running = 0", "max_running"),
+        ("max_waiting = -1", "max_waiting"),
+        ('sources = "index"', "sources"),
+        ("sources = [1]", "sources"),
+        ("[serve]\nport = 1", "serve"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path: Path, text: str, param: str) -> None:
+    write(tmp_path, text)
+    with pytest.raises(UsageError, match=param) as caught:
+        read_settings(tmp_path)
+    assert caught.value.param == param
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "freehold.toml").write_bytes(b"port = \xff")
+    with pytest.raises(UsageError, match=r"freehold\.toml is not TOML"):
+        read_settings(tmp_path)
+
+
+def test_a_named_file_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FREEHOLD_CONFIG", str(tmp_path / "gone.toml"))
+    with pytest.raises(UsageError, match=r"gone\.toml cannot be read"):
+        read_settings(tmp_path)
