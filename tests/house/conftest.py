@@ -2,74 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-FREEHOLD = [sys.executable, "-m", "freehold.cli"]
-DEFAULT = "qwen2.5-coder-0.5b-instruct"
-
-
-@dataclass(kw_only=True)
-class Server:
-    """A running ``freehold serve`` with its printed address, key and curl line."""
-
-    process: subprocess.Popen[str]
-    said: list[str] = field(default_factory=list)
-    ready: threading.Event = field(default_factory=threading.Event)
-
-    def _find(self, pattern: str) -> str:
-        found = re.search(pattern, "".join(self.said))
-        assert found is not None, "".join(self.said)
-        return found.group(1)
-
-    @property
-    def address(self) -> str:
-        return self._find(r"answers at (\S+)")
-
-    @property
-    def key(self) -> str:
-        return self._find(r"key, valid until this server stops: (\S+)")
-
-    @property
-    def curl(self) -> str:
-        return self._find(r"(?m)^(curl .*)$")
-
-    def listen(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.said.append(line)
-            if line.startswith("curl "):
-                self.ready.set()
-        self.ready.set()
-
-    def stop(self) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
-
-def start(root: Path, *options: str) -> Server:
-    """Start a server on a free port and wait until it answers."""
-    process = subprocess.Popen(
-        [*FREEHOLD, "serve", "--port", "0", "--temporary-key", *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "FREEHOLD_HOME": str(root)},
-    )
-    server = Server(process=process)
-    threading.Thread(target=server.listen, daemon=True).start()
-    assert server.ready.wait(120), "the server did not come up"
-    assert process.poll() is None, "".join(server.said)
-    return server
+from tests.house.running import Server, start
 
 
 @pytest.fixture(scope="session")

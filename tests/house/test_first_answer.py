@@ -10,7 +10,7 @@ import sys
 import pytest
 from openai import AuthenticationError, OpenAI
 
-from .conftest import DEFAULT, Server
+from tests.house.running import DEFAULT, Server
 
 PALINDROME = (
     "Write a Python function `is_palindrome(s)` that ignores case and every character that is not "
@@ -30,7 +30,9 @@ def client(server: Server) -> OpenAI:
 
 
 def test_the_printed_curl_line_answers(server: Server) -> None:
-    done = subprocess.run(server.curl, shell=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["bash", "-c", server.curl], check=True, capture_output=True, text=True, timeout=120
+    )
     reply = json.loads(done.stdout)
     assert "Paris" in reply["choices"][0]["message"]["content"]
 
@@ -60,6 +62,7 @@ def test_a_streamed_palindrome_function_runs(client: OpenAI) -> None:
     assert code is not None, text
     done = subprocess.run(
         [sys.executable, "-I", "-c", code.group(1) + CASES],
+        check=False,
         capture_output=True,
         text=True,
         timeout=30,
