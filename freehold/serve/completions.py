@@ -1,0 +1,192 @@
+"""``POST /v1/completions``: text goes on from where the prompt ends."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from freehold.errors import UsageError
+from freehold.serve.answer import Ask, Piece, Scored, Usage, answer, interleave, scored
+from freehold.serve.desk import Desk, Served, desk_of
+from freehold.serve.intake import read
+from freehold.serve.reply import Outlet, Reply, event
+from freehold.serve.sampling import check_choices, sampling
+from freehold.serve.schema import CompletionRequest
+from freehold.serve.shapes import CompletionLogprobs, Whole, new_id
+
+
+async def completions(request: Request) -> Response:
+    """Continue one prompt or several, whole or as a stream."""
+    desk = desk_of(request)
+    asked = await read(request, CompletionRequest)
+    served = desk.find(asked.model)
+    check_choices(asked.n, desk.limits)
+    work = _Completion(desk, served, asked)
+    return Reply(desk, served.hosted, work.run)
+
+
+@dataclass(frozen=True)
+class _Echo:
+    """A prompt to be repeated before its answer."""
+
+    text: str = ""
+    tokens: tuple[Scored, ...] = ()
+
+
+class _Completion:
+    """One request: ``n`` choices for each prompt, numbered prompt by prompt."""
+
+    def __init__(self, desk: Desk, served: Served, asked: CompletionRequest) -> None:
+        self._desk = desk
+        self._served = served
+        self._asked = asked
+        self._head = {
+            "id": new_id("cmpl"),
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": served.hosted.name,
+            "system_fingerprint": served.hosted.fingerprint,
+        }
+
+    async def run(self, outlet: Outlet) -> None:
+        asked, limits = self._asked, self._desk.limits
+        prompts = await self._served.tokenising.prompts(asked.prompt, limits.max_prompts)
+        usage = Usage(prompt_tokens=sum(map(len, prompts)), choices_per_prompt=asked.n)
+        answers = [self._answer(ask, usage) for ask in self._asks(prompts)]
+        echoes = [await self._echo(place, ids) for place, ids in enumerate(prompts)]
+        pieces = self._echoed(interleave(answers, limits.at_once), echoes)
+        if asked.stream:
+            await outlet.stream(self._chunks(pieces, usage))
+        else:
+            count = len(prompts) * asked.n
+            await outlet.whole(await self._whole(pieces, usage, count))
+
+    def _asks(self, prompts: Sequence[list[int]]) -> list[Ask]:
+        asked, served = self._asked, self._served
+        asks = []
+        for place, ids in enumerate(prompts):
+            max_tokens = served.tokenising.room(len(ids), "max_tokens", asked.max_tokens)
+            seed = secrets.randbits(63) if asked.seed is None else asked.seed
+            for choice in range(asked.n):
+                settings = sampling(
+                    asked,
+                    served.hosted,
+                    max_tokens=max(max_tokens, 1),
+                    top=asked.logprobs,
+                    seed=seed,
+                    choice=choice,
+                )
+                index = place * asked.n + choice
+                asks.append(Ask(index=index, ids=ids, sampling=settings, stop=asked.stop))
+        return asks
+
+    def _answer(self, ask: Ask, usage: Usage) -> AsyncGenerator[Piece]:
+        if self._asked.max_tokens == 0:
+            return _nothing(ask.index)
+        hosted = self._served.hosted
+        return answer(hosted.engine, hosted.codec, ask, usage, self._served.meter)
+
+    async def _echo(self, place: int, ids: list[int]) -> _Echo:
+        asked, hosted = self._asked, self._served.hosted
+        if not asked.echo:
+            return _Echo()
+        prompt = asked.prompt[place] if _several(asked.prompt) else asked.prompt
+        if not isinstance(prompt, str):
+            prompt = b"".join(map(hosted.codec.token_bytes, ids)).decode(errors="replace")
+        if asked.logprobs is None:
+            return _Echo(prompt)
+        if "score" not in hosted.card.caps:
+            raise UsageError(
+                "echo with logprobs needs a model that scores its prompt, and this one's engine "
+                "does not: leave out one of them",
+                param="echo",
+            )
+        found = await hosted.engine.score(ids, top=asked.logprobs)
+        first = scored(hosted.codec, ids[0], None, ())
+        rest = (
+            scored(hosted.codec, ids[i], float(found.values[i]), _at(found.top, i - 1))
+            for i in range(1, len(ids))
+        )
+        return _Echo(prompt, (first, *rest))
+
+    async def _echoed(
+        self, pieces: AsyncGenerator[Piece], echoes: Sequence[_Echo]
+    ) -> AsyncGenerator[Piece]:
+        """Put each prompt in its choices' first piece, which is empty."""
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if piece.text or piece.tokens or piece.finish is not None:
+                    yield piece
+                    continue
+                echo = echoes[piece.index // self._asked.n]
+                yield Piece(index=piece.index, text=echo.text, tokens=echo.tokens)
+
+    async def _whole(
+        self, pieces: AsyncGenerator[Piece], usage: Usage, count: int
+    ) -> dict[str, Any]:
+        choices = [Whole() for _ in range(count)]
+        async with aclosing(pieces):
+            async for piece in pieces:
+                choices[piece.index].add(piece)
+        top = self._asked.logprobs
+        made = [
+            {
+                "text": choice.text,
+                "index": index,
+                "logprobs": None if top is None else CompletionLogprobs(top).of(choice.tokens),
+                "finish_reason": choice.finish,
+            }
+            for index, choice in enumerate(choices)
+        ]
+        return {**self._head, "choices": made, "usage": usage.json()}
+
+    async def _chunks(self, pieces: AsyncGenerator[Piece], usage: Usage) -> AsyncGenerator[bytes]:
+        counts: dict[int, CompletionLogprobs] = {}
+        top = self._asked.logprobs
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if not (piece.text or piece.tokens or piece.finish):
+                    # Still worth sending: it tells the client that its prompt has been read.
+                    yield b": prompt read\n\n"
+                    continue
+                logprobs = None
+                if top is not None and piece.tokens:
+                    logprobs = counts.setdefault(piece.index, CompletionLogprobs(top)).of(
+                        piece.tokens
+                    )
+                yield self._chunk(piece, logprobs)
+        if self._asked.include_usage:
+            yield event({**self._head, "choices": [], "usage": usage.json()})
+
+    def _chunk(self, piece: Piece, logprobs: dict[str, Any] | None) -> bytes:
+        choice = {
+            "text": piece.text,
+            "index": piece.index,
+            "logprobs": logprobs,
+            "finish_reason": piece.finish,
+        }
+        chunk: dict[str, Any] = {**self._head, "choices": [choice]}
+        if self._asked.include_usage:
+            chunk["usage"] = None
+        return event(chunk)
+
+
+async def _nothing(index: int) -> AsyncGenerator[Piece]:
+    """An answer of no tokens, for a prompt that is only to be echoed."""
+    yield Piece(index=index)
+    yield Piece(index=index, finish="length")
+
+
+def _several(prompt: object) -> bool:
+    return isinstance(prompt, list) and type(prompt[0]) is not int
+
+
+def _at(top: Sequence[tuple[tuple[int, float], ...]], place: int) -> tuple[tuple[int, float], ...]:
+    return top[place] if place < len(top) else ()

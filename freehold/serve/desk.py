@@ -1,0 +1,77 @@
+"""What the counter has at hand: the models it serves, its keys, its limits and its measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import Request
+
+from freehold.errors import NotFoundError, UsageError
+from freehold.serve.keys import Keyring
+from freehold.serve.limits import Admission, Deadlines, Limits
+from freehold.serve.metrics import Meter, Metrics
+from freehold.serve.prompt import Tokenising
+from freehold.types import Codec, Engine, ModelCard
+
+FINGERPRINT_DIGITS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosted:
+    """A model to serve under ``name`` (and ``aliases``). ``created`` is in Unix seconds."""
+
+    name: str
+    card: ModelCard
+    engine: Engine
+    codec: Codec
+    created: int
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """OpenAI's ``system_fingerprint``: the beginning of the model's digest."""
+        return f"fp_{self.card.digest.rpartition(':')[2][:FINGERPRINT_DIGITS]}"
+
+
+class Served:
+    """A hosted model with its own tokenising and instruments."""
+
+    def __init__(self, hosted: Hosted, metrics: Metrics) -> None:
+        self.hosted = hosted
+        self.tokenising = Tokenising(hosted.card, hosted.codec)
+        self.meter = Meter(metrics, hosted.name)
+
+
+class Desk:
+    """Everything a request needs, in one place. Belongs to one application and one event loop."""
+
+    def __init__(self, models: Sequence[Hosted], keys: Keyring, limits: Limits) -> None:
+        self.keys = keys
+        self.limits = limits
+        self.metrics = Metrics()
+        self.admission = Admission(limits)
+        self.deadlines = Deadlines(limits)
+        self.models = [Served(hosted, self.metrics) for hosted in models]
+        self._by_name: dict[str, Served] = {}
+        for served in self.models:
+            for name in (served.hosted.name, *served.hosted.aliases):
+                if name in self._by_name:
+                    raise UsageError(f"two models are to be served as {name!r}: rename one")
+                self._by_name[name] = served
+
+    def find(self, name: str) -> Served:
+        """The model called ``name``. Raises ``NotFoundError`` naming ``model``."""
+        served = self._by_name.get(name)
+        if served is None:
+            known = ", ".join(sorted(self._by_name)) or "none"
+            raise NotFoundError(
+                f"the model {name[:128]!r} is not served here; these are: {known}", param="model"
+            )
+        return served
+
+
+def desk_of(request: Request) -> Desk:
+    """The desk of the application that got ``request``."""
+    return cast("Desk", request.app.state.desk)

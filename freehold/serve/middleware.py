@@ -1,0 +1,199 @@
+"""The onion around every route, outermost first; ``app.py`` holds the order in one list.
+
+Pure ASGI, so that a stream passes through without being wrapped or buffered.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from freehold.errors import FreeholdError
+from freehold.serve.desk import Desk
+from freehold.serve.errors import (
+    INTERNAL,
+    INVALID,
+    ClientGoneError,
+    Problem,
+    ProblemError,
+    problem_of,
+)
+
+ACCESS = logging.getLogger("freehold.access")
+LOG = logging.getLogger("freehold.serve")
+
+OPEN_PATHS = frozenset({"/health"})
+"""The only paths answered without a key."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_CLIENT_GONE = 499
+_MAX_LOGGED_PATH = 200
+
+
+class Observe:
+    """Gives each request an id, counts and times it, and writes one access-log line.
+
+    The line never holds headers, query strings or bodies; the path stays percent-encoded, so that
+    it cannot break the line.
+    """
+
+    def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
+        self._app = app
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = f"req-{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = time.perf_counter()
+        status = _CLIENT_GONE
+
+        async def named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, named)
+        finally:
+            if scope["state"].get("client_gone"):
+                status = _CLIENT_GONE
+            self._record(scope, status, time.perf_counter() - started)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._desk.metrics.request(route, method, status, seconds)
+        path = scope["raw_path"].decode("ascii", "replace")[:_MAX_LOGGED_PATH]
+        state = scope["state"]
+        key = state.get("key_id", "-")
+        ACCESS.info(
+            "%s %s %d %.3fs %s key=%s", method, path, status, seconds, state["request_id"], key
+        )
+
+
+class Catch:
+    """Turns every exception into an answer in OpenAI's shape."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientGoneError:
+            scope["state"]["client_gone"] = True
+        except FreeholdError as error:
+            if begun:
+                raise
+            problem = problem_of(error)
+            if problem.status >= INTERNAL.status:
+                LOG.error("%s: %s", scope["state"]["request_id"], error)
+            await problem.response()(scope, receive, send)
+        except Exception:
+            # The one broad except: whatever defect reaches the counter's edge is logged here in
+            # full and told to the client without its inside.
+            LOG.exception("%s: unexpected error", scope["state"]["request_id"])
+            if begun:
+                raise
+            await INTERNAL.response()(scope, receive, send)
+
+
+class Authenticate:
+    """Lets nothing pass without a key, but for ``OPEN_PATHS``: not even a 404."""
+
+    def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
+        self._app = app
+        self._keys = desk.keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in OPEN_PATHS:
+            scope["state"]["key_id"] = self._key_id(Headers(scope=scope))
+        await self._app(scope, receive, send)
+
+    def _key_id(self, headers: Headers) -> str:
+        scheme, _, secret = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not secret.strip():
+            raise ProblemError(
+                _unauthorised(
+                    "no API key was given: send the header 'Authorization: Bearer KEY' with a key "
+                    "from `freehold keys add`",
+                    code=None,
+                )
+            )
+        key = self._keys.check(secret.strip())
+        if key is None:
+            raise ProblemError(
+                _unauthorised(
+                    "the API key is unknown or revoked: ask this server's operator for one",
+                    code="invalid_api_key",
+                )
+            )
+        return key.id
+
+
+def _unauthorised(message: str, code: str | None) -> Problem:
+    return Problem(
+        status=401,
+        message=message,
+        type=INVALID,
+        code=code,
+        headers={"www-authenticate": 'Bearer realm="freehold"'},
+    )
+
+
+class BodyLimit:
+    """Refuses a body longer than ``limits.max_body`` bytes, announced or not."""
+
+    def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
+        self._app = app
+        self._most = desk.limits.max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._most:
+            await self._skip(receive)
+            raise self._too_large()
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._most:
+                await self._skip(receive)
+                raise self._too_large()
+            return message
+
+        await self._app(scope, counted, send)
+
+    async def _skip(self, receive: Receive) -> None:
+        """Read on for a while: a client that is still sending would not read our answer."""
+        left = 4 * self._most
+        while left > 0:
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return
+
+    def _too_large(self) -> ProblemError:
+        return ProblemError(
+            Problem(
+                status=413,
+                message=f"the request body is larger than {self._most} bytes: send less at a time",
+                code="request_too_large",
+                headers={"connection": "close"},
+            )
+        )

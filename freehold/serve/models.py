@@ -1,0 +1,84 @@
+"""``GET /v1/models``, ``/v1/models/{id}``, ``/health`` and ``/metrics``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+
+from freehold.errors import EngineError
+from freehold.serve.desk import Desk, Hosted, desk_of
+from freehold.serve.wire import encode
+from freehold.types import EngineStats
+
+_ENGINE_SECONDS = 5.0
+
+
+async def list_models(request: Request) -> Response:
+    """Every model served here."""
+    data = [_describe(served.hosted) for served in desk_of(request).models]
+    return _json({"object": "list", "data": data})
+
+
+async def show_model(request: Request) -> Response:
+    """One model, by name or alias."""
+    served = desk_of(request).find(request.path_params["model"])
+    return _json(_describe(served.hosted))
+
+
+def _describe(hosted: Hosted) -> dict[str, Any]:
+    card = hosted.card
+    return {
+        "id": hosted.name,
+        "object": "model",
+        "created": hosted.created,
+        "owned_by": "freehold",
+        "aliases": list(hosted.aliases),
+        "digest": card.digest,
+        "context_length": card.context,
+        "numerics": card.numerics,
+    }
+
+
+async def health(request: Request) -> Response:
+    """Says to anyone whether to send requests here, and nothing else."""
+    desk = desk_of(request)
+    if desk.deadlines.draining:
+        return _json({"status": "draining"}, 503)
+    if any(stats is None for _, stats in await _engines(desk)):
+        return _json({"status": "engine-down"}, 503)
+    return _json({"status": "ok"})
+
+
+async def metrics(request: Request) -> Response:
+    """The Prometheus page."""
+    desk = desk_of(request)
+    page = desk.metrics.page(desk.admission.inside, await _engines(desk))
+    return Response(page, media_type=CONTENT_TYPE_LATEST)
+
+
+async def _engines(desk: Desk) -> list[tuple[str, EngineStats | None]]:
+    names = [served.hosted.name for served in desk.models]
+    return list(
+        zip(
+            names,
+            await asyncio.gather(*(_stats(served.hosted) for served in desk.models)),
+            strict=True,
+        )
+    )
+
+
+async def _stats(hosted: Hosted) -> EngineStats | None:
+    """The engine's numbers; ``None`` when it is gone or says nothing."""
+    try:
+        async with asyncio.timeout(_ENGINE_SECONDS):
+            return await hosted.engine.stats()
+    except (EngineError, TimeoutError):
+        return None
+
+
+def _json(data: object, status: int = 200) -> Response:
+    return Response(encode(data), status, media_type="application/json")

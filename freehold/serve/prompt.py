@@ -1,0 +1,141 @@
+"""From what was asked to token ids that fit, without ever holding up the other streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from freehold.errors import ContextOverflowError, UsageError
+from freehold.types import Codec, ModelCard
+
+_INLINE_BYTES = 4096
+"""Below this, tokenising is quicker than a thread's hand-over."""
+
+_PROBE_CHARS_PER_TOKEN = (8, 64)
+"""Prefixes tried of a long text: most texts that are far too long show it in the first."""
+
+_NORMAL_FORM_SHRINK = 3
+"""NFC, which Qwen's tokenizers apply, can shorten UTF-8 text by no more than this factor."""
+
+
+class Tokenising:
+    """One model's way from text to ids: a cheap bound first, then the codec, in a worker thread."""
+
+    def __init__(self, card: ModelCard, codec: Codec) -> None:
+        self._context = card.context
+        self._vocab = card.vocab
+        self._codec = codec
+        self._workers = ThreadPoolExecutor(2, thread_name_prefix="freehold-codec")
+        self._longest: int | None = None
+
+    async def chat(self, messages: Sequence[dict[str, Any]], options: dict[str, Any]) -> list[int]:
+        """Ids of a conversation. Raises ``UsageError`` or ``ContextOverflowError``."""
+        texts = [message["content"] for message in messages]
+        return await self._bounded(
+            texts, "messages", lambda: self._codec.chat(messages, options=options)
+        )
+
+    async def prompts(self, prompt: object, most: int) -> list[list[int]]:
+        """Ids of each prompt: a string, strings, token ids or lists of them.
+
+        Raises ``UsageError`` or ``ContextOverflowError`` naming ``prompt``.
+        """
+        return [await self._prompt(one, at) for one, at in _each(prompt, most)]
+
+    async def _prompt(self, one: object, at: str) -> list[int]:
+        if isinstance(one, str):
+            ids = await self._bounded([one], at, lambda: self._codec.text(one))
+        elif isinstance(one, list):
+            ids = self._own_ids(one, at)
+        else:
+            raise UsageError(f"{at} must be a string or a list of token ids", param=at)
+        if not ids:
+            raise UsageError(f"{at} is empty: give at least one token", param=at)
+        return ids
+
+    def _own_ids(self, ids: list[Any], at: str) -> list[int]:
+        if len(ids) >= self._context:
+            raise self._overflow(at, f"holds {len(ids)} tokens")
+        for place, token in enumerate(ids):
+            if type(token) is not int or not 0 <= token < self._vocab:
+                where = f"{at}[{place}]"
+                raise UsageError(
+                    f"{where} must be a token id from 0 to {self._vocab - 1}", param=where
+                )
+        return ids
+
+    async def _bounded(
+        self, texts: Sequence[str], param: str, encode: Callable[[], list[int]]
+    ) -> list[int]:
+        chars = sum(map(len, texts))
+        if chars * 4 <= _INLINE_BYTES:
+            ids = encode()
+        else:
+            loop = asyncio.get_running_loop()
+            ids = await loop.run_in_executor(self._workers, self._careful, texts, param, encode)
+        if len(ids) >= self._context:
+            raise self._overflow(param, f"comes to {len(ids)} tokens")
+        return ids
+
+    def _careful(
+        self, texts: Sequence[str], param: str, encode: Callable[[], list[int]]
+    ) -> list[int]:
+        """Tokenise, unless a glance already shows that the text cannot fit. In a worker thread."""
+        size = sum(len(text.encode()) for text in texts)
+        floor = size // (self._longest_token() * _NORMAL_FORM_SHRINK)
+        if floor >= self._context:
+            raise self._overflow(param, f"comes to at least {floor} tokens")
+        chars = sum(map(len, texts))
+        for per_token in _PROBE_CHARS_PER_TOKEN:
+            probe = per_token * self._context
+            if chars <= 2 * probe:
+                break
+            # Twice the context: cutting a word in two can change how its own letters merge.
+            count = len(self._codec.text("".join(texts)[:probe]))
+            if count >= 2 * self._context:
+                raise self._overflow(param, f"comes to more than {count} tokens")
+        return encode()
+
+    def _longest_token(self) -> int:
+        if self._longest is None:
+            # Ids past the tokenizer's own (padding of the embedding) stand for no bytes.
+            self._longest = max(len(self._codec.token_bytes(i)) for i in range(self._vocab))
+        return self._longest
+
+    def _overflow(self, param: str, found: str) -> ContextOverflowError:
+        return ContextOverflowError(
+            f"{param} {found}, and this model's context is {self._context} tokens, the answer's "
+            "included: shorten it",
+            param=param,
+        )
+
+    def room(self, prompt_tokens: int, param: str, wanted: int | None) -> int:
+        """How long the answer may be: ``wanted``, or all that is left of the context.
+
+        Raises ``ContextOverflowError`` when ``wanted`` is more than is left.
+        """
+        left = self._context - prompt_tokens
+        if wanted is not None and wanted > left:
+            raise ContextOverflowError(
+                f"{param} is {wanted}, and after the prompt's {prompt_tokens} tokens this model's "
+                f"context of {self._context} has {left} left: ask for fewer, or shorten the prompt",
+                param=param,
+            )
+        return left if wanted is None else wanted
+
+
+def _each(prompt: object, most: int) -> list[tuple[object, str]]:
+    """Every prompt with the path that names it."""
+    if not isinstance(prompt, list):
+        return [(prompt, "prompt")]
+    if not prompt:
+        raise UsageError("prompt is an empty list: give at least one prompt", param="prompt")
+    if type(prompt[0]) is int:
+        return [(prompt, "prompt")]
+    if len(prompt) > most:
+        raise UsageError(
+            f"prompt holds {len(prompt)} prompts: at most {most} are allowed", param="prompt"
+        )
+    return [(one, f"prompt[{place}]") for place, one in enumerate(prompt)]

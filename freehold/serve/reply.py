@@ -1,0 +1,135 @@
+"""Replies that are made while the client waits: whole or as server-sent events.
+
+The work stops at once when the client hangs up, and in good order at the request's deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from freehold.errors import FreeholdError
+from freehold.serve.desk import Desk, Hosted
+from freehold.serve.errors import ClientGoneError, problem_of
+from freehold.serve.wire import encode
+
+T = TypeVar("T")
+
+DIGEST_HEADER = "freehold-model-digest"
+DONE = b"data: [DONE]\n\n"
+
+_PATIENCE = 1.0
+"""Seconds a stream's status line waits for the engine's first word. A full queue says so at once,
+and then the client gets its 429; a long prompt takes longer, and then the 200 goes out first."""
+
+
+def event(data: object) -> bytes:
+    """One server-sent event."""
+    return b"data: " + encode(data) + b"\n\n"
+
+
+class Outlet:
+    """Where one reply goes out: call ``whole`` or ``stream``, once."""
+
+    def __init__(self, send: Send, hosted: Hosted) -> None:
+        self._send = send
+        self._digest = hosted.card.digest.encode()
+        self.streaming = False
+
+    async def whole(self, data: object) -> None:
+        """Send ``data`` as a JSON body with status 200."""
+        body = encode(data)
+        length = (b"content-length", str(len(body)).encode())
+        await self._begin((b"content-type", b"application/json"), length)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def stream(self, chunks: AsyncGenerator[bytes]) -> None:
+        """Send ``chunks`` as they come, and ``[DONE]``."""
+        async with aclosing(chunks):
+            chunk = await self._first(chunks)
+            while chunk is not None:
+                await self._write(chunk)
+                chunk = await anext(chunks, None)
+        await self._write(DONE, more=False)
+
+    async def fail(self, error: FreeholdError) -> None:
+        """End a stream that has begun with an error event instead of ``[DONE]``."""
+        await self._write(b"data: " + problem_of(error).body() + b"\n\n", more=False)
+
+    async def _first(self, chunks: AsyncGenerator[bytes]) -> bytes | None:
+        first = asyncio.ensure_future(anext(chunks, None))
+        try:
+            await asyncio.wait({first}, timeout=_PATIENCE)
+            if first.done() and first.exception() is not None:
+                return first.result()
+            self.streaming = True
+            await self._begin(
+                (b"content-type", b"text/event-stream; charset=utf-8"),
+                (b"cache-control", b"no-store"),
+                (b"x-accel-buffering", b"no"),
+            )
+            return await first
+        finally:
+            # The generator may only be closed once nobody is inside it.
+            first.cancel()
+            await asyncio.wait({first})
+
+    async def _begin(self, *headers: tuple[bytes, bytes]) -> None:
+        named = [*headers, (DIGEST_HEADER.encode(), self._digest)]
+        await self._send({"type": "http.response.start", "status": 200, "headers": named})
+
+    async def _write(self, body: bytes, *, more: bool = True) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+class Reply(Response):
+    """Runs ``make`` inside the queue, the deadline and the client's patience."""
+
+    def __init__(
+        self, desk: Desk, hosted: Hosted, make: Callable[[Outlet], Awaitable[None]]
+    ) -> None:
+        super().__init__()
+        self._desk = desk
+        self._hosted = hosted
+        self._make = make
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await while_connected(receive, self._run(Outlet(send, self._hosted)))
+
+    async def _run(self, outlet: Outlet) -> None:
+        try:
+            with self._desk.admission.place():
+                async with self._desk.deadlines.deadline():
+                    await self._make(outlet)
+        except FreeholdError as error:
+            if not outlet.streaming:
+                raise
+            await outlet.fail(error)
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work``, but cancel it as soon as the client hangs up.
+
+    Raises ``ClientGoneError`` then.
+    """
+    working = asyncio.create_task(work)
+    listening = asyncio.create_task(_hang_up(receive))
+    try:
+        await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError("the client hung up before its answer was complete")
+        return working.result()
+    finally:
+        working.cancel()
+        listening.cancel()
+        await asyncio.gather(working, listening, return_exceptions=True)
+
+
+async def _hang_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,341 @@
+"""What a client may ask, field by field. Strict: nothing is coerced, nothing unknown passes.
+
+Three kinds of field, and no fourth: *honoured* (typed below), *ignored* because they cannot change
+an answer here (``Ignored``), and *refused* because they would and we cannot do it (``refused``).
+``null`` means absent, as it does for OpenAI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from freehold.errors import UsageError
+from freehold.types import MAX_TOP_LOGPROBS
+
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 1024
+MAX_PARTS = 1024
+MAX_BIASES = 1024
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+Model = TypeVar("Model", bound="Strict")
+
+
+def fault(reason: str, at: str = "") -> PydanticCustomError:
+    """A refusal in our words; ``at`` is the path below the field being validated."""
+    # A literal template: the reason may hold braces that came from the client.
+    return PydanticCustomError("freehold", "{reason}", {"reason": reason, "at": at})
+
+
+# --- kinds of field -------------------------------------------------------------------------------
+
+
+def refused(reason: str, *allowed: object) -> BeforeValidator:
+    """Accept ``allowed`` (the values that change nothing) and refuse the rest."""
+
+    def check(value: object) -> object:
+        if not any(type(value) is type(one) and value == one for one in allowed):
+            raise fault(reason)
+        return value
+
+    return BeforeValidator(check)
+
+
+def at_most(count: int, what: str) -> BeforeValidator:
+    """Refuse a long list before anything looks at its items."""
+
+    def check(value: object) -> object:
+        if isinstance(value, list | dict) and len(value) > count:
+            raise fault(f"holds {len(value)} {what}: at most {count} are allowed")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _stops(value: object) -> object:
+    items = [value] if isinstance(value, str) else value
+    if isinstance(items, list):
+        if len(items) > MAX_STOPS:
+            raise fault(f"holds {len(items)} stop strings: at most {MAX_STOPS} are allowed")
+        for place, item in enumerate(items):
+            if not isinstance(item, str) or not 0 < len(item) <= MAX_STOP_LENGTH:
+                raise fault(
+                    f"must be a string of 1 to {MAX_STOP_LENGTH} characters", at=f"[{place}]"
+                )
+    return items
+
+
+def _biases(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    if len(value) > MAX_BIASES:
+        raise fault(f"holds {len(value)} tokens: at most {MAX_BIASES} are allowed")
+    for key, bias in value.items():
+        if not (key.isascii() and key.isdecimal() and len(key) < 10):
+            raise fault(f"has the key {_short(key)}: keys are token ids such as '151643'")
+        if type(bias) not in {int, float} or not -100 <= bias <= 100:
+            raise fault(f"for token {key} must be a number between -100 and 100")
+    return {int(key): float(bias) for key, bias in value.items()}
+
+
+TOOLS = "is not supported: this version does not call tools"
+Ignored = Annotated[Any, Field(description="Accepted and ignored: it cannot change an answer.")]
+Text = Annotated[str, Field(max_length=512)]
+Stops = Annotated[list[str], BeforeValidator(_stops)]
+Biases = Annotated[dict[int, float], BeforeValidator(_biases)]
+Count = Annotated[int, Field(ge=1)]
+
+
+# --- base -----------------------------------------------------------------------------------------
+
+
+class Strict(BaseModel):
+    """Exact types, no unknown names, ``null`` read as absent."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_and_present(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        # By hand, and the first only: a body of a million unknown names must not cost a million
+        # error records.
+        for name in data:
+            if name not in cls.model_fields:
+                raise fault(f"Unrecognized request argument supplied: {_short(name)}", f".{name}")
+        return {name: value for name, value in data.items() if value is not None}
+
+
+def parse(model: type[Model], data: object) -> Model:
+    """``data`` as a ``model``. Raises ``UsageError`` naming the first field that is wrong."""
+    if not isinstance(data, dict):
+        raise UsageError('the body must be a JSON object, such as {"model": "..."}')
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _first(error.errors(include_url=False, include_input=False)[0]) from None
+
+
+def _first(detail: ErrorDetails) -> UsageError:
+    context: Mapping[str, Any] = detail.get("ctx", {})
+    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in detail["loc"])
+    path = (path + context.get("at", "")).removeprefix(".")
+    param = path[:256] or None
+    message = detail["msg"]
+    if message.startswith("Unrecognized request argument"):
+        return UsageError(message, param=param)
+    if detail["type"] == "missing":
+        return UsageError(f"{param} is required but was not given", param=param)
+    if detail["type"] == "freehold":
+        return UsageError(f"{param} {message}" if param else message, param=param)
+    return UsageError(f"{param} is wrong: {message[0].lower()}{message[1:]}", param=param)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 64 else text[:61] + "..."
+
+
+# --- what both endpoints share --------------------------------------------------------------------
+
+
+class StreamOptions(Strict):
+    """``include_obfuscation`` pads chunks against eavesdroppers elsewhere; here it does nothing."""
+
+    include_usage: bool = False
+    include_obfuscation: Ignored = None
+
+
+class Generation(Strict):
+    """The fields that chat and plain completions have in common."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    n: Count = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Biases = {}
+    seed: int | None = None
+    stop: Stops = []
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    user: Annotated[str | None, Ignored] = None
+
+    @model_validator(mode="after")
+    def _options_need_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise fault("is only allowed when stream is true", at=".stream_options")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+# --- /v1/chat/completions -------------------------------------------------------------------------
+
+
+def _role(value: object) -> object:
+    if value in {"tool", "function"}:
+        raise fault(f"is {value!r}, which {TOOLS}")
+    if not isinstance(value, str) or value not in _ROLES:
+        shown = _short(value) if isinstance(value, str) else type(value).__name__
+        raise fault(f"is {shown!r}: it must be system, developer, user or assistant")
+    return _ROLES[value]
+
+
+def _content(value: object) -> object:
+    """A string, or parts of type text, joined as OpenAI's models read them."""
+    if not isinstance(value, list):
+        if not isinstance(value, str):
+            raise fault("must be a string or a list of content parts")
+        return value
+    if not 0 < len(value) <= MAX_PARTS:
+        raise fault(f"holds {len(value)} parts: 1 to {MAX_PARTS} are allowed")
+    return "".join(_part(part, f"[{place}]") for place, part in enumerate(value))
+
+
+def _part(part: object, at: str) -> str:
+    if not isinstance(part, dict):
+        raise fault("must be an object with a type", at)
+    kind = part.get("type")
+    if kind != "text":
+        shown = _short(kind) if isinstance(kind, str) else "missing or no string"
+        raise fault(f"is {shown!r}: this model reads text only", at + ".type")
+    for name in part:
+        if name not in {"type", "text"}:
+            raise fault(f"Unrecognized request argument supplied: {_short(name)}", f"{at}.{name}")
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise fault("must be a string", at + ".text")
+    return text
+
+
+class ChatMessage(Strict):
+    """One message. Clients send a reply back as they got it, empty extras and all."""
+
+    role: Annotated[Literal["system", "user", "assistant"], BeforeValidator(_role)]
+    content: Annotated[str, BeforeValidator(_content)]
+    reasoning_content: str | None = None
+    name: Annotated[str | None, Ignored] = None
+    refusal: Annotated[str | None, Ignored] = None
+    annotations: Annotated[Any, refused("is not supported", [])] = None
+    audio: Annotated[Any, refused("is not supported: this model reads text only")] = None
+    tool_calls: Annotated[Any, refused(TOOLS, [])] = None
+    function_call: Annotated[Any, refused(TOOLS)] = None
+    tool_call_id: Annotated[Any, refused(TOOLS)] = None
+
+
+class ResponseFormat(Strict):
+    type: Annotated[
+        str, refused("must be 'text': this version cannot hold answers to a format", "text")
+    ]
+
+
+class ChatRequest(Generation):
+    """The body of ``POST /v1/chat/completions``."""
+
+    messages: Annotated[
+        list[ChatMessage], FailFast(), Field(min_length=1), at_most(4096, "messages")
+    ]
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], at_most(32, "options")] = {}
+    enable_thinking: StrictBool | None = None
+
+    metadata: Annotated[dict[str, Any] | None, Ignored] = None
+    parallel_tool_calls: Annotated[bool | None, Ignored] = None
+    prediction: Ignored = None
+    prompt_cache_key: Annotated[str | None, Ignored] = None
+    prompt_cache_retention: Annotated[str | None, Ignored] = None
+    safety_identifier: Annotated[str | None, Ignored] = None
+
+    audio: Annotated[Any, refused("is not supported: this model writes text only")] = None
+    function_call: Annotated[Any, refused(TOOLS, "none", "auto")] = None
+    functions: Annotated[Any, refused(TOOLS, [])] = None
+    modalities: Annotated[
+        Any, refused("must be ['text']: this model writes text only", ["text"])
+    ] = None
+    reasoning_effort: Annotated[
+        Any, refused("is not supported: use enable_thinking where the model can think")
+    ] = None
+    response_format: ResponseFormat | None = None
+    service_tier: Annotated[
+        Any, refused("must be 'auto' or 'default': there is one tier", "auto", "default")
+    ] = None
+    store: Annotated[Any, refused("must be false: this server keeps no answers", False)] = None
+    tool_choice: Annotated[Any, refused(TOOLS, "none", "auto")] = None
+    tools: Annotated[Any, refused(TOOLS, [])] = None
+    verbosity: Annotated[Any, refused("must be 'medium' or absent", "medium")] = None
+    web_search_options: Annotated[
+        Any, refused("is not supported: nothing leaves this building")
+    ] = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise fault("needs logprobs to be true", at=".top_logprobs")
+        both = self.max_tokens is not None and self.max_completion_tokens is not None
+        if both and self.max_tokens != self.max_completion_tokens:
+            raise fault("contradicts max_completion_tokens: give one of them", at=".max_tokens")
+        return self
+
+    @property
+    def limit(self) -> tuple[str, int | None]:
+        """The answer's token limit, under the name the client used."""
+        if self.max_completion_tokens is not None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return "max_tokens", self.max_tokens
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What reaches the chat template."""
+        own = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+        return {**self.chat_template_kwargs, **own}
+
+
+# --- /v1/completions ------------------------------------------------------------------------------
+
+
+class CompletionRequest(Generation):
+    """The body of ``POST /v1/completions``. ``prompt``'s four shapes are read in ``prompt.py``."""
+
+    prompt: Any
+    max_tokens: Annotated[int, Field(ge=0)] = 16
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    echo: bool = False
+
+    best_of: int | None = None
+    suffix: Annotated[
+        Any, refused("is not supported: write the model's own fill-in tokens in prompt", "")
+    ] = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.best_of is not None and self.best_of != self.n:
+            raise fault("must equal n: this version does not rank answers", at=".best_of")
+        if self.max_tokens == 0 and not self.echo:
+            raise fault("is 0, which needs echo to be true", at=".max_tokens")
+        return self
