@@ -1,0 +1,63 @@
+"""One request as the engine keeps it while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from freehold.engine.prefix import PageName
+from freehold.engine.sampler import Chooser
+from freehold.engine.wire import WINDOW
+from freehold.qwen.ops import State
+from freehold.types import Tap
+
+
+@dataclass(kw_only=True, eq=False)
+class Request:
+    """A prompt to continue (``chooser`` is set) or a text to score (``chooser`` is ``None``).
+
+    ``ids`` grows with the answer. ``number`` is given by arrival, so a smaller one is older.
+    ``state`` holds the first ``length`` of ``ids`` in the KV cache; it is ``None`` before the
+    request first runs and after it had to give up its pages.
+    """
+
+    number: int
+    ids: list[int]
+    n_prompt: int
+    max_tokens: int = 0
+    chooser: Chooser | None = None
+    top: int = 0
+    taps: tuple[Tap, ...] = ()
+
+    state: State | None = None
+    names: list[PageName] = field(default_factory=list)
+    pages: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
+    prefilled: bool = False
+    scored: int = 0
+    unread: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens in the KV cache."""
+        return 0 if self.state is None else self.state.length
+
+    @property
+    def left(self) -> int:
+        """Tokens that must still go through the model before the next one can be chosen."""
+        return len(self.ids) - self.length
+
+    @property
+    def stalled(self) -> bool:
+        """Whether its reader has fallen too far behind for more to be made."""
+        return self.unread >= WINDOW
+
+    @property
+    def steered(self) -> bool:
+        """Whether taps change its residual stream, and so what lies in the KV cache."""
+        return any(tap.mode != "read" for tap in self.taps)
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether its KV pages are what anyone else would compute for the same ids, and whether it
+        can do without the logits of pages it did not compute."""
+        return self.chooser is not None and not self.steered

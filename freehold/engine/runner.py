@@ -1,0 +1,235 @@
+"""Runs requests through the model, step by step, and says what happened to each.
+
+The scheduler decides, the model computes, the sampler chooses; this is where they meet. Everything
+happens in one thread, and nothing here knows of processes or sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from freehold.engine.faults import fault_of
+from freehold.engine.limits import (
+    check_ids,
+    check_room,
+    check_sampling,
+    check_taps,
+    check_top,
+)
+from freehold.engine.request import Request
+from freehold.engine.sampler import Chooser, score_rows
+from freehold.engine.scheduler import SCORE_ROWS, Scheduler, Share
+from freehold.engine.taps import Watch
+from freehold.engine.wire import (
+    SOFT_FRAME,
+    AnyEvent,
+    Done,
+    EngineSettings,
+    Failed,
+    Generate,
+    Prefilled,
+    Score,
+    Scored,
+    Token,
+    cost,
+)
+from freehold.errors import FreeholdError, UsageError
+from freehold.qwen.config import Config
+from freehold.qwen.model import Span
+from freehold.qwen.ops import Cache, Ops, TapFn
+from freehold.types import EngineStats, Floats, ModelCard
+
+
+class Machine(Protocol):
+    """What is asked of ``qwen.model.Model``."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def card(self) -> ModelCard: ...
+    @property
+    def cache(self) -> Cache: ...
+    @property
+    def ops(self) -> Ops: ...
+
+    def forward(
+        self, spans: Sequence[Span], *, tap: TapFn | None = None
+    ) -> list[npt.NDArray[np.float32] | None]: ...
+
+
+class Runner:
+    """All requests of one model. Raises ``UsageError`` for settings that cannot be."""
+
+    def __init__(self, model: Machine, settings: EngineSettings) -> None:
+        _check_settings(settings)
+        self.scheduler = Scheduler(
+            model.cache,
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            step_tokens=settings.step_tokens,
+            score_rows=self._score_rows,
+        )
+        self._model = model
+        self._requests: dict[int, Request] = {}
+        # A sequence longer than the whole cache could never end.
+        context = min(model.card.context, self.scheduler.max_tokens)
+        self.card = replace(model.card, context=context)
+
+    def step(self) -> list[AnyEvent] | None:
+        """Advance every request that can be, by one forward pass; ``None`` if none can."""
+        if not (shares := self.scheduler.plan()):
+            return None
+        watch = Watch(self._model.ops, shares)
+        logits = self._model.forward([_span(s) for s in shares], tap=watch if watch else None)
+        pairs = zip(shares, logits, strict=True)
+        return [event for share, rows in pairs for event in self._advance(share, rows, watch)]
+
+    def generate(self, message: Generate) -> list[AnyEvent]:
+        """Take in a prompt to continue; an event only if it is refused."""
+        try:
+            sampling = message.sampling
+            check_room(len(message.ids), self.card.context, answer=1)
+            check_ids(message.ids, self.card.vocab, param="ids")
+            check_sampling(sampling, self.card.vocab)
+            self._check_taps(message)
+            self._submit(
+                Request(
+                    number=message.request,
+                    ids=message.ids,
+                    n_prompt=len(message.ids),
+                    max_tokens=min(sampling.max_tokens, self.card.context - len(message.ids)),
+                    chooser=Chooser(sampling, message.ids),
+                    taps=tuple(message.taps),
+                )
+            )
+        except FreeholdError as error:
+            return [Failed(message.request, fault_of(error))]
+        return []
+
+    def score(self, message: Score) -> list[AnyEvent]:
+        """Take in a text to score; an event only if it is refused."""
+        try:
+            check_room(len(message.ids), self.card.context, answer=0)
+            check_ids(message.ids, self.card.vocab, param="ids")
+            check_top(message.top)
+            self._check_taps(message)
+            self._submit(
+                Request(
+                    number=message.request,
+                    ids=message.ids,
+                    n_prompt=len(message.ids),
+                    top=message.top,
+                    taps=tuple(message.taps),
+                )
+            )
+        except FreeholdError as error:
+            return [Failed(message.request, fault_of(error))]
+        return []
+
+    def cancel(self, number: int) -> None:
+        """Forget a request and free its pages; one that has ended already is left alone."""
+        if number in self._requests:
+            self._end(self._requests[number])
+
+    def read(self, number: int, amount: int) -> None:
+        """The reader of a request has caught up by ``amount`` bytes."""
+        if request := self._requests.get(number):
+            request.unread = max(0, request.unread - amount)
+
+    def stats(self) -> EngineStats:
+        """Counts of this moment."""
+        return self.scheduler.stats()
+
+    # --- what a step brought ----------------------------------------------------------------------
+
+    def _advance(self, share: Share, logits_nv: Floats | None, watch: Watch) -> list[AnyEvent]:
+        request = share.request
+        if logits_nv is None:
+            return []
+        try:
+            if request.chooser is None:
+                events = self._score_on(request, logits_nv, watch)
+            else:
+                events = self._choose_next(request, request.chooser, logits_nv[-1], watch)
+        except FreeholdError as error:
+            self._end(request)
+            return [Failed(request.number, fault_of(error))]
+        request.unread += sum(map(cost, events))
+        return events
+
+    def _choose_next(
+        self, request: Request, chooser: Chooser, logits_v: Floats, watch: Watch
+    ) -> list[AnyEvent]:
+        events: list[AnyEvent] = []
+        if not request.prefilled:
+            request.prefilled = True
+            self.scheduler.keep_prefix(request)
+            events.append(Prefilled(request.number, request.n_prompt, request.cached_tokens))
+        choice = chooser.choose(logits_v, position=len(request.ids))
+        if chooser.is_stop(choice.id):
+            return [*events, self._done(request, "stop")]
+        request.ids.append(choice.id)
+        events.append(
+            Token(request.number, choice.id, choice.logprob, list(choice.top), watch.seen(request))
+        )
+        if len(request.ids) - request.n_prompt >= request.max_tokens:
+            events.append(self._done(request, "length"))
+        return events
+
+    def _score_on(self, request: Request, logits_nv: Floats, watch: Watch) -> list[AnyEvent]:
+        first = request.scored
+        request.scored += len(logits_nv)
+        values, top = score_rows(
+            logits_nv, request.ids[first + 1 : request.scored + 1], request.top
+        )
+        last = request.scored == len(request.ids)
+        if last:
+            self._end(request)
+        packed = values.astype("<f4").tobytes()
+        best = [list(pairs) for pairs in top]
+        return [Scored(request.number, packed, best, watch.seen(request), last)]
+
+    def _done(self, request: Request, reason: Literal["stop", "length"]) -> Done:
+        # The next turn of a conversation begins with this one.
+        self.scheduler.keep_prefix(request)
+        self._end(request)
+        return Done(request.number, reason, len(request.ids) - request.n_prompt)
+
+    # --- coming and going -------------------------------------------------------------------------
+
+    def _submit(self, request: Request) -> None:
+        self.scheduler.submit(request)
+        self._requests[request.number] = request
+
+    def _end(self, request: Request) -> None:
+        self.scheduler.end(request)
+        del self._requests[request.number]
+
+    def _check_taps(self, message: Generate | Score) -> None:
+        config = self._model.config
+        check_taps(message.taps, n_layers=config.n_layers, width=config.width)
+
+    def _score_rows(self, request: Request) -> int:
+        """Fewer rows at a time if many taps report on each."""
+        reads = sum(tap.mode == "read" for tap in request.taps)
+        row = 4 * self._model.config.width * reads
+        return max(1, min(SCORE_ROWS, SOFT_FRAME // row)) if row else SCORE_ROWS
+
+
+def _span(share: Share) -> Span:
+    first = share.request.length
+    return Span(state=share.state, ids=share.request.ids[first : first + share.n], want=share.want)
+
+
+def _check_settings(settings: EngineSettings) -> None:
+    least = (("max_running", 1), ("max_waiting", 0), ("step_tokens", 1))
+    for name, low in least:
+        if getattr(settings, name) < low:
+            raise UsageError(
+                f"{name} is {getattr(settings, name)}: it must be at least {low}", param=name
+            )

@@ -1,0 +1,324 @@
+"""What the two ends of the engine's pair say to each other, and how it lies in the stream.
+
+A frame is a big-endian 32-bit length and that many bytes of msgpack: one message. Both ends bound
+the length before they take memory for it, and decode strictly: an unknown tag, a missing, surplus
+or wrongly typed field is a ``ProtocolError``, after which the stream is not read any further.
+
+Plain data only: no pickle, no class is named by the bytes but those of the two unions below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import msgspec
+import numpy as np
+
+from freehold.errors import EngineError
+from freehold.types import EngineStats, Floats, ModelCard, Sampling, Tap
+
+MAX_FRAME = 64 << 20
+"""Bytes in one frame, its length excluded."""
+
+SOFT_FRAME = 8 << 20
+"""Events of a step are spread over further frames once one has grown to about this many bytes."""
+
+WINDOW = 64 << 10
+"""Bytes (as ``cost`` counts them) of a request's events that may be on the way, unread: about a
+thousand plain tokens. A request whose reader falls behind by more waits for it; others go on."""
+
+_LENGTH = 4
+
+
+class ProtocolError(EngineError):
+    """The bytes on the pair are no message. The end that reads them stops reading."""
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All the engine process is told, as its first frame.
+
+    ``root`` is the store's folder and ``model`` a name in it. ``cache_tokens`` is how many tokens
+    of KV cache are shared by all requests, in pages of ``page_size``. ``max_running`` requests are
+    answered at once, ``max_waiting`` more are queued. ``step_tokens`` bounds the tokens of one
+    forward pass: more is faster for long prompts, less is smoother for running answers.
+    """
+
+    root: str
+    model: str
+    backend: str = "torch"
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int | None = None
+    cache_tokens: int = 32_768
+    page_size: int = 16
+    max_running: int = 64
+    max_waiting: int = 256
+    step_tokens: int = 256
+
+
+# --- counter to engine ----------------------------------------------------------------------------
+
+
+class ToEngine(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """Base of what the counter sends."""
+
+
+class Configure(ToEngine, frozen=True):
+    """The first frame, once."""
+
+    settings: EngineSettings
+
+
+class Generate(ToEngine, frozen=True):
+    """Continue ``ids``. ``request`` is a number never used before on this pair."""
+
+    request: int
+    ids: list[int]
+    sampling: Sampling
+    taps: list[Tap] = []
+
+
+class Score(ToEngine, frozen=True):
+    """Log-probabilities of ``ids``, with the ``top`` best alternatives at each position."""
+
+    request: int
+    ids: list[int]
+    top: int
+    taps: list[Tap] = []
+
+
+class Cancel(ToEngine, frozen=True):
+    """Nobody waits for ``request`` any more. One that has ended already is left alone."""
+
+    request: int
+
+
+class Read(ToEngine, frozen=True):
+    """``cost`` bytes of the events of ``request`` have been read."""
+
+    request: int
+    cost: int
+
+
+class AskStats(ToEngine, frozen=True):
+    """Answered by ``Stats`` with the same number."""
+
+    request: int
+
+
+class Close(ToEngine, frozen=True):
+    """End now."""
+
+
+# --- engine to counter ----------------------------------------------------------------------------
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """Base of what happens to one request."""
+
+    request: int
+
+
+class Tapped(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What one read tap saw: ``values`` are ``rows`` rows of little-endian float32."""
+
+    point: str
+    layer: int
+    rows: int
+    values: bytes
+
+    def array(self) -> Floats:
+        """(rows, width). Raises ``ProtocolError`` if the bytes are not that."""
+        if self.rows < 1 or len(self.values) % (4 * self.rows):
+            raise ProtocolError("the engine sent a tap whose size does not fit its rows")
+        return np.frombuffer(self.values, "<f4").reshape(self.rows, -1)
+
+
+class Prefilled(Event, frozen=True):
+    """The prompt is in the cache."""
+
+    prompt_tokens: int
+    cached_tokens: int
+
+
+class Token(Event, frozen=True):
+    """One chosen token."""
+
+    id: int
+    logprob: float | None = None
+    top: list[tuple[int, float]] = []
+    taps: list[Tapped] = []
+
+
+class Done(Event, frozen=True):
+    """The answer is complete."""
+
+    reason: Literal["stop", "length"]
+    output_tokens: int
+
+
+class Scored(Event, frozen=True):
+    """Further positions of a scored text, in order.
+
+    ``values`` are little-endian float32: ``values[i]`` is the log-probability of the token after
+    the i-th of these positions (NaN after the text's last). ``last`` is true for the last part.
+    """
+
+    values: bytes
+    top: list[list[tuple[int, float]]]
+    taps: list[Tapped]
+    last: bool
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An error of ``freehold.errors``: ``kind`` is its class, the rest its fields."""
+
+    kind: str
+    message: str
+    param: str | None = None
+    file: str | None = None
+    chunk: int | None = None
+    retry_after: int | None = None
+
+
+class Failed(Event, frozen=True):
+    """The request has ended with an error; others go on."""
+
+    fault: Fault
+
+
+AnyEvent: TypeAlias = Prefilled | Token | Done | Scored | Failed
+
+
+class FromEngine(
+    msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True
+):
+    """Base of what the engine sends."""
+
+
+class Loading(FromEngine, frozen=True):
+    """``done`` of ``total`` bytes of the model are verified and in place."""
+
+    done: int
+    total: int
+
+
+class Ready(FromEngine, frozen=True):
+    """The model answers. Follows ``Loading``, once."""
+
+    card: ModelCard
+
+
+class Events(FromEngine, frozen=True):
+    """What one step brought, in the order in which it happened."""
+
+    events: list[AnyEvent]
+
+
+class Stats(FromEngine, frozen=True):
+    """The answer to ``AskStats``."""
+
+    request: int
+    stats: EngineStats
+
+
+class Fatal(FromEngine, frozen=True):
+    """The engine ends; this is why."""
+
+    fault: Fault
+
+
+AnyToEngine: TypeAlias = Configure | Generate | Score | Cancel | Read | AskStats | Close
+AnyFromEngine: TypeAlias = Loading | Ready | Events | Stats | Fatal
+
+_encoder = msgspec.msgpack.Encoder()
+_to_engine: msgspec.msgpack.Decoder[AnyToEngine] = msgspec.msgpack.Decoder(AnyToEngine)
+_from_engine: msgspec.msgpack.Decoder[AnyFromEngine] = msgspec.msgpack.Decoder(AnyFromEngine)
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+def frame(message: ToEngine | FromEngine) -> bytes:
+    """One message as a frame. Raises ``ProtocolError`` if it is larger than ``MAX_FRAME``."""
+    payload = _encoder.encode(message)
+    if len(payload) > MAX_FRAME:
+        raise ProtocolError(
+            f"a message to or from the engine has {len(payload)} bytes; {MAX_FRAME} is the most"
+        )
+    return len(payload).to_bytes(_LENGTH, "big") + payload
+
+
+def event_frames(events: list[AnyEvent]) -> Iterator[bytes]:
+    """A step's events: one frame, or a few if taps make them large."""
+    start = size = 0
+    for end, event in enumerate(events, 1):
+        size += cost(event)
+        if size >= SOFT_FRAME:
+            yield frame(Events(events[start:end]))
+            start, size = end, 0
+    if start < len(events):
+        yield frame(Events(events[start:]))
+
+
+def cost(event: AnyEvent) -> int:
+    """About how many bytes an event takes on its way. Both ends count with this function."""
+    if isinstance(event, Token):
+        return 48 + 16 * len(event.top) + sum(len(tap.values) for tap in event.taps)
+    if isinstance(event, Scored):
+        pairs = sum(len(best) for best in event.top)
+        return 48 + len(event.values) + 16 * pairs + sum(len(tap.values) for tap in event.taps)
+    return 48
+
+
+class Frames:
+    """Cuts a byte stream into frames' payloads, as the bytes come.
+
+    At most one frame, bounded by ``MAX_FRAME``, and what was fed last are held.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield each payload that ``data`` completes. Raises ``ProtocolError``."""
+        self._buffer += data
+        start = 0
+        try:
+            while len(self._buffer) - start >= _LENGTH:
+                length = int.from_bytes(self._buffer[start : start + _LENGTH], "big")
+                if length > MAX_FRAME:
+                    raise ProtocolError(
+                        f"a frame announces {length} bytes; {MAX_FRAME} is the most"
+                    )
+                end = start + _LENGTH + length
+                if len(self._buffer) < end:
+                    return
+                payload = bytes(self._buffer[start + _LENGTH : end])
+                start = end
+                yield payload
+        finally:
+            del self._buffer[:start]
+
+    @property
+    def torn(self) -> bool:
+        """Whether the stream stands in the middle of a frame."""
+        return bool(self._buffer)
+
+
+def read_to_engine(payload: bytes) -> AnyToEngine:
+    """Decode what the counter sent. Raises ``ProtocolError``, or ``UsageError`` for settings out of
+    range in ``Sampling``, which checks itself."""
+    try:
+        return _to_engine.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"the engine was sent a frame that is no message: {error}") from error
+
+
+def read_from_engine(payload: bytes) -> AnyFromEngine:
+    """Decode what the engine sent. Raises ``ProtocolError``."""
+    try:
+        return _from_engine.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"the engine sent a frame that is no message: {error}") from error
