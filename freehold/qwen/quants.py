@@ -156,7 +156,7 @@ def _q4_k(records: Records) -> Floats:
 def _q5_k(records: Records) -> Floats:
     # Bit g of byte w is the fifth bit of weight w in group g.
     shifts = np.arange(8, dtype=np.uint8)[:, None]
-    fifth = ((records["qh"][:, None, :] >> shifts) & 1) << np.uint8(4)
+    fifth = np.asarray(((records["qh"][:, None, :] >> shifts) & 1) << 4, dtype=np.uint8)
     return _affine_k(records, _nibble_groups(records["qs"], 32) | fifth)
 
 

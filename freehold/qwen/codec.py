@@ -1,0 +1,103 @@
+"""``types.Codec`` for Qwen: messages and text to token ids, and ids back to text.
+
+Runs in the counter process: no torch, no weights, only the verified model's small parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from freehold.errors import UsageError
+from freehold.qwen.config import MAX_VOCAB, config_of
+from freehold.qwen.documents import Reader, parse_json
+from freehold.qwen.template import ChatTemplate, plain, template_of
+from freehold.qwen.text import TextDecoder
+from freehold.qwen.tokenizer import Tokenizer, tokenizer_of
+from freehold.types import Message, VerifiedModel
+
+STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
+
+
+class QwenCodec:
+    """See ``types.Codec``. Made by ``load``."""
+
+    def __init__(
+        self, *, tokenizer: Tokenizer, template: ChatTemplate | None, stop_ids: Sequence[int]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._stop_ids = tuple(sorted(set(stop_ids)))
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return self._stop_ids
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Render with the model's own template and tokenise; text parts of a message are joined by
+        line ends. Raises ``UsageError`` naming ``messages``, ``tools`` or the option."""
+        if self._template is None:
+            raise UsageError(
+                "messages: this model has no chat template, it only continues text: "
+                "use /v1/completions, or an instruct release of the model",
+                param="messages",
+            )
+        flat = [_flatten(message) for message in messages]
+        return self._tokenizer.encode(self._template.render(flat, tools=tools, options=options))
+
+    def text(self, prompt: str) -> list[int]:
+        """Raises ``UsageError`` naming ``prompt`` where it is no valid Unicode."""
+        return self._tokenizer.encode(plain(prompt, param="prompt"))
+
+    def token_bytes(self, token: int) -> bytes:
+        return self._tokenizer.token_bytes(token)
+
+    def decoder(self, stop: Sequence[str] = ()) -> TextDecoder:
+        """Raises ``UsageError`` naming ``stop``."""
+        return TextDecoder(
+            self._tokenizer.token_bytes, stop=stop, hidden=self._tokenizer.special_ids
+        )
+
+
+def load(model: VerifiedModel) -> QwenCodec:
+    """Make the codec of a verified model. Raises ``MalformedError`` or ``RefusedError`` naming the
+    document that is at fault."""
+    tokenizer = tokenizer_of(model)
+    stop_ids = [*config_of(model).eos_ids, *_generation_stops(model)]
+    named = (tokenizer.added_id(name) for name in STOP_TOKENS)
+    stop_ids += [token for token in named if token is not None]
+    return QwenCodec(tokenizer=tokenizer, template=template_of(model), stop_ids=stop_ids)
+
+
+def _generation_stops(model: VerifiedModel) -> list[int]:
+    file = "generation_config.json"
+    if file not in model.documents:
+        return []
+    reader = Reader(parse_json(model.documents[file], file=file), file=file)
+    given = reader.get("eos_token_id")
+    ids = given if isinstance(given, list) else [] if given is None else [given]
+    for token in ids:
+        if type(token) is not int or not 0 <= token < MAX_VOCAB:
+            raise reader.error("eos_token_id", f"holds {str(token)[:40]!r}: it must be a token id")
+    return ids
+
+
+def _flatten(message: Message) -> Message:
+    """OpenAI's list of text parts, as one text: Qwen's text templates know no parts."""
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(content, list | tuple):
+        return message
+    parts: list[str] = []
+    for part in content:
+        if not isinstance(part, Mapping) or part.get("type") != "text":
+            raise UsageError("messages: only text parts are supported", param="messages")
+        if not isinstance(part.get("text"), str):
+            raise UsageError("messages: a text part must hold a string", param="messages")
+        parts.append(part["text"])
+    return {**message, "content": "\n".join(parts)}

@@ -1,0 +1,191 @@
+"""Chat templates: from messages and tools to the text the model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from freehold.errors import FreeholdError, MalformedError, RefusedError, UsageError
+from freehold.qwen.documents import Reader, parse_json
+from freehold.types import Message, VerifiedModel
+
+if TYPE_CHECKING:
+    import jinja2
+
+MAX_TEMPLATE_CHARS = 1 << 18
+MAX_DEPTH = 24
+FILE = "chat template"
+
+# What a template's own expressions raise when the messages are not shaped as it expects.
+SHAPE_ERRORS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+
+
+class ChatTemplate:
+    """One compiled template. ``special`` are the token names it may use (``bos_token``, ...).
+
+    Raises ``MalformedError`` where the source is no template, ``RefusedError`` where it reaches
+    for what templates must not touch.
+    """
+
+    def __init__(self, source: str, *, special: Mapping[str, str] | None = None) -> None:
+        if len(source) > MAX_TEMPLATE_CHARS:
+            raise MalformedError(
+                f"the chat template is longer than {MAX_TEMPLATE_CHARS} characters", file=FILE
+            )
+        self._special = dict(special or {})
+        self._template = _compile(source)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt's text, ending where the model is to answer.
+
+        ``options`` reach the template by name (``enable_thinking``, ...). Raises ``UsageError``
+        naming ``messages``, ``tools`` or the option; ``MalformedError`` or ``RefusedError`` where
+        the template misbehaves.
+        """
+        variables: dict[str, Any] = {"add_generation_prompt": True, **self._special}
+        for name, value in (options or {}).items():
+            if name in ("messages", "tools"):
+                raise UsageError(f"{name} cannot be given as a template option", param=name)
+            variables[name] = plain(value, param=name)
+        variables["messages"] = [plain(message, param="messages") for message in messages]
+        variables["tools"] = [plain(tool, param="tools") for tool in tools] or None
+        return _render(self._template, variables)
+
+
+def template_of(model: VerifiedModel) -> ChatTemplate | None:
+    """The model's own template, or ``None`` for a base model without one.
+
+    Looked for in the GGUF key-values, ``chat_template.jinja`` and ``tokenizer_config.json``.
+    """
+    source = model.metadata.get("tokenizer.chat_template")
+    special: dict[str, str] = {}
+    if "tokenizer_config.json" in model.documents:
+        settings = Reader(
+            parse_json(model.documents["tokenizer_config.json"], file="tokenizer_config.json"),
+            file="tokenizer_config.json",
+        )
+        source = _named_default(settings) if source is None else source
+        special = _special_tokens(settings)
+    if "chat_template.jinja" in model.documents:
+        source = _utf8(model.documents["chat_template.jinja"])
+    if source is None:
+        return None
+    if not isinstance(source, str):
+        raise MalformedError("the chat template is not text", file=FILE)
+    return ChatTemplate(source, special=special)
+
+
+def _named_default(settings: Reader) -> Any:
+    """``chat_template`` is a text, or a list of named ones of which ``default`` counts."""
+    given = settings.get("chat_template")
+    if not isinstance(given, list):
+        return given
+    for entry in given:
+        one = Reader(entry, file=settings.file, within="chat_template")
+        if one.string("name") == "default":
+            return one.string("template")
+    raise settings.error("chat_template", "names no default template")
+
+
+def _special_tokens(settings: Reader) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        given = settings.get(name)
+        if isinstance(given, Mapping):
+            given = given.get("content")
+        if given is not None and not isinstance(given, str):
+            raise settings.error(name, "must be a token's text")
+        if given is not None:
+            found[name] = given
+    return found
+
+
+def _utf8(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"the chat template is not UTF-8: {error}", file=FILE) from error
+
+
+def _compile(source: str) -> jinja2.Template:
+    import jinja2
+
+    from freehold.qwen.sandbox import Sandbox
+
+    try:
+        return Sandbox().from_string(source)
+    except jinja2.exceptions.SecurityError as error:
+        raise RefusedError(f"the chat template is refused: {error}") from error
+    except (jinja2.TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise MalformedError(f"the chat template does not parse: {error}", file=FILE) from error
+
+
+def _render(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
+    import jinja2
+
+    from freehold.qwen.meter import OverBudgetError, metered
+    from freehold.qwen.sandbox import RaisedByTemplateError
+
+    try:
+        with metered(_chars(variables)):
+            return template.render(variables)
+    except RaisedByTemplateError as error:
+        raise _about_messages(f"the model's chat template refuses them: {error}") from error
+    except jinja2.exceptions.SecurityError as error:
+        raise RefusedError(f"the chat template is refused: {error}") from error
+    except (OverBudgetError, RecursionError, MemoryError) as error:
+        raise MalformedError(f"the chat template {error}: it is not run", file=FILE) from error
+    except (jinja2.TemplateError, *SHAPE_ERRORS) as error:
+        raise _about_messages(f"the model's chat template cannot render them: {error}") from error
+
+
+def _about_messages(problem: str) -> FreeholdError:
+    return UsageError(f"messages: {problem}", param="messages")
+
+
+def plain(value: Any, *, param: str, depth: int = 0) -> Any:
+    """A copy made of plain JSON types only, so that a template meets no object with powers.
+
+    Raises ``UsageError`` naming ``param`` for other types, broken Unicode and deep nesting.
+    """
+    if depth > MAX_DEPTH:
+        raise UsageError(f"{param} is nested deeper than {MAX_DEPTH}", param=param)
+    if isinstance(value, str):
+        return _valid_text(str.__str__(value), param)
+    if value is None or type(value) in (bool, int, float):
+        return value
+    if isinstance(value, Mapping):
+        return {
+            plain(k, param=param, depth=depth + 1): plain(v, param=param, depth=depth + 1)
+            for k, v in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [plain(item, param=param, depth=depth + 1) for item in value]
+    raise UsageError(f"{param} holds a {type(value).__name__}: only JSON is allowed", param=param)
+
+
+def _valid_text(text: str, param: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{param} holds half a character (a lone surrogate) at position {error.start}",
+            param=param,
+        ) from error
+    return text
+
+
+def _chars(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(_chars(k) + _chars(v) for k, v in value.items())
+    if isinstance(value, list):
+        return sum(map(_chars, value)) + len(value)
+    return 1

@@ -1,0 +1,291 @@
+"""Text to token ids: Qwen's byte-level BPE, from ``tokenizer.json`` or a GGUF file's tables.
+
+Both sources are checked whole first (every merge's parts and result are in the vocabulary, every id
+has one token), then handed to the ``tokenizers`` library, which does the work. A tokenizer whose
+pipeline is not Qwen's (NFC, the qwen2 split, byte level) is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from freehold.errors import MalformedError
+from freehold.qwen.documents import Reader, parse_json
+from freehold.types import VerifiedModel
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+# Contractions; letters with at most one mark before them; one digit at a time; runs of punctuation;
+# line ends; spaces (all but the last before a word). Source: Qwen's published tokenizer.json.
+SPLIT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+MAX_TOKENS = 1 << 22
+MAX_TOKEN_CHARS = 1 << 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """A token matched in the text before anything else. ``special`` ones are not shown to users."""
+
+    content: str
+    special: bool
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """A byte-level BPE: tokens written in the byte alphabet to ids, merges in order of rank, and
+    the added tokens by id, written plainly."""
+
+    vocab: Mapping[str, int]
+    merges: Sequence[tuple[str, str]]
+    added: Mapping[int, Added] = field(default_factory=dict)
+
+
+class Tokenizer:
+    """Text to ids with the ``tokenizers`` library, and each id's bytes."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._backend = _build(tables)
+        self._bytes = _token_bytes(tables)
+        self.special_ids = frozenset(i for i, added in tables.added.items() if added.special)
+        self._ids = {added.content: i for i, added in tables.added.items()}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; added tokens written in the text keep their meaning. ``text`` must be valid
+        Unicode (no lone surrogates)."""
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token; empty for an id the vocabulary leaves unused."""
+        return self._bytes.get(token, b"")
+
+    def added_id(self, content: str) -> int | None:
+        """The id of an added token, if there is such a token."""
+        return self._ids.get(content)
+
+
+def tokenizer_of(model: VerifiedModel) -> Tokenizer:
+    """Make the model's tokenizer. Raises ``MalformedError`` naming the document and the rule."""
+    if model.format == "gguf":
+        return Tokenizer(from_gguf(model.metadata))
+    file = "tokenizer.json"
+    if file not in model.documents:
+        raise MalformedError(f"{model.name} has no {file}: pull it again", file=file)
+    return Tokenizer(from_tokenizer_json(parse_json(model.documents[file], file=file)))
+
+
+# --- tokenizer.json -------------------------------------------------------------------------------
+
+
+def from_tokenizer_json(document: Any, *, file: str = "tokenizer.json") -> Tables:
+    """Read the Hugging Face format (``tokenizers`` serialisation, version 1.0)."""
+    reader = Reader(document, file=file)
+    _expect_pipeline(reader)
+    model = Reader(reader.get("model"), file=file, within="model")
+    model.expect("type", "BPE", default="BPE")
+    for key in ("dropout", "unk_token"):
+        if model.get(key) is not None:
+            raise model.error(key, "is set: Qwen's tokenizers have none")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        model.expect(key, "", default="")
+    for key in ("fuse_unk", "byte_fallback", "ignore_merges"):
+        model.expect(key, False, default=False)
+    vocab = _vocab(model)
+    merges = [_merge(model, merge) for merge in model.sequence("merges", high=MAX_TOKENS)]
+    added = _added(reader, vocab)
+    # The byte-level vocabulary may list added tokens too, written plainly: they are not byte text.
+    plain = {added_token.content for added_token in added.values()}
+    return _checked(
+        model,
+        Tables(
+            vocab={text: i for text, i in vocab.items() if text not in plain or i not in added},
+            merges=merges,
+            added=added,
+        ),
+    )
+
+
+def _expect_pipeline(reader: Reader) -> None:
+    """Only what changes ids is compared: normaliser, split and byte level."""
+    normalizer = Reader(reader.get("normalizer"), file=reader.file, within="normalizer")
+    normalizer.expect("type", "NFC", default=None)
+    sequence = Reader(reader.get("pre_tokenizer"), file=reader.file, within="pre_tokenizer")
+    sequence.expect("type", "Sequence", default=None)
+    steps = sequence.sequence("pretokenizers", high=2)
+    if len(steps) != 2:
+        raise sequence.error("pretokenizers", "must be Qwen's two: Split, then ByteLevel")
+    split = Reader(steps[0], file=reader.file, within="pre_tokenizer.Split")
+    split.expect("type", "Split", default=None)
+    split.expect("pattern", {"Regex": SPLIT_PATTERN}, default=None)
+    split.expect("behavior", "Isolated", default=None)
+    split.expect("invert", False, default=False)
+    level = Reader(steps[1], file=reader.file, within="pre_tokenizer.ByteLevel")
+    level.expect("type", "ByteLevel", default=None)
+    level.expect("add_prefix_space", False, default=None)
+    level.expect("use_regex", False, default=None)
+    for key in ("truncation", "padding"):
+        if reader.get(key) is not None:
+            raise reader.error(key, "is set: it would change prompts")
+
+
+def _vocab(model: Reader) -> dict[str, int]:
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict) or not 1 <= len(vocab) <= MAX_TOKENS:
+        raise model.error("vocab", f"must be an object of 1 to {MAX_TOKENS} tokens")
+    for text, token in vocab.items():
+        _expect_id(model, "vocab", token)
+        _expect_text(model, "vocab", text)
+    if len(set(vocab.values())) != len(vocab):
+        raise model.error("vocab", "gives one id to two tokens")
+    return vocab
+
+
+def _merge(model: Reader, merge: Any) -> tuple[str, str]:
+    """``"a b"`` in older files, ``["a", "b"]`` in newer ones."""
+    pair = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
+        raise model.error("merges", f"holds {str(merge)[:40]!r}: it must be two tokens")
+    return pair[0], pair[1]
+
+
+def _added(reader: Reader, vocab: Mapping[str, int]) -> dict[int, Added]:
+    if reader.get("added_tokens") is None:
+        return {}
+    result: dict[int, Added] = {}
+    by_id = {token: text for text, token in vocab.items()}
+    for entry in reader.sequence("added_tokens", high=MAX_TOKENS):
+        one = Reader(entry, file=reader.file, within="added_tokens")
+        token = one.integer("id", low=0, high=MAX_TOKENS)
+        content = one.string("content")
+        _expect_text(one, "content", content)
+        if token in result or by_id.get(token, content) != content:
+            raise one.error("id", f"{token} is taken by another token")
+        flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
+        result[token] = Added(
+            content=content, **{flag: one.boolean(flag, default=False) for flag in flags}
+        )
+    return result
+
+
+# --- GGUF -----------------------------------------------------------------------------------------
+
+_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+
+
+def from_gguf(metadata: Mapping[str, Any], *, file: str = "GGUF metadata") -> Tables:
+    """Read ``tokenizer.ggml.*`` (GGUF specification): byte-level tokens, types and merges."""
+    reader = Reader(metadata, file=file, prefix="tokenizer.ggml.")
+    reader.expect("model", "gpt2", default=None)
+    reader.expect("pre", "qwen2", default=None)
+    if reader.boolean("add_bos_token", default=False):
+        raise reader.error("add_bos_token", "is true: Qwen prompts begin with no extra token")
+    texts = reader.sequence("tokens", high=MAX_TOKENS)
+    types = reader.sequence("token_type", high=MAX_TOKENS)
+    if len(types) != len(texts) or not texts:
+        raise reader.error("token_type", f"has {len(types)} entries for {len(texts)} tokens")
+    vocab: dict[str, int] = {}
+    added: dict[int, Added] = {}
+    seen: set[str] = set()
+    for token, (text, kind) in enumerate(zip(texts, types, strict=True)):
+        _expect_text(reader, "tokens", text)
+        if text in seen:
+            raise reader.error("tokens", f"holds {text[:40]!r} twice")
+        seen.add(text)
+        if kind in (_CONTROL, _USER_DEFINED):
+            added[token] = Added(content=text, special=kind == _CONTROL)
+        elif kind == 1:
+            vocab[text] = token
+        elif kind != _UNUSED:
+            raise reader.error("token_type", f"holds {str(kind)[:20]} for token {token}")
+    merges = [_merge(reader, merge) for merge in reader.sequence("merges", high=MAX_TOKENS)]
+    return _checked(reader, Tables(vocab=vocab, merges=merges, added=added))
+
+
+# --- both -----------------------------------------------------------------------------------------
+
+
+def _expect_id(reader: Reader, key: str, token: Any) -> None:
+    if type(token) is not int or not 0 <= token < MAX_TOKENS:
+        raise reader.error(key, f"holds {str(token)[:40]!r}: it must be a token id")
+
+
+def _expect_text(reader: Reader, key: str, text: Any) -> None:
+    if not isinstance(text, str) or not 1 <= len(text) <= MAX_TOKEN_CHARS:
+        raise reader.error(key, "holds a token that is not 1 to 4,096 characters of text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise reader.error(key, "holds half a character (a lone surrogate)")
+
+
+def _checked(reader: Reader, tables: Tables) -> Tables:
+    alphabet = byte_alphabet()
+    for text in tables.vocab:
+        if not alphabet.keys() >= set(text):
+            raise reader.error("tokens", f"{text[:40]!r} is not written in the byte alphabet")
+    missing = [character for character in alphabet if character not in tables.vocab]
+    if missing:
+        raise reader.error("tokens", f"lack {len(missing)} of the 256 single bytes")
+    for left, right in tables.merges:
+        # The library stops the process on a merge it cannot look up; here it is an error.
+        if not {left, right, left + right} <= tables.vocab.keys():
+            raise reader.error("merges", f"{left[:40]!r} + {right[:40]!r} is not in the vocabulary")
+    if len(set(tables.merges)) != len(tables.merges):
+        raise reader.error("merges", "holds one pair twice")
+    contents = {added.content for added in tables.added.values()}
+    if len(contents) != len(tables.added) or contents & tables.vocab.keys():
+        raise reader.error("added_tokens", "holds one text for two ids")
+    return tables
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The visible character that stands for each byte in byte-level BPE files (GPT-2's table):
+    printable Latin-1 stands for itself, the other 68 bytes follow from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    shown = [chr(byte) for byte in printable] + [chr(0x100 + i) for i in range(len(rest))]
+    return dict(zip(shown, printable + rest, strict=True))
+
+
+def _token_bytes(tables: Tables) -> dict[int, bytes]:
+    table = str.maketrans({shown: chr(byte) for shown, byte in byte_alphabet().items()})
+    known = {token: text.translate(table).encode("latin-1") for text, token in tables.vocab.items()}
+    return known | {token: added.content.encode() for token, added in tables.added.items()}
+
+
+def _build(tables: Tables) -> Backend:
+    # Imported here: the library takes a tenth of a second that `freehold --help` does not have.
+    from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+    from tokenizers.models import BPE
+
+    # Added tokens stand in the table too, so that each gets the id it must have.
+    vocab = dict(tables.vocab) | {added.content: i for i, added in tables.added.items()}
+    backend = Tokenizer(BPE(vocab=vocab, merges=list(tables.merges)))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.add_tokens(
+        [
+            AddedToken(
+                added.content,
+                special=added.special,
+                lstrip=added.lstrip,
+                rstrip=added.rstrip,
+                single_word=added.single_word,
+                normalized=added.normalized,
+            )
+            for _, added in sorted(tables.added.items())
+        ]
+    )
+    return backend
