@@ -153,8 +153,6 @@ class _Completion:
         async with aclosing(pieces):
             async for piece in pieces:
                 if not (piece.text or piece.tokens or piece.finish):
-                    # Still worth sending: it tells the client that its prompt has been read.
-                    yield b": prompt read\n\n"
                     continue
                 logprobs = None
                 if top is not None and piece.tokens:

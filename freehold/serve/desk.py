@@ -8,11 +8,13 @@ from typing import cast
 
 from starlette.requests import Request
 
-from freehold.errors import NotFoundError, UsageError
+from freehold.errors import UsageError
+from freehold.serve.errors import Problem, ProblemError
 from freehold.serve.keys import Keyring
 from freehold.serve.limits import Admission, Deadlines, Limits
 from freehold.serve.metrics import Meter, Metrics
 from freehold.serve.prompt import Tokenising
+from freehold.serve.pulse import Pulse
 from freehold.types import Codec, Engine, ModelCard
 
 FINGERPRINT_DIGITS = 12
@@ -53,6 +55,7 @@ class Desk:
         self.metrics = Metrics()
         self.admission = Admission(limits)
         self.deadlines = Deadlines(limits)
+        self.pulse = Pulse([hosted.engine for hosted in models])
         self.models = [Served(hosted, self.metrics) for hosted in models]
         self._by_name: dict[str, Served] = {}
         for served in self.models:
@@ -62,12 +65,17 @@ class Desk:
                 self._by_name[name] = served
 
     def find(self, name: str) -> Served:
-        """The model called ``name``. Raises ``NotFoundError`` naming ``model``."""
+        """The model called ``name``. Raises ``ProblemError`` (404) naming ``model``."""
         served = self._by_name.get(name)
         if served is None:
             known = ", ".join(sorted(self._by_name)) or "none"
-            raise NotFoundError(
-                f"the model {name[:128]!r} is not served here; these are: {known}", param="model"
+            raise ProblemError(
+                Problem(
+                    status=404,
+                    message=f"the model {name[:128]!r} is not served here; these are: {known}",
+                    param="model",
+                    code="model_not_found",
+                )
             )
         return served
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
-from freehold.errors import EngineError
-from freehold.serve.desk import Desk, Hosted, desk_of
+from freehold.serve.desk import Hosted, desk_of
+from freehold.serve.pulse import engine_stats
 from freehold.serve.wire import encode
-from freehold.types import EngineStats
-
-_ENGINE_SECONDS = 5.0
 
 
 async def list_models(request: Request) -> Response:
@@ -48,7 +44,7 @@ async def health(request: Request) -> Response:
     desk = desk_of(request)
     if desk.deadlines.draining:
         return _json({"status": "draining"}, 503)
-    if any(stats is None for _, stats in await _engines(desk)):
+    if not await desk.pulse.beats():
         return _json({"status": "engine-down"}, 503)
     return _json({"status": "ok"})
 
@@ -56,28 +52,11 @@ async def health(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """The Prometheus page."""
     desk = desk_of(request)
-    page = desk.metrics.page(desk.admission.inside, await _engines(desk))
+    hosted = [served.hosted for served in desk.models]
+    stats = await engine_stats([one.engine for one in hosted])
+    engines = zip((one.name for one in hosted), stats, strict=True)
+    page = desk.metrics.page(desk.admission.inside, engines)
     return Response(page, media_type=CONTENT_TYPE_LATEST)
-
-
-async def _engines(desk: Desk) -> list[tuple[str, EngineStats | None]]:
-    names = [served.hosted.name for served in desk.models]
-    return list(
-        zip(
-            names,
-            await asyncio.gather(*(_stats(served.hosted) for served in desk.models)),
-            strict=True,
-        )
-    )
-
-
-async def _stats(hosted: Hosted) -> EngineStats | None:
-    """The engine's numbers; ``None`` when it is gone or says nothing."""
-    try:
-        async with asyncio.timeout(_ENGINE_SECONDS):
-            return await hosted.engine.stats()
-    except (EngineError, TimeoutError):
-        return None
 
 
 def _json(data: object, status: int = 200) -> Response:

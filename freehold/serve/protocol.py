@@ -100,10 +100,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self._receive_timer = self.loop.call_later(seconds, self._too_slow)
 
     def _too_slow(self) -> None:
-        answered = self.cycle is not None and self.cycle.response_started
-        if self._head_bytes == 0 and self._reading_head:
-            self.transport.close()
-        elif answered:
+        cycle = self.cycle
+        if self._reading_head:
+            # An earlier request's answer may still be going out, if the client pipelines.
+            mute = self._head_bytes == 0 or (cycle is not None and not cycle.response_complete)
+        else:
+            mute = cycle.response_started
+        if mute:
             self.transport.abort()
         else:
             self._refuse(_SLOW)

@@ -96,7 +96,7 @@ Ignored = Annotated[Any, Field(description="Accepted and ignored: it cannot chan
 Text = Annotated[str, Field(max_length=512)]
 Stops = Annotated[list[str], BeforeValidator(_stops)]
 Biases = Annotated[dict[int, float], BeforeValidator(_biases)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1 << 31)]
 
 
 # --- base -----------------------------------------------------------------------------------------
@@ -168,13 +168,13 @@ class Generation(Strict):
     n: Count = 1
     temperature: float = 1.0
     top_p: float = 1.0
-    top_k: int = 0
+    top_k: Annotated[int, Field(ge=0, le=1 << 31)] = 0
     min_p: float = 0.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Biases = {}
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
     stop: Stops = []
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -323,11 +323,11 @@ class CompletionRequest(Generation):
     """The body of ``POST /v1/completions``. ``prompt``'s four shapes are read in ``prompt.py``."""
 
     prompt: Any
-    max_tokens: Annotated[int, Field(ge=0)] = 16
+    max_tokens: Annotated[int, Field(ge=0, le=1 << 31)] = 16
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool = False
 
-    best_of: int | None = None
+    best_of: Count | None = None
     suffix: Annotated[
         Any, refused("is not supported: write the model's own fill-in tokens in prompt", "")
     ] = None

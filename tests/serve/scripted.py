@@ -234,6 +234,7 @@ class Opened:
         engine: Any,
         codec: Any,
         limits: Limits,
+        *,
         binding: Binding | None = None,
         card: ModelCard | None = None,
     ) -> None:
@@ -301,10 +302,10 @@ def _program(folder: str, drain_seconds: str, delay: str) -> None:
             build([hosted], keys, limits),
             Binding(port=0),
             drain_seconds=limits.drain_seconds,
-            on_ready=lambda url: print(url, key, flush=True),  # noqa: T201
+            on_ready=lambda url: print(url, key, flush=True),
         )
     )
-    print("ended well", flush=True)  # noqa: T201
+    print("ended well", flush=True)
 
 
 if __name__ == "__main__":
