@@ -171,7 +171,7 @@ class _Metering(NodeTransformer):
         return node
 
 
-def _wrap(function: str, args: list[nodes.Expr]) -> nodes.Call:
+def _wrap(function: str, args: list[Any]) -> nodes.Call:
     # An attribute of the environment: a name could be shadowed by the template.
     return nodes.Call(nodes.EnvironmentAttribute(function), args, [], None, None)
 
