@@ -6,7 +6,7 @@ Text, chat templates and tools stay on the counter's side of ``Codec``; the engi
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -225,10 +225,10 @@ class Engine(Protocol):
 
     def generate(
         self, ids: Ids, sampling: Sampling, *, adapter: str | None = None, taps: Sequence[Tap] = ()
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         """Yield ``Prefilled``, then ``Token`` by ``Token``, then ``Done``.
 
-        Closing the iterator cancels the request and frees what it holds. Raises
+        Closing the generator cancels the request and frees what it holds. Raises
         ``ContextOverflowError``, ``BusyError``, ``UsageError`` or ``EngineError``.
         """
         ...

@@ -57,6 +57,6 @@ async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Livin
             raise IntegrityError(
                 f"{name} changed on disk while it was being loaded: run `freehold verify {name}`"
             )
-        yield Living(name=verified.name, engine=engine, codec=codec(verified))
+        yield Living(name=verified.name, engine=engine, codec=codec.load(verified))
     finally:
         await engine.close()
