@@ -214,7 +214,9 @@ class _Reader:
 
     def _refuse_split(self, metadata: dict[str, Any]) -> None:
         parts = metadata.get("split.count", 1)
-        if parts not in {0, 1}:
+        if type(parts) is not int:
+            self.fail(f"split.count is {str(parts)[:40]!r}, not a number")
+        if parts > 1:
             raise UsageError(
                 f"{self.file} is one of {parts} parts of a split GGUF model. Join them first with "
                 "`llama-gguf-split --merge`, or choose a file that is whole.",

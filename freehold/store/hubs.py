@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 4.0
 READ_SECONDS = 20.0
+LISTING_SECONDS = 10.0
 MAX_STALLS = 3  # connections in a row that brought nothing
 MAX_CONNECTIONS = 100  # for one file, however much each brought
 PAUSE_SECONDS = 1.0
@@ -57,7 +58,7 @@ class HuggingFace:
             info = api.model_info(
                 wanted.repository,
                 files_metadata=True,
-                timeout=(CONNECT_SECONDS, READ_SECONDS, READ_SECONDS, CONNECT_SECONDS),
+                timeout=(CONNECT_SECONDS, LISTING_SECONDS, LISTING_SECONDS, CONNECT_SECONDS),
             )
             files = tuple(_hf_file(sibling) for sibling in info.siblings or ())
             licence = (info.card_data or {}).get("license")
@@ -141,21 +142,24 @@ class ModelScope:
         from modelscope_hub.api import HubApi
         from modelscope_hub.config import HubConfig
 
-        token = _modelscope_token()
-        return HubApi(
-            HubConfig(endpoint=self.endpoint, token=token, config_dir=Path(settings)),
-            user_agent=f"freehold/{__version__}",
+        folder = Path(settings)
+        config = HubConfig(
+            endpoint=self.endpoint,
+            token=_modelscope_token(),
+            config_dir=folder,
+            cache_dir=folder,
         )
+        return HubApi(config, user_agent=f"freehold/{__version__}")
 
 
 def _quiet() -> None:
     """Settings that the clients read when they are imported: no telemetry, no long retries."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("MODELSCOPE_API_CONNECT_TIMEOUT", str(int(CONNECT_SECONDS)))
-    os.environ.setdefault("MODELSCOPE_API_TIMEOUT", str(int(READ_SECONDS)))
-    os.environ.setdefault("MODELSCOPE_API_MAX_RETRIES", "0")
+    os.environ.setdefault("MODELSCOPE_API_TIMEOUT", str(int(LISTING_SECONDS)))
+    os.environ.setdefault("MODELSCOPE_API_MAX_RETRIES", "1")
     os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS", "1")
-    os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS", str(int(READ_SECONDS)))
+    os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS", str(int(LISTING_SECONDS)))
     os.environ.setdefault("MODELSCOPE_LOG_LEVEL", "CRITICAL")
 
 

@@ -7,6 +7,7 @@ models out of one file. Here both are errors. Source: RFC 8259, and RFC 8785 for
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ MAX_DEPTH = 32
 # Real tokenizers of 250,000 tokens have a million separators. A parsed one costs up to 120 bytes.
 MAX_SEPARATORS = 4_000_000
 MAX_CONTAINERS = 1_000_000
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse(data: bytes, *, file: str, max_bytes: int) -> Any:
@@ -56,6 +58,8 @@ def parse(data: bytes, *, file: str, max_bytes: int) -> Any:
         refuse(f"not JSON ({error})")
     if _depth(value) > MAX_DEPTH:
         refuse(f"nested deeper than {MAX_DEPTH}")
+    if _SURROGATE.search(text) and not _encodable(value):
+        refuse("text holds half a surrogate pair, which is no character")
     return value
 
 
@@ -63,6 +67,14 @@ def canonical(value: Any) -> bytes:
     """The one byte form of a value: sorted keys, no spaces, UTF-8. Integers and strings only, for
     which RFC 8785 and this agree."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _encodable(value: Any) -> bool:
+    try:
+        canonical(value)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _depth(value: Any) -> int:

@@ -99,6 +99,16 @@ class Store:
         """The folder of all blobs."""
         return self.root / "blobs" / "sha256"
 
+    def weights_path(self, name: str) -> Path:
+        """The one weight file of an admitted model, for tools that read files by themselves. Its
+        bytes are not checked. Raises ``NotFoundError``, and ``UsageError`` if there are several."""
+        weights = [
+            f for f in self.manifest(name).files if f.path.endswith((".gguf", ".safetensors"))
+        ]
+        if len(weights) != 1:
+            raise UsageError(f"{name} has its weights in {len(weights)} files.", param="model")
+        return self.blob(weights[0].sha256)
+
     # --- writing ----------------------------------------------------------------------------------
 
     def remove(self, name: str) -> None:
