@@ -52,6 +52,8 @@ async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Livin
         ),
         progress=bar,
     )
+    # A live bar would keep the terminal's output to itself, and with it line editing.
+    bar.close()
     try:
         if engine.card.digest != verified.digest:
             raise IntegrityError(

@@ -89,11 +89,11 @@ class Bar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
+        self.close()
 
     def start(self, total: int, what: str) -> None:
         """Begin a piece of work of ``total`` bytes, called ``what``."""
-        self._close()
+        self.close()
         self._what, self._total, self._done, self._tenths = what, total, 0, 0
         if self._quiet:
             return
@@ -137,7 +137,8 @@ class Bar:
         elif not self._quiet:
             say(line)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Leave the finished bar on the screen and give the terminal back."""
         if self._live is not None:
             self._live.stop()
             self._live = self._task = None
