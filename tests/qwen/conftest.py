@@ -98,8 +98,8 @@ def small_tokenizer_json() -> dict[str, Any]:
         "added_tokens": added,
         "normalizer": {"type": "NFC"},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
-        "post_processor": {"type": "ByteLevel", "add_prefix_space": False},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": False},
+        "post_processor": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False},
         "model": {
             "type": "BPE",
             "dropout": None,

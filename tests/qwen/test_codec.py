@@ -1,0 +1,113 @@
+"""The codec as serve uses it: messages to ids, ids to text, and what ends an answer."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from freehold.errors import MalformedError, UsageError
+from freehold.qwen import codec
+from freehold.types import VerifiedModel
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+
+
+def delivered(make: SimpleNamespace, **documents: Any) -> VerifiedModel:
+    files = {
+        "config.json": make.small_config(),
+        "tokenizer.json": make.small_tokenizer_json(),
+        "tokenizer_config.json": {"chat_template": TEMPLATE},
+    }
+    files |= {name.replace("__", "."): value for name, value in documents.items()}
+    return make.verified(documents={name: json.dumps(v).encode() for name, v in files.items()})
+
+
+@pytest.fixture(scope="module")
+def small(make: SimpleNamespace) -> codec.QwenCodec:
+    return codec.load(delivered(make))
+
+
+def shown(words: codec.QwenCodec, ids: list[int]) -> str:
+    return b"".join(map(words.token_bytes, ids)).decode()
+
+
+def test_chat_renders_and_tokenises(small: codec.QwenCodec) -> None:
+    ids = small.chat([{"role": "user", "content": "hello ä"}])
+    # Jinja drops the template's own last line end.
+    text = "<|im_start|>user\nhello ä<|im_end|>\n<|im_start|>assistant"
+    assert shown(small, ids) == text
+    assert ids == small.text(text)
+    assert ids[0] == 265  # the turn token is one id, not its letters
+
+
+def test_text_parts_are_joined(small: codec.QwenCodec) -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    joined = small.chat([{"role": "user", "content": "one\ntwo"}])
+    assert small.chat([{"role": "user", "content": parts}]) == joined
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[{"type": "image_url"}], ["text"], [{"type": "text"}], [{"type": "text", "text": 3}], 7.5j],
+)
+def test_other_parts_are_refused(small: codec.QwenCodec, content: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        small.chat([{"role": "user", "content": content}])
+    assert caught.value.param == "messages"
+
+
+def test_broken_unicode_is_named(small: codec.QwenCodec) -> None:
+    with pytest.raises(UsageError) as caught:
+        small.text("a\ud800b")
+    assert caught.value.param == "prompt"
+
+
+def test_decoder_shows_text_and_hides_control_tokens(small: codec.QwenCodec) -> None:
+    decoder = small.decoder(stop=["lo"])
+    deltas = [decoder.push(token) for token in small.text("<|im_start|>he<tool_call>hello there")]
+    assert "".join(delta.text for delta in deltas) == "he<tool_call>hel"
+    assert deltas[-1].stopped
+
+
+def test_stop_ids_come_from_everywhere(make: SimpleNamespace) -> None:
+    """The named turn tokens (264, 266), config.json (266) and generation_config.json."""
+    assert codec.load(delivered(make)).stop_ids == (264, 266)
+    generation = {"eos_token_id": [7, 264]}
+    assert codec.load(delivered(make, generation_config__json=generation)).stop_ids == (7, 264, 266)
+
+
+@pytest.mark.parametrize("eos", [-1, "x", [None], [1.5], True, 2**50, {}])
+def test_malformed_generation_config(make: SimpleNamespace, eos: Any) -> None:
+    with pytest.raises(MalformedError, match="generation_config"):
+        codec.load(delivered(make, generation_config__json={"eos_token_id": eos}))
+
+
+def test_base_model_without_a_template(make: SimpleNamespace) -> None:
+    base = codec.load(delivered(make, tokenizer_config__json={}))
+    assert base.text("hello")
+    with pytest.raises(UsageError, match="no chat template"):
+        base.chat([{"role": "user", "content": "hi"}])
+
+
+def test_missing_documents_are_named(make: SimpleNamespace) -> None:
+    model = delivered(make)
+    for name in ("config.json", "tokenizer.json"):
+        documents = {k: v for k, v in model.documents.items() if k != name}
+        with pytest.raises(MalformedError, match=name):
+            codec.load(make.verified(documents=documents))
+
+
+def test_the_real_codec(real: VerifiedModel) -> None:
+    """The default model's own ids for its turn tokens, and a known prompt."""
+    words = codec.load(real)
+    assert words.stop_ids == (151_643, 151_645)
+    ids = words.chat([{"role": "user", "content": "hi"}])
+    assert ids[:3] == [151_644, 8_948, 198]
+    assert ids[-3:] == [151_644, 77_091, 198]
+    assert words.token_bytes(151_935) == b""
