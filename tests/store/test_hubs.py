@@ -53,17 +53,11 @@ def test_brings_a_gguf_repository(
 
 
 def test_brings_safetensors_and_leaves_code(
-    store: Store,
-    hub: Any,
-    source: Source,
-    make_folder: Callable[..., Path],
-    tmp_path: Path,
-    progress: Any,
+    store: Store, hub: Any, source: Source, folder_model: Path, progress: Any
 ) -> None:
-    folder = make_folder(tmp_path / "up")
     for name in ("modeling.py", "pytorch_model.bin", "README.md"):
-        (folder / name).write_text("not to be fetched")
-    hub.add("Qwen/Tiny", folder)
+        (folder_model / name).write_text("not to be fetched")
+    hub.add("Qwen/Tiny", folder_model)
     pull(store, "Qwen/Tiny", sources=[source], progress=progress)
     assert set(verify(store, "Qwen/Tiny").documents) == {
         "config.json", "tokenizer.json", "merges.txt",
@@ -125,7 +119,7 @@ def test_redirects_are_followed(store: Store, hub: Any, data: bytes, progress: A
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_connection_that_breaks_is_resumed(
-    store: Store, hub: Any, data: bytes, source: Source, progress: Any, ranges: bool
+    store: Store, hub: Any, source: Source, progress: Any, ranges: bool
 ) -> None:
     hub.cut_after, hub.cuts, hub.ranges = 30_000, 3, ranges
     pull(store, "Qwen/Tiny", sources=[source], progress=progress)
@@ -133,7 +127,7 @@ def test_a_connection_that_breaks_is_resumed(
     assert len(asked) == 4
     assert asked[0] is None
     assert all(header and header != "bytes=0-" for header in asked[1:])
-    assert progress.advanced == len(data)
+    assert progress.advanced == len(hub.files["Qwen/Tiny"]["tiny.gguf"])
     verify(store, "Qwen/Tiny")
 
 
@@ -224,13 +218,12 @@ def test_a_file_that_changes_while_it_is_resumed(
 
 
 def test_a_repository_that_changed_since_the_first_try(
-    store: Store, hub: Any, source: Source, make_gguf: Callable[..., Path], tmp_path: Path,
-    progress: Any,
-) -> None:  # fmt: skip
+    store: Store, hub: Any, source: Source, gguf_file: Path, progress: Any
+) -> None:
     hub.cut_after, hub.ranges = 30_000, False
     with pytest.raises(SourceError):
         pull(store, "Qwen/Tiny", sources=[source], progress=progress)
-    hub.add("Qwen/Tiny", make_gguf(tmp_path / "new" / "tiny.gguf", rows=200, seed=5).parent)
+    hub.add("Qwen/Tiny", gguf_file.parent)
     hub.cut_after, hub.ranges = None, True
     pull(store, "Qwen/Tiny", sources=[source], progress=progress)
     assert "range" not in hub.file_requests()[-1]
@@ -314,7 +307,7 @@ def test_a_pinned_model_is_not_taken_from_a_hub_that_lists_another(
 ) -> None:
     name = "qwen2.5-coder-0.5b-instruct"
     repository = import_module("freehold.store.catalog").catalog()[name].repository
-    hub.files[repository] = {f"{name}-q4_k_m.gguf": data}
+    hub.files[repository] = {f"{name}-q4_k_m.gguf": b"GGUF of another kind"}
     with pytest.raises(SourceError, match="is not the one in the catalog"):
         pull(store, name, sources=[source], progress=progress)
     assert hub.file_requests() == []
