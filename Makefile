@@ -38,9 +38,13 @@ format: $(VENV)/dev
 docs: $(VENV)/dev
 	$(BIN)/python docs/generate.py
 
-# make lock   pin what is installed now
-lock: $(VENV)/dev
-	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' > constraints.txt
+# make lock   pin the newest versions that fit, in a fresh .venv
+lock:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip --disable-pip-version-check install --quiet --editable '.[lab,dev]'
+	@echo "# What \`make\` installs: exact versions of everything, made by \`make lock\`." > constraints.txt
+	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' >> constraints.txt
 
 # make clean  remove .venv; models stay where they are
 clean:
