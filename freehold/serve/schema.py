@@ -196,11 +196,12 @@ class Generation(Strict):
 
 
 def _role(value: object) -> object:
+    if not isinstance(value, str):
+        raise fault("must be a string: system, developer, user or assistant")
     if value in {"tool", "function"}:
         raise fault(f"is {value!r}, which {TOOLS}")
-    if not isinstance(value, str) or value not in _ROLES:
-        shown = _short(value) if isinstance(value, str) else type(value).__name__
-        raise fault(f"is {shown!r}: it must be system, developer, user or assistant")
+    if value not in _ROLES:
+        raise fault(f"is {_short(value)!r}: it must be system, developer, user or assistant")
     return _ROLES[value]
 
 

@@ -138,6 +138,9 @@ class ScriptedEngine:
     started: int = 0
     closed: int = 0
     finished: int = 0
+    most: int = 0
+    """How many answers were under way at once."""
+
     seen: list[Sampling] = field(default_factory=list)
     prompts: list[list[int]] = field(default_factory=list)
 
@@ -147,12 +150,12 @@ class ScriptedEngine:
         assert adapter is None
         assert not taps
         self.started += 1
+        self.most = max(self.most, self.started - self.closed)
         self.seen.append(sampling)
         self.prompts.append(list(ids))
         try:
             async for event in self._events(list(ids), sampling):
                 yield event
-            self.finished += 1
         finally:
             self.closed += 1
 
@@ -172,8 +175,10 @@ class ScriptedEngine:
             yield _token(token, sampling.logprobs)
             count += 1
             if count == sampling.max_tokens:
+                self.finished += 1
                 yield Done(reason="length", output_tokens=count)
                 return
+        self.finished += 1
         yield Done(reason="stop", output_tokens=count)
 
     async def score(
