@@ -172,19 +172,24 @@ class Scheduler:
         )
         if prompts:
             shortest = min(prompts, key=lambda r: (r.left, r.number))
-            sizes[shortest.number] = self._piece(shortest, left, 0, most=max(1, left.tokens // 4))
+            lane = _Left(tokens=left.tokens // 4, rows=left.rows // 4)
+            left.tokens -= lane.tokens
+            left.rows -= lane.rows
+            sizes[shortest.number] = self._piece(shortest, lane, 0)
+            left.tokens += lane.tokens
+            left.rows += lane.rows
         for request in prompts:
             given = sizes.get(request.number, 0)
             sizes[request.number] = given + self._piece(request, left, given)
         return [(r, sizes[r.number]) for r in ready if sizes[r.number]]
 
-    def _piece(self, request: Request, left: _Left, given: int, *, most: int | None = None) -> int:
+    def _piece(self, request: Request, left: _Left, given: int) -> int:
         """Take tokens for ``request``, which has been given some, from what is left of the step.
 
         A text to score goes through in pieces of which all rows or none are wanted, so that never
         more than ``SCORE_ROWS`` rows of its logits are held.
         """
-        n = min(request.left - given, left.tokens if most is None else most)
+        n = min(request.left - given, left.tokens)
         if request.chooser is None:
             if request.length < request.scored:
                 n = min(n, request.scored - request.length - given)
@@ -211,6 +216,7 @@ class Scheduler:
             older.number < request.number
             and older.shares_prefix
             and not older.prefilled
+            and not older.stalled
             and len(older.names) > i
             and older.names[i] == request.names[i]
             for older in self.running
