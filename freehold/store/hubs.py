@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from freehold import __version__
-from freehold.errors import SourceError
+from freehold.errors import FreeholdError, SourceError, UsageError
 from freehold.store.sources import UNKNOWN_LICENCE, Listing, RemoteFile, Wanted
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 4.0
 READ_SECONDS = 20.0
-LISTING_SECONDS = 10.0
+LISTING_SECONDS = 8.0  # for a whole listing, looking up the name included
 MAX_STALLS = 3  # connections in a row that brought nothing
 MAX_CONNECTIONS = 100  # for one file, however much each brought
 PAUSE_SECONDS = 1.0
@@ -44,9 +47,14 @@ class HuggingFace:
     attests: Attestation = "hub"
 
     def __init__(self, endpoint: str | None = None) -> None:
-        self.endpoint = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+        self.endpoint = _address(
+            endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+        )
 
     def listing(self, wanted: Wanted) -> Listing:
+        return _in_time(lambda: self._listing(wanted), self.endpoint)
+
+    def _listing(self, wanted: Wanted) -> Listing:
         _quiet()
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
@@ -96,11 +104,14 @@ class ModelScope:
     revision = "master"  # the hub lists no commit; the SHA-256 of each file pins the content
 
     def __init__(self, endpoint: str | None = None) -> None:
-        self.endpoint = (
+        self.endpoint = _address(
             endpoint or os.environ.get("MODELSCOPE_ENDPOINT") or "https://www.modelscope.cn"
         )
 
     def listing(self, wanted: Wanted) -> Listing:
+        return _in_time(lambda: self._listing(wanted), self.endpoint)
+
+    def _listing(self, wanted: Wanted) -> Listing:
         _quiet()
         from modelscope_hub.errors import APIError, HubError
 
@@ -161,6 +172,43 @@ def _quiet() -> None:
     os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS", "1")
     os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS", str(int(LISTING_SECONDS)))
     os.environ.setdefault("MODELSCOPE_LOG_LEVEL", "CRITICAL")
+
+
+def _address(endpoint: str) -> str:
+    """Check an endpoint that a user may have mistyped."""
+    try:
+        parts = urlsplit(endpoint)
+        sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UsageError(
+            f"{endpoint[:200]!r} is no address of a hub: it must begin with https:// and name a "
+            "host. Look at HF_ENDPOINT and MODELSCOPE_ENDPOINT.",
+            param="sources",
+        )
+    return endpoint.rstrip("/")
+
+
+def _in_time(ask: Callable[[], Listing], endpoint: str) -> Listing:
+    """Ask for a listing, but give up after ``LISTING_SECONDS``: no timeout of an HTTP client covers
+    a name server that is silent, as is usual where a network is closed."""
+    future: Future[Listing] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(ask())
+        except FreeholdError as error:
+            future.set_exception(error)
+
+    # A daemon thread: a name server that never answers must not keep the process alive.
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return future.result(LISTING_SECONDS)
+    except TimeoutError:
+        raise SourceError(
+            f"{endpoint} cannot be reached (no answer in {LISTING_SECONDS:.0f} seconds)."
+        ) from None
 
 
 def _hf_token() -> str:

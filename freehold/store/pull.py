@@ -11,6 +11,7 @@ from pathlib import Path
 from freehold.errors import (
     DigestError,
     FreeholdError,
+    IntegrityError,
     NotFoundError,
     RefusedError,
     SourceError,
@@ -49,7 +50,12 @@ def pull(store: Store, ref: str, *, sources: Sequence[Source], progress: Progres
         if held is None or wanted.folder is not None:
             if wanted.folder is not None:
                 sources = [FolderSource(wanted.folder)]
-            arrived = _from_any(store, wanted, sources, progress, held)
+            try:
+                arrived = _from_any(store, wanted, sources, progress, held)
+            except (IntegrityError, UsageError):
+                # Such files get no better by another try; what is only unfinished stays.
+                store.clear_quarantine(wanted.name)
+                raise
         else:
             arrived = held
         store.clear_quarantine(wanted.name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from freehold.errors import DigestError, SourceError
+from freehold.errors import DigestError, SourceError, UsageError
 from freehold.store import Source, Store, hubs, pull, verify
 from freehold.store.hubs import HuggingFace, ModelScope
 
@@ -311,3 +311,25 @@ def test_a_pinned_model_is_not_taken_from_a_hub_that_lists_another(
     with pytest.raises(SourceError, match="is not the one in the catalog"):
         pull(store, name, sources=[source], progress=progress)
     assert hub.file_requests() == []
+
+
+MISTYPED = ("huggingface.co", "ftp://a.b", "https://", "http://[a", "http://a:b")
+
+
+@pytest.mark.parametrize("endpoint", MISTYPED)
+def test_a_mistyped_endpoint_is_named(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    for variable, kind in (("HF_ENDPOINT", HuggingFace), ("MODELSCOPE_ENDPOINT", ModelScope)):
+        monkeypatch.setenv(variable, endpoint)
+        with pytest.raises(UsageError, match="HF_ENDPOINT"):
+            kind()
+
+
+@pytest.mark.parametrize("kind", [HuggingFace, ModelScope])
+def test_a_hub_that_says_nothing_is_given_up(
+    store: Store, kind: Any, progress: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubs, "LISTING_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = kind(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(SourceError, match="cannot be reached"):
+            pull(store, "Qwen/Tiny", sources=[source], progress=progress)

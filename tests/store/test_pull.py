@@ -155,8 +155,7 @@ def test_malformed_files_are_not_admitted(store: Store, gguf_file: Path, progres
     gguf_file.write_bytes(gguf_file.read_bytes() + b"\1")
     with pytest.raises(MalformedError):
         pull(store, str(gguf_file), sources=[], progress=progress)
-    assert store.list() == []
-    assert not any(name.startswith("blobs") for name in files_in(store))
+    assert files_in(store) == set()
 
 
 # --- the catalog ----------------------------------------------------------------------------------
@@ -385,7 +384,7 @@ def test_killed_at_a_hundred_moments(
     hub: Any,
     place: str,
 ) -> None:
-    path = make_gguf(tmp_path / "usb" / "m.gguf", rows=20_000 if place == "folder" else 500)
+    path = make_gguf(tmp_path / "usb" / "m.gguf", rows=20_000 if place == "folder" else 100)
     hub.add("Qwen/Tiny", path.parent)
     hub.pause = 0.0002
     where = [str(path)] if place == "folder" else ["Qwen/Tiny", hub.url]
