@@ -224,6 +224,7 @@ class Running:
     codec: Any
     keys: Keyring
     app: Any
+    loop: asyncio.AbstractEventLoop
 
     @property
     def auth(self) -> dict[str, str]:
@@ -280,6 +281,7 @@ class Opened:
                 codec=self._codec,
                 keys=self._keys,
                 app=app,
+                loop=self._loop,
             )
             self._ready.set()
 

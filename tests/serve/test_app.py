@@ -1,0 +1,140 @@
+"""The application as a whole: its routes, and who may use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from freehold.errors import UsageError
+from freehold.serve.app import Hosted, Limits, build
+from freehold.serve.keys import Keyring
+from freehold.serve.middleware import OPEN_PATHS
+
+
+def _routes(app: Any) -> list[tuple[str, str]]:
+    found = [
+        (method, route.path.replace("{model:path}", "scripted-1"))
+        for route in app.routes
+        for method in sorted(route.methods)
+    ]
+    assert ("POST", "/v1/chat/completions") in found
+    assert len(found) >= 10
+    return found
+
+
+NOWHERE = [("GET", "/"), ("GET", "/nope"), ("POST", "/v1/embeddings"), ("GET", "/docs")]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer  x",
+        "Bearer wrong",
+        "Bearer fh-aaaaaaaaaaaa-wrong",
+        "Basic dXNlcjpwYXNz",
+        "KEY",
+    ],
+)
+def test_every_route_refuses_a_call_without_a_key(shared_counter: Any, header: str | None) -> None:
+    headers = {} if header is None else {"authorization": header.replace("KEY", shared_counter.key)}
+    with httpx.Client(base_url=shared_counter.url, headers=headers) as client:
+        for method, path in [*_routes(shared_counter.app), *NOWHERE, ("PUT", "/v1/models")]:
+            if path in OPEN_PATHS:
+                continue
+            answer = client.request(method, path)
+            assert answer.status_code == 401, (method, path)
+            assert answer.headers["www-authenticate"] == 'Bearer realm="freehold"'
+            if method != "HEAD":
+                error = answer.json()["error"]
+                assert error["type"] == "invalid_request_error"
+                assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_only_health_is_open() -> None:
+    assert {"/health"} == OPEN_PATHS
+
+
+@pytest.mark.parametrize("path", ["/health/", "/health/../metrics", "//health", "/HEALTH"])
+def test_nothing_like_health_is_open(shared_counter: Any, path: str) -> None:
+    url = httpx.URL(shared_counter.url).copy_with(raw_path=path.encode())
+    assert httpx.get(url).status_code == 401
+
+
+def test_official_client_sees_a_wrong_key(shared_counter: Any) -> None:
+    client = openai.OpenAI(base_url=f"{shared_counter.url}/v1", api_key="wrong", max_retries=0)
+    with pytest.raises(openai.AuthenticationError) as caught:
+        client.models.list()
+    assert caught.value.code == "invalid_api_key"
+
+
+def test_a_revoked_key_ends_at_once(counter: Callable[..., Any]) -> None:
+    running = counter()
+    new = running.keys.add("guest")
+    headers = {"authorization": f"bearer {new.secret}"}
+    assert httpx.get(running.url + "/v1/models", headers=headers).status_code == 200
+    running.keys.revoke("guest")
+    assert httpx.get(running.url + "/v1/models", headers=headers).status_code == 401
+
+
+def test_unknown_paths_and_methods(http: httpx.Client) -> None:
+    for method, path in NOWHERE:
+        answer = http.request(method, path)
+        assert answer.status_code == 404, path
+        assert answer.json()["error"]["code"] == "unknown_url"
+    for method, path, allowed in [
+        ("PUT", "/v1/models", "GET, HEAD"),
+        ("GET", "/v1/chat/completions", "POST"),
+        ("OPTIONS", "/v1/completions", "POST"),
+        ("DELETE", "/health", "GET, HEAD"),
+    ]:
+        answer = http.request(method, path)
+        assert answer.status_code == 405, path
+        assert answer.json()["error"]["code"] == "method_not_allowed"
+        assert answer.headers["allow"] == allowed
+
+
+def test_no_cross_origin_headers(http: httpx.Client) -> None:
+    for method in ("GET", "OPTIONS"):
+        answer = http.request(method, "/v1/models", headers={"origin": "https://example.org"})
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_head(http: httpx.Client) -> None:
+    for path in ("/health", "/metrics", "/v1/models", "/v1/models/scripted-1"):
+        answer = http.head(path)
+        assert answer.status_code == 200
+        assert answer.content == b""
+
+
+def test_openapi_is_whole_and_local(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    text = json.dumps(document)
+    schemas = document["components"]["schemas"]
+    for reference in set(text.split('"$ref": "')[1:]):
+        name = reference.split('"')[0].removeprefix("#/components/schemas/")
+        assert name in schemas
+    assert {"ChatRequest", "CompletionRequest", "ChatMessage"} <= set(schemas)
+    assert set(document["paths"]) >= {"/v1/chat/completions", "/v1/completions", "/v1/models"}
+    assert "http" not in text.replace("https://json-schema.org", "")
+
+
+def test_two_models_of_one_name_are_refused(scripted: Any, tmp_path: Any) -> None:
+    keys = Keyring(f"sqlite:///{tmp_path / 'keys.db'}")
+    one = Hosted(
+        name="a",
+        card=scripted.CARD,
+        engine=scripted.ScriptedEngine(),
+        codec=scripted.ScriptedCodec(),
+        created=0,
+        aliases=("a",),
+    )
+    with pytest.raises(UsageError, match="two models"):
+        build([one], keys, Limits())
