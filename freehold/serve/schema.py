@@ -206,14 +206,14 @@ def _role(value: object) -> object:
 
 
 def _content(value: object) -> object:
-    """A string, or parts of type text, joined as OpenAI's models read them."""
+    """A string, or parts of type text, joined by line ends as the codec would join them."""
     if not isinstance(value, list):
         if not isinstance(value, str):
             raise fault("must be a string or a list of content parts")
         return value
     if not 0 < len(value) <= MAX_PARTS:
         raise fault(f"holds {len(value)} parts: 1 to {MAX_PARTS} are allowed")
-    return "".join(_part(part, f"[{place}]") for place, part in enumerate(value))
+    return "\n".join(_part(part, f"[{place}]") for place, part in enumerate(value))
 
 
 def _part(part: object, at: str) -> str:

@@ -263,10 +263,10 @@ def test_messages_reach_the_codec(counter: Callable[..., Any]) -> None:
     back: Any = first.choices[0].message.model_dump()
     client.chat.completions.create(model=NAME, messages=[*_ask("x"), back, *_ask("y")])
     assert running.codec.messages == [
-        [{"role": "system", "content": "be brief"}, {"role": "user", "content": "ab"}],
+        [{"role": "system", "content": "be brief"}, {"role": "user", "content": "a\nb"}],
         [
             {"role": "user", "content": "x"},
-            {"role": "assistant", "content": "ab"},
+            {"role": "assistant", "content": "a\nb"},
             {"role": "user", "content": "y"},
         ],
     ]
