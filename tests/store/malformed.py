@@ -385,11 +385,36 @@ def document_files() -> Iterator[tuple[str, Files]]:
             yield f"vocab.json: {name}", sound | {"vocab.json": data}
 
 
+def hungry_files() -> Iterator[tuple[str, Files]]:
+    """Sound files, as large as the bounds allow and of the shape that costs most memory."""
+    sound: Files = {"config.json": b"{}", "model.safetensors": safetensors()}
+    keys = b",".join(b'"%x":1' % i for i in range(1_990_000))
+    yield "two million keys", sound | {"tokenizer.json": b"{" + keys + b"}"}
+    texts = b",".join(b'"%x"' % i for i in range(2_900_000))
+    yield "three million texts", sound | {"tokenizer.json": b'{"a":[' + texts + b"]}"}
+    floats = b",".join(b"%de1" % i for i in range(3_000_000))
+    yield "three million numbers", sound | {"tokenizer.json": b'{"a":[' + floats + b"]}"}
+    yield "a million objects", sound | {"tokenizer.json": b'{"a":[' + b"{}," * 999_000 + b"{}]}"}
+    wide = '{"a":"' + "\U0001f642" + "x" * (31 << 20) + '"}'
+    yield "one wide text", sound | {"tokenizer.json": wide.encode()}
+    vocabulary = b"".join(text(b"%07d" % i) for i in range(3_900_000))
+    array_of_texts = ((b"k", ARR, array(STR, 3_900_000, vocabulary)),)
+    yield "four million tokens", {"model.gguf": Gguf(extra=array_of_texts).build()}
+    lists = array(ARR, 1_900_000, array(U8, 1, b"\1") * 1_900_000)
+    yield "two million arrays", {"model.gguf": Gguf(extra=((b"k", ARR, lists),)).build()}
+    entries = ",".join(
+        f'"t{i}":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{i + 1}]}}' for i in range(99_000)
+    )
+    whole = safetensors(("{" + entries + "}").encode(), bytes(99_000))
+    yield "a hundred thousand tensors", {"config.json": b"{}", "model.safetensors": whole}
+
+
 KINDS: dict[str, Callable[[], Iterator[tuple[str, Files]]]] = {
     "gguf": gguf_files,
     "safetensors": safetensors_files,
     "shards": shard_files,
     "documents": document_files,
+    "hungry": hungry_files,
 }
 
 

@@ -16,7 +16,7 @@ import pytest
 
 RUNNER = Path(__file__).with_name("malformed.py")
 KINDS = ("gguf", "safetensors", "shards", "documents")
-CASES_SECONDS = 60.0
+CASES_SECONDS = 200.0
 
 
 @cache
@@ -39,10 +39,16 @@ def test_every_malformed_file_is_refused_clearly(kind: str) -> None:
         assert case["message"].endswith((".", ")")) or len(case["message"]) == 400, case
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_the_costliest_sound_files_stay_under_a_gigabyte() -> None:
+    for case in refusals("hungry"):
+        assert case["error"] == "NoneType", case
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "hungry"])
 def test_no_file_takes_long(kind: str) -> None:
-    # Generous: the slowest takes a tenth of a second. It is a hang that this finds.
-    assert max(case["seconds"] for case in refusals(kind)) < 10
+    # Generous: malformed files take a tenth of a second at most, the costliest sound ones three
+    # seconds on an idle core. It is a hang that this finds.
+    assert max(case["seconds"] for case in refusals(kind)) < 60
 
 
 def test_there_are_many_different_files() -> None:
