@@ -227,7 +227,7 @@ def tiny_model(tiny_root: Path) -> Callable[..., Model]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_settings(tiny_root: Path) -> Callable[..., EngineSettings]:
     """Settings for an engine process with the tiny model."""
 
@@ -238,8 +238,11 @@ def tiny_settings(tiny_root: Path) -> Callable[..., EngineSettings]:
     return make
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(tiny_settings: Callable[..., EngineSettings]) -> AsyncIterator[EngineProcess]:
-    """An engine process with the tiny model, which must end with every page in place."""
+    """An engine process with the tiny model, shared by a file's tests: starting one takes seconds.
+
+    Each test ends by looking that every page is in place.
+    """
     async with await EngineProcess.start(tiny_settings()) as started:
         yield started

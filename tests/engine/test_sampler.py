@@ -38,7 +38,7 @@ def survivors(
     logits: list[float], s: Sampling, prompt: list[int], answer: list[int]
 ) -> dict[int, float]:
     """Probability of each token that may be drawn, by the order that Sampling's docstring gives."""
-    z = {i: value for i, value in enumerate(logits)}
+    z = dict(enumerate(logits))
     for i in set(prompt) | set(answer):
         z[i] = z[i] / s.repetition_penalty if z[i] > 0 else z[i] * s.repetition_penalty
     for i in set(answer):
