@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import cast
 
 from freehold.errors import EngineError
 from freehold.serve.metrics import Meter
@@ -14,7 +13,6 @@ from freehold.types import (
     Codec,
     Done,
     Engine,
-    Event,
     FinishReason,
     Ids,
     Prefilled,
@@ -131,8 +129,7 @@ async def answer(
     held = _Held(codec, ask.sampling.logprobs is not None)
     decoder = codec.decoder(ask.stop)
     clock = meter.clock()
-    events = cast("AsyncGenerator[Event]", engine.generate(ask.ids, ask.sampling))
-    async with aclosing(events):
+    async with aclosing(engine.generate(ask.ids, ask.sampling)) as events:
         async for event in events:
             match event:
                 case Token():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,11 +14,9 @@ from freehold.types import Codec, ModelCard
 _INLINE_BYTES = 4096
 """Below this, tokenising is quicker than a thread's hand-over."""
 
-_PROBE_CHARS_PER_TOKEN = (8, 64)
-"""Prefixes tried of a long text: most texts that are far too long show it in the first."""
-
-_NORMAL_FORM_SHRINK = 3
-"""NFC, which Qwen's tokenizers apply, can shorten UTF-8 text by no more than this factor."""
+_PIECE_CHARS = 16_384
+_EXCESS = 1.25
+"""Counted in pieces, a text that is over the context by this factor is over it for certain."""
 
 
 class Tokenising:
@@ -83,20 +82,30 @@ class Tokenising:
         self, texts: Sequence[str], param: str, encode: Callable[[], list[int]]
     ) -> list[int]:
         """Tokenise, unless a glance already shows that the text cannot fit. In a worker thread."""
-        size = sum(len(text.encode()) for text in texts)
-        floor = size // (self._longest_token() * _NORMAL_FORM_SHRINK)
+        floor = sum(len(text.encode()) for text in texts) // self._longest_token()
+        if floor >= self._context and not all(map(str.isascii, texts)):
+            # Qwen's tokenizers apply NFC, which can shorten text, though not ASCII.
+            normal = (unicodedata.normalize("NFC", text) for text in texts)
+            floor = sum(len(text.encode()) for text in normal) // self._longest_token()
         if floor >= self._context:
             raise self._overflow(param, f"comes to at least {floor} tokens")
-        chars = sum(map(len, texts))
-        for per_token in _PROBE_CHARS_PER_TOKEN:
-            probe = per_token * self._context
-            if chars <= 2 * probe:
-                break
-            # Twice the context: cutting a word in two can change how its own letters merge.
-            count = len(self._codec.text("".join(texts)[:probe]))
-            if count >= 2 * self._context:
-                raise self._overflow(param, f"comes to more than {count} tokens")
+        self._walk(texts, param)
         return encode()
+
+    def _walk(self, texts: Sequence[str], param: str) -> None:
+        """Count a long text's tokens piece by piece, and stop as soon as there are too many.
+
+        A tokenizer may hold the interpreter lock for as long as its text is: pieces let the event
+        loop in between. A cut can split a token in two, so only a clear excess counts.
+        """
+        if sum(map(len, texts)) <= 2 * self._context:
+            return
+        count = 0
+        for text in texts:
+            for start in range(0, len(text), _PIECE_CHARS):
+                count += len(self._codec.text(text[start : start + _PIECE_CHARS]))
+                if count > _EXCESS * self._context:
+                    raise self._overflow(param, f"comes to more than {self._context} tokens")
 
     def _longest_token(self) -> int:
         if self._longest is None:

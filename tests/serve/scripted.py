@@ -12,7 +12,7 @@ import codecs
 import logging
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class ScriptedEngine:
 
     async def generate(
         self, ids: Ids, sampling: Sampling, *, adapter: str | None = None, taps: Sequence[Tap] = ()
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         assert adapter is None
         assert not taps
         self.started += 1
@@ -159,7 +159,7 @@ class ScriptedEngine:
         finally:
             self.closed += 1
 
-    async def _events(self, ids: list[int], sampling: Sampling) -> AsyncIterator[Event]:
+    async def _events(self, ids: list[int], sampling: Sampling) -> AsyncGenerator[Event]:
         if self.fail_at == 0:
             raise self.failure
         if self.first_delay:

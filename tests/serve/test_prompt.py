@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -119,21 +119,34 @@ def test_the_cheap_bound_refuses_only_what_does_not_fit(
         assert not fits
 
 
-def test_a_long_text_is_never_tokenised_whole(scripted: Any) -> None:
-    longest = 0
+def test_a_text_too_long_is_never_tokenised_whole(scripted: Any) -> None:
+    pieces: list[int] = []
 
     class Watching(_Pairs):
         def text(self, prompt: str) -> list[int]:
-            nonlocal longest
-            longest = max(longest, len(prompt))
+            pieces.append(len(prompt))
             return super().text(prompt)
 
+        def token_bytes(self, token: int) -> bytes:
+            # So long a token keeps the cheap bound from deciding.
+            return b"x" * 4096
+
     codec: Any = Watching()
+    tokenising = Tokenising(replace(scripted.CARD, context=100_000, vocab=2), codec)
+    with pytest.raises(ContextOverflowError, match="more than 100000 tokens"):
+        asyncio.run(tokenising.prompts("y" * 10_000_000, 1))
+    assert max(pieces) == 16_384
+    # A little over the context is enough to know.
+    assert sum(pieces) < 300_000
+
+
+def test_text_that_normalises_shorter_is_not_refused_early(scripted: Any) -> None:
+    class Normalising(_Pairs):
+        def text(self, prompt: str) -> list[int]:
+            return super().text(unicodedata.normalize("NFC", prompt))
+
+    codec: Any = Normalising()
     tokenising = Tokenising(replace(scripted.CARD, context=1000, vocab=2), codec)
-    started = time.monotonic()
-    # 1.2 million bytes: too few for the byte bound to decide with tokens of 512 bytes.
-    codec.token_bytes = lambda token: b"x" * 512
-    with pytest.raises(ContextOverflowError, match="more than"):
-        asyncio.run(tokenising.prompts("y" * 1_200_000, 1))
-    assert longest == 8000
-    assert time.monotonic() - started < 10
+    # 2,100 bytes decomposed, 1,400 composed: 700 tokens of two bytes.
+    (ids,) = asyncio.run(tokenising.prompts("e\u0301" * 700, 1))
+    assert len(ids) == 700
