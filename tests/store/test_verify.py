@@ -81,20 +81,15 @@ def admitted(
     tmp_path_factory: pytest.TempPathFactory,
     make_gguf: Callable[..., Path],
     make_folder: Callable[..., Path],
+    silent: Any,
 ) -> Store:
     root = tmp_path_factory.mktemp("damage")
     store = Store(root / "store")
     # 2 x 4 MiB chunks and a bit: damage must be found in the right one.
     large = make_gguf(root / "large.gguf", rows=9000)
     for path in (make_gguf(root / "small.gguf"), large, make_folder(root / "folder")):
-        pull(store, str(path), sources=[], progress=Silent())
+        pull(store, str(path), sources=[], progress=silent)
     return store
-
-
-class Silent:
-    def start(self, total: int, what: str) -> None: ...
-    def advance(self, n: int) -> None: ...
-    def note(self, line: str) -> None: ...
 
 
 @settings(max_examples=150, deadline=None)
