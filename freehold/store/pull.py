@@ -68,10 +68,13 @@ def resolve(ref: str) -> Wanted:
     if model:
         return Wanted(name=ref, repository=model.repository, model=model)
     if ref.startswith(("/", "./", "../", "~")) or ref in {".", ".."}:
-        return _local(Path(ref).expanduser())
+        path = _existing(ref)
+        if path is None:
+            raise NotFoundError(f"{ref[:200]!r} does not exist, or not for this user.", param="ref")
+        return _local(path)
     match = _REPOSITORY.fullmatch(ref)
     if not match:
-        hint = f" For the file or folder here write ./{ref}." if Path(ref).exists() else ""
+        hint = f" For the file or folder here write ./{ref}." if _existing(ref) else ""
         raise NotFoundError(
             f"{ref!r} is neither in the catalog ({', '.join(catalog_names())}) nor a repository "
             f"(Owner/Name or Owner/Name:file.gguf) nor a path.{hint}",
@@ -80,10 +83,15 @@ def resolve(ref: str) -> Wanted:
     return Wanted(name=check_name(ref), repository=match[1], file=match[2])
 
 
+def _existing(ref: str) -> Path | None:
+    """The path that a reference names, if it is one and leads to something."""
+    try:
+        return Path(ref).expanduser().resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):  # absent or too long; a null byte; no such user
+        return None
+
+
 def _local(path: Path) -> Wanted:
-    if not path.exists():
-        raise NotFoundError(f"{path} does not exist.", param="ref")
-    path = path.resolve()
     is_file = path.is_file()
     name = check_name(path.stem if is_file else path.name)
     if is_file:

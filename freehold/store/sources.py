@@ -88,15 +88,15 @@ class FolderSource:
         self.name = f"folder:{folder}"
 
     def listing(self, wanted: Wanted) -> Listing:
-        base = self._base(wanted)
         try:
+            base = self._base(wanted)
             files = tuple(
                 RemoteFile(path=path.name, size=path.stat().st_size)
                 for path in sorted(base.iterdir())
                 if path.is_file()
             )
         except OSError as error:
-            raise SourceError(f"{base} cannot be read: {error.strerror}.") from error
+            raise SourceError(f"{self.folder} cannot be read: {error.strerror}.") from error
         licence = wanted.model.licence if wanted.model else UNKNOWN_LICENCE
         return Listing(wanted=wanted, revision="", licence=licence, files=files)
 

@@ -68,10 +68,11 @@ class Store:
         Raises ``NotFoundError``, ``MalformedError`` or ``DigestError`` (the manifest was changed).
         """
         path = self._manifest_path(name)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise NotFoundError(self._not_found(name), param="model") from None
+        with disk_errors(self.root):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                raise NotFoundError(self._not_found(name), param="model") from None
         found = manifests.decode(data, file=str(path))
         if found.name != name:
             raise MalformedError(
@@ -83,11 +84,12 @@ class Store:
     def find(self, name: str) -> Manifest | None:
         """The manifest if the model is admitted and each blob is there in full length, else
         ``None``. Bytes are not digested; ``verify`` does that."""
-        if not self._manifest_path(name).exists():
-            return None
-        found = self.manifest(name)
-        blobs = ((self.blob(file.sha256), file.size) for file in found.files)
-        whole = all(path.is_file() and path.stat().st_size == size for path, size in blobs)
+        with disk_errors(self.root):
+            if not self._manifest_path(name).exists():
+                return None
+            found = self.manifest(name)
+            blobs = ((self.blob(file.sha256), file.size) for file in found.files)
+            whole = all(path.is_file() and path.stat().st_size == size for path, size in blobs)
         return found if whole else None
 
     def blob(self, sha256: str) -> Path:
@@ -158,12 +160,11 @@ class Store:
         more than a week ago."""
         shutil.rmtree(self.quarantine(name), ignore_errors=True)
         for folder in (self.root / "quarantine").iterdir():
-            if time.time() - folder.stat().st_mtime > _ABANDONED:
-                with (
-                    contextlib.suppress(BlockingIOError),
-                    self.lock(unquote(folder.name), wait=_never),
-                ):
-                    shutil.rmtree(folder, ignore_errors=True)
+            # Another process may be busy with it, or have cleared it first.
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                if time.time() - folder.stat().st_mtime > _ABANDONED:
+                    with self.lock(unquote(folder.name), wait=_never):
+                        shutil.rmtree(folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def lock(self, name: str | None, *, wait: Callable[[], None] = lambda: None) -> Iterator[None]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from freehold.errors import (
     DigestError,
@@ -28,6 +31,7 @@ from freehold.errors import (
 )
 from freehold.store import FolderSource, Source, Store, pull, sources_from, verify
 from freehold.store.catalog import CatalogFile, CatalogModel, catalog
+from freehold.store.pull import resolve
 from freehold.store.sources import Listing, RemoteFile, Wanted
 
 
@@ -103,6 +107,18 @@ def test_a_reference_to_nothing(store: Store, progress: Any, ref: str) -> None:
 def test_a_path_to_nothing(store: Store, progress: Any) -> None:
     with pytest.raises(NotFoundError, match="does not exist"):
         pull(store, "./absent", sources=[Deaf()], progress=progress)
+
+
+@given(ref=st.text() | st.sampled_from(["~nobody-here", "./" + "x" * 5000, "./nul\0", "~"]))
+def test_any_reference_is_understood_or_refused(ref: str) -> None:
+    with contextlib.suppress(UsageError, RefusedError):
+        resolve(ref)
+
+
+def test_a_folder_that_cannot_be_read(store: Store, tmp_path: Path, progress: Any) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(SourceError, match=r"\[folder:.*loop"):
+        pull(store, "Qwen/Tiny", sources=[FolderSource(tmp_path / "loop")], progress=progress)
 
 
 def test_a_file_may_not_take_a_name_of_the_catalog(
