@@ -84,9 +84,14 @@ def resolve(ref: str) -> Wanted:
 
 
 def _existing(ref: str) -> Path | None:
-    """The path that a reference names, if it is one and leads to something."""
+    """The absolute path that a reference names, if it is one and leads to something."""
     try:
-        return Path(ref).expanduser().resolve(strict=True)
+        path = Path(ref).expanduser()
+        if not path.exists():
+            return None
+        # A link keeps its own name: what it leads to is often called by a digest.
+        plain = path.name not in {"", ".."}
+        return path.parent.resolve() / path.name if plain else path.resolve()
     except (OSError, ValueError, RuntimeError):  # absent or too long; a null byte; no such user
         return None
 

@@ -74,6 +74,13 @@ def test_a_file_of_the_owner(store: Store, gguf_file: Path, progress: Any) -> No
     verify(store, "tiny")
 
 
+def test_a_link_keeps_its_name(store: Store, gguf_file: Path, progress: Any) -> None:
+    blob = gguf_file.rename(gguf_file.with_name("0123abcd"))
+    gguf_file.symlink_to(blob)
+    assert pull(store, str(gguf_file), sources=[], progress=progress).name == "tiny"
+    verify(store, "tiny")
+
+
 def test_a_repository_in_a_folder(
     store: Store, make_folder: Callable[..., Path], tmp_path: Path, progress: Any
 ) -> None:
