@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from freehold.errors import MalformedError, UsageError
+from freehold.errors import FreeholdError, MalformedError, UsageError
 from freehold.qwen import codec
 from freehold.types import VerifiedModel
 
@@ -111,3 +114,69 @@ def test_the_real_codec(real: VerifiedModel) -> None:
     assert ids[:3] == [151_644, 8_948, 198]
     assert ids[-3:] == [151_644, 77_091, 198]
     assert words.token_bytes(151_935) == b""
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a document where a value could be exchanged; long tables by a few samples."""
+    found = [path] if path else []
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, inner in list(items)[:12]:
+        found += places(inner, (*path, key))
+    return found
+
+
+@given(data=st.data(), value=JSON_VALUES, remove=st.booleans())
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_change_is_harmless(
+    make: SimpleNamespace, data: st.DataObject, value: Any, remove: bool
+) -> None:
+    """One value anywhere in the documents exchanged or removed: it works or is an error of ours."""
+    files: dict[str, Any] = {
+        "config.json": make.small_config(),
+        "tokenizer.json": make.small_tokenizer_json(),
+        "tokenizer_config.json": {"chat_template": TEMPLATE, "eos_token": "<|im_end|>"},
+        "generation_config.json": {"eos_token_id": [266, 264]},
+    }
+    *parents, last = data.draw(st.sampled_from(places(files)))
+    inner = files
+    for key in parents:
+        inner = inner[key]
+    if remove:
+        del inner[last]
+    else:
+        inner[last] = value
+    documents = {name: json.dumps(document).encode() for name, document in files.items()}
+    with suppress(FreeholdError):
+        words = codec.load(make.verified(documents=documents))
+        words.text("hello <|im_end|> ä")
+        words.chat([{"role": "user", "content": "hi"}])
+
+
+@given(
+    edits=st.lists(
+        st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=3)), min_size=1, max_size=4
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_any_damaged_bytes_are_harmless(
+    make: SimpleNamespace, edits: list[tuple[int, bytes]]
+) -> None:
+    whole = bytearray(json.dumps(make.small_tokenizer_json()).encode())
+    for where, patch in edits:
+        at = where % len(whole)
+        whole[at : at + len(patch)] = patch
+    config = json.dumps(make.small_config()).encode()
+    documents = {"config.json": config, "tokenizer.json": bytes(whole)}
+    with suppress(FreeholdError):
+        codec.load(make.verified(documents=documents)).text("hello <|im_end|> ä")
