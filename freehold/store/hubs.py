@@ -59,7 +59,12 @@ class HuggingFace:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
 
-        api = HfApi(endpoint=self.endpoint, token=_hf_token() or False)
+        api = HfApi(
+            endpoint=self.endpoint,
+            token=_hf_token() or False,
+            library_name="freehold",
+            library_version=__version__,
+        )
         # The hub's error derives from its HTTP library's, which is not the same in each version.
         transport = HfHubHTTPError.__bases__
         try:
