@@ -70,7 +70,10 @@ async def run(
     with _listen(family, address, binding) as listener:
         scheme = "https" if tls else "http"
         server.announce = lambda: on_ready(f"{scheme}://{_shown(listener)}")
-        await server.serve(sockets=[listener])
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            server.hang_up()
 
 
 class _Server(uvicorn.Server):
@@ -100,6 +103,13 @@ class _Server(uvicorn.Server):
 
     def _end_now(self) -> None:
         self.force_exit = True
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Leave nothing open, even where ``run`` itself is cancelled: a loop that goes on must not
+        keep watching a listening socket that is closed, whose number the next one may get."""
+        for listening in getattr(self, "servers", ()):
+            listening.close()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 

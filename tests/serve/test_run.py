@@ -191,6 +191,38 @@ def test_a_taken_port_is_named(scripted: Any, tmp_path: Path) -> None:
             _open(scripted, tmp_path, Binding(port=port))
 
 
+def test_a_cancelled_counter_leaves_nothing_behind(scripted: Any, tmp_path: Path) -> None:
+    """Open, cancel and open again in one event loop: the second counter must work."""
+    hosted = Hosted(
+        name=NAME,
+        card=scripted.CARD,
+        engine=scripted.ScriptedEngine(),
+        codec=scripted.ScriptedCodec(),
+        created=0,
+    )
+    keys = Keyring(f"sqlite:///{tmp_path / 'keys.db'}")
+
+    async def once() -> None:
+        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        app = build([hosted], keys, Limits())
+        serving = asyncio.create_task(
+            run(app, Binding(port=0), drain_seconds=1, on_ready=ready.set_result)
+        )
+        async with httpx.AsyncClient(base_url=await ready, timeout=5) as client:
+            assert (await client.get("/health")).status_code == 200
+            serving.cancel()
+            await asyncio.wait({serving})
+            assert serving.cancelled()
+            with pytest.raises(httpx.TransportError):
+                await client.get("/health")
+
+    async def repeatedly() -> None:
+        for _ in range(5):
+            await once()
+
+    asyncio.run(repeatedly())
+
+
 def test_localhost_and_ipv6_loopback_are_loopback(counter: Callable[..., Any]) -> None:
     assert httpx.get(counter(binding=Binding(host="localhost", port=0)).url + "/health").is_success
     if not socket.has_ipv6:
