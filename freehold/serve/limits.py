@@ -14,8 +14,8 @@ from freehold.serve.errors import SHUTTING_DOWN, ProblemError, busy, too_late
 class Limits:
     """What the counter allows. Sizes in bytes, times in seconds.
 
-    ``max_queue`` counts answers being made or waiting, over all clients: the next one is told to
-    come back. ``max_choices`` is the highest ``n``; ``max_prompts`` the longest list of prompts;
+    ``max_queue`` counts requests being answered or waiting, over all clients: the next one is told
+    to come back. ``max_choices`` is the highest ``n``; ``max_prompts`` the longest list of prompts;
     ``at_once`` how many answers of one request are with the engine at the same time.
     """
 

@@ -108,7 +108,7 @@ def test_no_cross_origin_headers(http: httpx.Client) -> None:
 
 
 def test_head(http: httpx.Client) -> None:
-    for path in ("/health", "/metrics", "/v1/models", "/v1/models/scripted-1"):
+    for path in ("/health", "/metrics", "/openapi.json", "/v1/models", "/v1/models/scripted-1"):
         answer = http.head(path)
         assert answer.status_code == 200
         assert answer.content == b""
