@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ from freehold.errors import UsageError
 from freehold.qwen import forward as qwen
 from freehold.qwen import names, quants
 from freehold.qwen.config import Config, config_of
-from freehold.qwen.ops import Array, Cache, Ops, OutOfPages, Packed, State, TapFn, Want
+from freehold.qwen.ops import Array, Cache, Ops, Packed, State, TapFn, Want
 from freehold.types import ModelCard, VerifiedModel
 
 Progress = Callable[[int, int], None]
@@ -57,13 +58,13 @@ class Model:
         self._check(spans)
         if not spans:
             return []
-        marks = self._append(spans)
-        try:
-            return self._run(spans, tap)
-        except BaseException:  # a cancelled or failed step must leave no half-written tokens
-            for span, mark in zip(spans, marks, strict=True):
-                span.state.rollback(mark)
-            raise
+        with ExitStack() as undo:  # a step that fails must leave no half-written tokens
+            for span in spans:
+                undo.callback(span.state.rollback, span.state.snapshot())
+                span.state.append(len(span.ids))
+            results = self._run(spans, tap)
+            undo.pop_all()
+        return results
 
     def _check(self, spans: Sequence[Span]) -> None:
         for span in spans:
@@ -74,17 +75,6 @@ class Model:
                     f"a token id lies outside the vocabulary of {self.config.vocab}", param="ids"
                 )
         assert len({id(span.state) for span in spans}) == len(spans), "one span per state"
-
-    def _append(self, spans: Sequence[Span]) -> list[int]:
-        marks = [span.state.snapshot() for span in spans]
-        for i, span in enumerate(spans):
-            try:
-                span.state.append(len(span.ids))
-            except OutOfPages:
-                for done, mark in zip(spans[:i], marks, strict=False):
-                    done.state.rollback(mark)
-                raise
-        return marks
 
     def _run(
         self, spans: Sequence[Span], tap: TapFn | None
