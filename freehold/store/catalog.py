@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from types import MappingProxyType
 
 import msgspec
@@ -74,5 +73,7 @@ def catalog_names() -> tuple[str, ...]:
 @cache
 def catalog() -> Mapping[str, CatalogModel]:
     """Every known model by name, as shipped in ``catalog.json``."""
+    from importlib.resources import files
+
     text = files(__package__).joinpath("catalog.json").read_bytes()
     return MappingProxyType(msgspec.convert(json.loads(text), dict[str, CatalogModel]))
