@@ -138,6 +138,7 @@ class ScriptedEngine:
     started: int = 0
     closed: int = 0
     finished: int = 0
+    prompts_read: int = 0
     most: int = 0
     """How many answers were under way at once."""
 
@@ -164,6 +165,7 @@ class ScriptedEngine:
             raise self.failure
         if self.first_delay:
             await asyncio.sleep(self.first_delay)
+        self.prompts_read += 1
         yield Prefilled(prompt_tokens=len(ids), cached_tokens=len(ids) // 2)
         count = 0
         for token in self.reply(ids) if self.reply else _last_message(ids):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import httpx
@@ -294,11 +293,9 @@ def test_repeated_name_reads_as_json_does(http: httpx.Client) -> None:
 
 def test_a_million_unknown_names_cost_one_refusal(http: httpx.Client) -> None:
     names = ",".join(f'"k{i}":1' for i in range(70_000))
-    started = time.monotonic()
     answer = http.post(CHAT, content=GOOD + b"," + names.encode() + b"}")
     assert answer.status_code == 400
     assert _shape(answer)["param"] == "k0"
-    assert time.monotonic() - started < 10
 
 
 def test_template_refusal_names_messages(http: httpx.Client) -> None:
