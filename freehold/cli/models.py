@@ -117,10 +117,8 @@ def remove(model: Model, json: Json = False) -> None:
     """Remove a model from the vault; files that another model uses stay."""
     from freehold.store import Store
 
-    store = Store(root())
-    name = store.manifest(model).name
-    store.remove(name)
-    emit({"removed": name}, [f"removed {name}"], as_json=json)
+    Store(root()).remove(model)
+    emit({"removed": model}, [f"removed {model}"], as_json=json)
 
 
 def _vouched(manifest: Manifest) -> str:

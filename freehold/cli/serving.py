@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ from freehold.cli.places import keyring_url, root
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from freehold.serve.run import Binding
+    from freehold.serve.run import Binding, check
 
 
 def serve(
@@ -64,6 +65,8 @@ def serve(
         tls_key=tls_key,
         insecure_bind=insecure_bind,
     )
+    check(binding)
+    _log_to_stderr()
     asyncio.run(_serve(settings, binding, temporary_key=temporary_key))
 
 
@@ -95,6 +98,14 @@ async def _serve(settings: Settings, binding: Binding, *, temporary_key: bool) -
                 drain_seconds=settings.drain_seconds,
                 on_ready=lambda address: _greet(address, model.name, key),
             )
+
+
+def _log_to_stderr() -> None:
+    """One line per request and per trouble; of libraries, only their trouble."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("freehold").setLevel(logging.INFO)
 
 
 def _greet(address: str, model: str, key: str | None) -> None:

@@ -34,6 +34,14 @@ class Binding:
     insecure_bind: bool = False
 
 
+def check(binding: Binding) -> None:
+    """Refuse what ``run`` would refuse, before a model is loaded for nothing.
+
+    Raises ``UsageError`` as ``run`` does, but for an address that is taken.
+    """
+    _resolve(binding, _tls(binding))
+
+
 async def run(
     app: FastAPI,
     binding: Binding,
