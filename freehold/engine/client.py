@@ -21,7 +21,7 @@ from freehold.engine import reply, wire
 from freehold.engine.admission import Admission
 from freehold.engine.faults import error_of
 from freehold.engine.inbox import Inbox
-from freehold.engine.limits import check_room
+from freehold.engine.limits import check_ids, check_room, check_sampling, check_top
 from freehold.errors import EngineError, FreeholdError, UsageError
 from freehold.types import Done, EngineStats, Event, Ids, Logprobs, ModelCard, Sampling, Tap
 
@@ -98,6 +98,8 @@ class EngineProcess:
         """``types.Engine.generate``. An answer ends where the context does, if not before."""
         _refuse_adapter(adapter)
         check_room(len(ids), self.card.context, answer=1)
+        check_ids(ids, self.card.vocab, param="ids")
+        check_sampling(sampling, self.card.vocab)
         with self._open() as inbox:
             self._send(wire.Generate(inbox.number, list(ids), sampling, list(taps)))
             while True:
@@ -115,6 +117,8 @@ class EngineProcess:
         """
         _refuse_adapter(adapter)
         check_room(len(ids), self.card.context, answer=0)
+        check_ids(ids, self.card.vocab, param="ids")
+        check_top(top)
         parts: list[wire.AnyEvent] = []
         with self._open() as inbox:
             self._send(wire.Score(inbox.number, list(ids), top, list(taps)))

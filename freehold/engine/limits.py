@@ -29,12 +29,13 @@ def check_room(n_ids: int, context: int, *, answer: int) -> None:
 
 def check_ids(ids: Ids, vocab: int, *, param: str) -> None:
     """Every id must lie in the vocabulary. Raises ``UsageError`` naming the first that does not."""
-    for position, token in enumerate(ids):
-        if not 0 <= token < vocab:
-            raise UsageError(
-                f"{param} has {token} at place {position}; ids go from 0 to {vocab - 1}",
-                param=param,
-            )
+    if not ids or (min(ids) >= 0 and max(ids) < vocab):
+        return
+    position = next(i for i, token in enumerate(ids) if not 0 <= token < vocab)
+    raise UsageError(
+        f"{param} has {ids[position]} at place {position}; ids go from 0 to {vocab - 1}",
+        param=param,
+    )
 
 
 def check_top(top: int) -> None:

@@ -23,6 +23,8 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
+        # Not select(): a counter with a thousand connections hands on a descriptor beyond its reach.
+        self._poll = select.poll()
         self._frames = Frames()
         self._out = bytearray()
 
@@ -40,12 +42,12 @@ class Link:
     def receive(self, *, wait: bool) -> list[AnyToEngine]:
         """All messages that have come. ``wait`` blocks until there is something to read, or room
         to write what is left over. Raises ``Hungup`` and ``ProtocolError``."""
-        writers = [self._sock] if self._out else []
-        timeout = None if wait else 0
-        readable, writable, _ = select.select([self._sock], writers, [], timeout)
-        if writable:
+        self._poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._out else 0))
+        ready = dict(self._poll.poll(None if wait else 0)).get(self._sock.fileno(), 0)
+        if ready & select.POLLOUT:
             self._flush()
-        return self._read() if readable else []
+        # A hang-up alone is read too: it is then that the stream's end is found.
+        return self._read() if ready & ~select.POLLOUT else []
 
     def say_last(self, message: FromEngine, *, seconds: float) -> None:
         """Send one last message, blocking for at most ``seconds`` a piece."""

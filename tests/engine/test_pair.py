@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
+import resource
 import socket
 import subprocess
 import sys
@@ -113,6 +116,26 @@ def test_an_end_in_the_middle_ends_the_engine(sent: bytes) -> None:
         sock.sendall(sent)
         sock.close()
         assert process.wait(20) == 0
+
+
+def test_a_descriptor_beyond_a_thousand_serves_as_well() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft <= 1500:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    ours, theirs = socket.socketpair()
+    with theirs, ours:
+        high = fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD, 1500)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "freehold.engine", str(high)], pass_fds=(high,)
+        )
+        os.close(high)
+        theirs.close()
+        ours.settimeout(30)
+        ours.sendall(b"\xff\xff\xff\xff")
+        (fatal,) = messages_until_end(ours)
+        assert isinstance(fatal, wire.Fatal)
+        assert "announces" in fatal.fault.message
+        process.wait(10)
 
 
 def test_started_by_hand_it_says_so() -> None:

@@ -156,6 +156,12 @@ async def test_misuse_is_an_error_of_its_own_request(engine: EngineProcess) -> N
         await engine.score(prompt_of(1, 513))
     with pytest.raises(UsageError, match="ids go from 0 to 299"):
         await answer(engine, [1, 2, 300])
+    with pytest.raises(UsageError, match="ids go from 0 to 299"):
+        await engine.score([1 << 80])
+    with pytest.raises(UsageError, match="choice"):
+        await answer(engine, [1], Sampling(choice=1 << 80))
+    with pytest.raises(UsageError, match="top"):
+        await engine.score([1], top=21)
     with pytest.raises(UsageError) as refused:
         await anext(engine.generate([1], GREEDY, adapter="mine"))
     assert refused.value.param == "adapter"
