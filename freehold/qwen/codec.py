@@ -49,11 +49,12 @@ class QwenCodec:
                 param="messages",
             )
         flat = [_flatten(message) for message in messages]
-        return self._tokenizer.encode(self._template.render(flat, tools=tools, options=options))
+        text = self._template.render(flat, tools=tools, options=options)
+        return self._tokenizer.encode(text, param="messages")
 
     def text(self, prompt: str) -> list[int]:
         """Raises ``UsageError`` naming ``prompt`` where it is no valid Unicode."""
-        return self._tokenizer.encode(plain(prompt, param="prompt"))
+        return self._tokenizer.encode(plain(prompt, param="prompt"), param="prompt")
 
     def token_bytes(self, token: int) -> bytes:
         return self._tokenizer.token_bytes(token)

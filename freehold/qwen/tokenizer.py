@@ -7,11 +7,12 @@ pipeline is not Qwen's (NFC, the qwen2 split, byte level) is refused by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from freehold.errors import MalformedError
+from freehold.errors import MalformedError, UsageError
 from freehold.qwen.documents import Reader, parse_json
 from freehold.types import VerifiedModel
 
@@ -26,6 +27,10 @@ SPLIT_PATTERN = (
 )
 MAX_TOKENS = 1 << 22
 MAX_TOKEN_CHARS = 1 << 12
+MAX_BLANKS = 1_000_000
+# The split backtracks over a run of blanks; somewhat above this length the library's regular
+# expressions give up by ending the thread. The look-behind keeps our own search linear.
+_BLANKS = re.compile(rf"(?<![^\S\r\n])[^\S\r\n]{{{MAX_BLANKS}}}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +64,18 @@ class Tokenizer:
         self.special_ids = frozenset(i for i, added in tables.added.items() if added.special)
         self._ids = {added.content: i for i, added in tables.added.items()}
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, param: str = "text") -> list[int]:
         """Token ids; added tokens written in the text keep their meaning. ``text`` must be valid
-        Unicode (no lone surrogates)."""
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+        Unicode (no lone surrogates).
+
+        Raises ``UsageError`` naming ``param`` for a run of ``MAX_BLANKS`` blanks.
+        """
+        if _BLANKS.search(text):
+            raise UsageError(
+                f"{param} holds {MAX_BLANKS:,} blanks in a row: shorten them", param=param
+            )
+        # The call for batches, unlike the one for a single text, lets other threads run meanwhile.
+        return list(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token; empty for an id the vocabulary leaves unused."""

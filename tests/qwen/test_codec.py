@@ -180,3 +180,16 @@ def test_any_damaged_bytes_are_harmless(
     documents = {"config.json": config, "tokenizer.json": bytes(whole)}
     with suppress(FreeholdError):
         codec.load(make.verified(documents=documents)).text("hello <|im_end|> ä")
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\u3000"])
+def test_endless_blanks_are_refused_before_they_end_the_tokenizer(
+    small: codec.QwenCodec, blank: str
+) -> None:
+    with pytest.raises(UsageError, match="blanks in a row") as caught:
+        small.text("a" + blank * 10_000_000)
+    assert caught.value.param == "prompt"
+    with pytest.raises(UsageError, match="blanks in a row") as caught:
+        small.chat([{"role": "user", "content": blank * 10_000_000}])
+    assert caught.value.param == "messages"
+    assert small.text(blank * 999_999)
