@@ -16,7 +16,7 @@ from freehold.cli.places import keyring_url, root
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from freehold.serve.run import Binding, check
+    from freehold.serve.run import Binding
 
 
 def serve(
@@ -44,7 +44,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a model over the OpenAI HTTP API."""
-    from freehold.serve.run import Binding
+    from freehold.serve.run import Binding, check
 
     settings = read_settings(
         root(),
