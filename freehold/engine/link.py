@@ -23,7 +23,7 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
-        # Not select(): a counter with a thousand connections hands on a descriptor beyond its reach.
+        # Not select(): a counter with a thousand connections passes on a number out of its reach.
         self._poll = select.poll()
         self._frames = Frames()
         self._out = bytearray()
