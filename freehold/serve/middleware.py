@@ -173,7 +173,9 @@ class BodyLimit:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self._most:
-                await self._skip(receive)
+                # After the last piece nothing more would come, and no answer would go out.
+                if message.get("more_body", False):
+                    await self._skip(receive)
                 raise self._too_large()
             return message
 
