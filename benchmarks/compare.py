@@ -24,8 +24,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
-from typing import Any, Protocol, TextIO
+from pathlib import Path
+from typing import Any, Protocol
 
 PACKAGES = {
     "freehold": "freehold",
@@ -240,23 +242,27 @@ class Remote:
 
     def __init__(self, engine: str, model: str, path: str, threads: int) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        env.pop("OPENBLAS_CORETYPE", None)
+        # A file, not a pipe: nobody reads it while the process works.
+        self._trouble = tempfile.TemporaryFile("w+")  # noqa: SIM115  (lives as long as the process)
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--engine", engine, model, path, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._trouble,
             text=True,
             env=env,
         )
-        self._in, self._out = _pipes(self._process)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in, self._out = self._process.stdin, self._process.stdout
         self._answer()
 
     def _answer(self) -> dict[str, Any]:
         line = self._out.readline()
         if not line:
-            _, trouble = self._process.communicate()
-            raise RuntimeError(trouble.strip().splitlines()[-1] if trouble.strip() else "it ended")
+            self._process.wait()
+            self._trouble.seek(0)
+            raise RuntimeError(cause(self._trouble.read()))
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -268,12 +274,13 @@ class Remote:
     def close(self) -> None:
         self._in.close()
         self._process.wait()
+        self._trouble.close()
 
 
-def _pipes(process: subprocess.Popen[str]) -> tuple[TextIO, TextIO]:
-    if process.stdin is None or process.stdout is None:
-        raise RuntimeError("the process was started without pipes")
-    return process.stdin, process.stdout  # type: ignore[return-value]
+def cause(stderr: str) -> str:
+    """What a failed process says it died of: the last line of its trouble that says something."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "Error" in line), "it ended without a word")
 
 
 def start(names: list[str], model: str, path: str, threads: int) -> dict[str, Remote]:
@@ -341,15 +348,19 @@ def main() -> None:
     unknown = [name for name in names if name not in MAKERS]
     if unknown:
         parser.error(f"unknown engine {unknown[0]}; known: {', '.join(MAKERS)}")
-    path = str(Store(root()).weights_path(options.model))
-    running = start(names, options.model, path, options.threads)
-    if not running:
-        parser.error("none of these engines is installed")
-    try:
-        rates = compare(running, options.rounds)
-    finally:
-        for remote in running.values():
-            remote.close()
+    weights = Store(root()).weights_path(options.model)
+    with tempfile.TemporaryDirectory() as folder:
+        # In the vault a file is named by its digest; others go by the end of its name.
+        path = Path(folder) / f"{options.model}.gguf"
+        path.symlink_to(weights)
+        running = start(names, options.model, str(path), options.threads)
+        if not running:
+            parser.error("none of these engines is installed")
+        try:
+            rates = compare(running, options.rounds)
+        finally:
+            for remote in running.values():
+                remote.close()
     print(json.dumps(rates) if options.json else "\n".join(report(rates)))
 
 
