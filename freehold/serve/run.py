@@ -37,9 +37,10 @@ class Binding:
 def check(binding: Binding) -> None:
     """Refuse what ``run`` would refuse, before a model is loaded for nothing.
 
-    Raises ``UsageError`` as ``run`` does, but for an address that is taken.
+    Raises ``UsageError`` as ``run`` does.
     """
-    _resolve(binding, _tls(binding))
+    family, address = _resolve(binding, _tls(binding))
+    _listen(family, address, binding).close()
 
 
 async def run(

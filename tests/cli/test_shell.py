@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -106,6 +107,15 @@ def test_a_bind_to_the_world_without_tls_is_refused_before_anything_loads(freeho
     done = freehold("serve", "--host", "0.0.0.0")
     assert done.returncode == 2
     assert "TLS" in done.stderr
+
+
+def test_a_port_that_is_taken_is_named_before_anything_loads(freehold: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = freehold("serve", "--port", port)
+    assert done.returncode == 2
+    assert port in done.stderr
+    assert "--port" in done.stderr
 
 
 def test_a_broken_settings_file_is_named(freehold: Run, tmp_path: Path) -> None:
