@@ -58,9 +58,9 @@ def test_an_empty_vault_says_what_to_get(freehold: Run) -> None:
     assert json.loads(freehold("list", "--json").stdout)["models"] == []
 
 
-@pytest.mark.parametrize("command", ["show", "verify", "rm", "serve", "chat", "bench"])
+@pytest.mark.parametrize("command", ["show", "verify", "rm", "serve --port 0", "chat", "bench"])
 def test_an_unknown_model_is_named_with_the_next_step(freehold: Run, command: str) -> None:
-    done = freehold(command, "nope")
+    done = freehold(*command.split(), "nope")
     assert done.returncode == 2
     assert done.stdout == ""
     assert "nope" in done.stderr
