@@ -21,6 +21,12 @@ from safetensors.numpy import save_file
 from freehold.store import Store
 
 
+@pytest.fixture(autouse=True)
+def _online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other rooms keep their libraries from the network; here the real client must ask."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
