@@ -110,7 +110,7 @@ def _wanted(spans: Sequence[Span]) -> tuple[list[int], list[int]]:
 def load(
     model: VerifiedModel,
     *,
-    backend: Literal["torch"] = "torch",
+    backend: Literal["torch", "native"] = "torch",
     dtype: Literal["float32", "bfloat16"] = "float32",
     device: str = "cpu",
     threads: int | None = None,
@@ -118,11 +118,13 @@ def load(
     page_size: int = 16,
     progress: Progress | None = None,
 ) -> Model:
-    """Dequantise the weights and make an empty cache of ``cache_tokens`` tokens.
+    """Give the weights to a back end and make an empty cache of ``cache_tokens`` tokens.
 
-    ``threads`` sets how many the arithmetic may use, for the whole process. ``progress`` is called
-    with packed bytes done and in all. Raises ``MalformedError`` where config and weights do not
-    fit together, ``UsageError`` for an impossible option.
+    ``torch`` dequantises to ``dtype``; ``native`` keeps the file's own codes (plain floats become
+    8-bit ones), computes as ``docs/numerics.md`` says, and ``dtype`` is the cache's. ``threads``
+    sets how many the arithmetic may use, for the whole process. ``progress`` is called with packed
+    bytes done and in all. Raises ``MalformedError`` where config and weights do not fit together,
+    ``UsageError`` for an impossible option.
     """
     _check_options(backend, dtype, threads, cache_tokens, page_size)
     config = config_of(model)
@@ -130,12 +132,10 @@ def load(
     names.check(config, naming, model.tensors)
     for tensor in model.tensors.values():
         quants.check(tensor)
-    # The heavy import waits until a model is really loaded.
-    from freehold.qwen.ops import torch as torch_ops
-
-    ops = torch_ops.open_ops(
+    ops, numerics = _open(
         config,
-        dtype=dtype,
+        backend,
+        dtype,
         device=device,
         threads=threads,
         n_pages=-(-cache_tokens // page_size),
@@ -148,17 +148,49 @@ def load(
         context=config.context,
         vocab=config.vocab,
         bytes_per_token=_read_per_token(ops, weights),
-        numerics=f"{backend}-{dtype}",
-        caps=frozenset({"ids", "score", "taps"}),
+        numerics=numerics,
+        # Only the native arithmetic is specified to the bit.
+        caps=frozenset({"ids", "score", "taps"} | ({"replay"} if backend == "native" else set())),
     )
     return Model(config=config, card=card, ops=ops, cache=ops.cache, weights=weights)
+
+
+def _open(
+    config: Config,
+    backend: Literal["torch", "native"],
+    dtype: Literal["float32", "bfloat16"],
+    *,
+    device: str,
+    threads: int | None,
+    n_pages: int,
+    page_size: int,
+) -> tuple[Ops, str]:
+    """The back end and the name of its arithmetic. Its import waits until a model is loaded."""
+    if backend == "torch":
+        from freehold.qwen.ops import torch as torch_ops
+
+        return torch_ops.open_ops(
+            config,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            n_pages=n_pages,
+            page_size=page_size,
+        ), f"torch-{dtype}"
+    from freehold.qwen.ops import native
+
+    if device != "cpu":
+        raise UsageError(f"device is {device!r}: the native back end is for cpu", param="device")
+    return native.open_ops(
+        config, kv_dtype=dtype, threads=threads, n_pages=n_pages, page_size=page_size
+    ), f"{native.NUMERICS}-{dtype}"
 
 
 def _check_options(
     backend: str, dtype: str, threads: int | None, cache_tokens: int, page_size: int
 ) -> None:
-    if backend != "torch":
-        raise UsageError(f"backend {backend!r} is unknown: use torch", param="backend")
+    if backend not in ("torch", "native"):
+        raise UsageError(f"backend {backend!r} is unknown: use torch or native", param="backend")
     if dtype not in ("float32", "bfloat16"):
         raise UsageError(f"dtype {dtype!r} is unknown: use float32 or bfloat16", param="dtype")
     least = (("threads", 1 if threads is None else threads), ("page_size", page_size))

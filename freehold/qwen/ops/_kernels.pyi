@@ -1,0 +1,64 @@
+"""The C++ module built from ``native/``. Arrays are C-contiguous; sizes are checked, ``ValueError``
+says which do not fit."""
+
+import numpy as np
+import numpy.typing as npt
+
+_Floats = npt.NDArray[np.float32]
+
+class Linear:
+    rows: int
+    cols: int
+    nbytes: int
+
+class KvCache:
+    @property
+    def nbytes(self) -> int: ...
+    def copy_page(self, source: int, target: int, /) -> None: ...
+
+class Batch: ...
+
+class Engine:
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    def read_rate(self) -> float:
+        """Bytes per second that all threads together read from memory. Takes 512 MB."""
+    def pack(
+        self, parts: list[tuple[str, int, int, npt.NDArray[np.uint8]]], bias: _Floats | None
+    ) -> Linear: ...
+    def embed(self, table: Linear, ids: npt.NDArray[np.int64], out: _Floats) -> None: ...
+    def norm_linear(
+        self, x: _Floats, norm: _Floats, eps: float, weights: Linear, out: _Floats
+    ) -> None: ...
+    def linear_add(self, x: _Floats, a: _Floats, weights: Linear, out: _Floats) -> None: ...
+    def mlp_add(
+        self, x: _Floats, norm: _Floats, eps: float, gate_up: Linear, down: Linear, out: _Floats
+    ) -> None: ...
+    def attend(
+        self,
+        qkv: _Floats,
+        batch: Batch,
+        layer: int,
+        queries: int,
+        q_norm: _Floats | None,
+        k_norm: _Floats | None,
+        eps: float,
+        window: int,
+        cache: KvCache,
+        out: _Floats,
+    ) -> None: ...
+
+def make_engine(threads: int, isa: str) -> Engine: ...
+def make_cache(
+    layers: int, pages: int, page_size: int, heads: int, dim: int, type: str
+) -> KvCache: ...
+def make_batch(
+    cache: KvCache,
+    spans: npt.NDArray[np.int64],
+    pages: npt.NDArray[np.int32],
+    cos: _Floats,
+    sin: _Floats,
+) -> Batch: ...
+def isas() -> list[str]: ...

@@ -1,0 +1,85 @@
+// The table of functions that each instruction set fills in. Plain data on both sides, so that code
+// compiled for one machine never leaks into code that must run on all.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "formats.h"
+
+namespace freehold {
+
+// Rows of activations are handled in tiles of these many tokens; a tile may hold fewer, the rest of
+// it being zero. The float operations of one output never depend on the size of its tile.
+constexpr int kTileSizes[] = {1, 2, 4, 8, 16};
+constexpr int kSizes = 5;
+
+// One tile of quantised activations: groups of 32 columns, each token's values side by side.
+// [group][token] except values, [group][token][32], and neg_half, [group][token][2].
+struct Panel {
+    int8_t* values;
+    float* scale;         // s: x ~ s * value
+    float* scaled_sum;    // s * sum of values
+    int32_t* neg_sum;     // -(sum of values)
+    int32_t* neg_half;    // the same, of the first and last 16 columns
+};
+
+// One unpacked tile of weights: 512 codes, 16 scales, 16 minima (affine) or second scales (halves).
+constexpr int kUnpackedTile = 512 + 64 + 64;
+
+constexpr int kAttendRows = 8;     // query rows that share one pass over keys and values
+constexpr int kAttendChunk = 256;  // positions per softmax chunk, at multiples of itself
+
+enum class KvType : uint8_t { f32, bf16 };
+
+// Up to eight query rows of one key-value head of one sequence.
+struct AttendTile {
+    const float* q;         // [dim][kAttendRows], scaled by 1 / sqrt(dim) already
+    int rows;
+    int32_t first[kAttendRows];  // row r sees positions first[r] .. end[r] - 1
+    int32_t end[kAttendRows];
+    const void* k;          // this layer's and head's part of page 0: [16-slot group][dim][16]
+    const void* v;          // [slot][padded dim]
+    size_t k_page, v_page;  // elements from one page to the next
+    bool alone;             // no other tile has just read the same keys and values
+    const int32_t* pages;
+    int page_size;          // a multiple of 16
+    int dim, padded_dim;    // padded_dim is dim rounded up to 16
+    float* out[kAttendRows];
+    float* scratch;         // attend_scratch(padded_dim) floats, 64-byte aligned
+};
+
+constexpr size_t attend_scratch(size_t padded_dim) {
+    return kAttendRows * kAttendChunk + 2 * kAttendRows * padded_dim;
+}
+
+struct Kernels {
+    const char* name;
+    // out is [tile size][16].
+    void (*direct[kFormats][kSizes])(const uint8_t* block, int64_t supers, const Panel&, float* out);
+    void (*unpack[kFormats])(const uint8_t* block, int64_t supers, uint8_t* tiles);
+    // `next`, which may be null, is fetched meanwhile.
+    void (*unpacked[kFormats][kSizes])(const uint8_t* tiles, int64_t groups, const Panel&,
+                                       const uint8_t* next, float* out);
+    // x is padded with zeros to whole groups; the token's place in the panel is `token` of `size`.
+    void (*quantise)(const float* x, int64_t groups, const Panel&, int token, int size);
+    // x and weight (n values, zero-padded to a multiple of 16); out may be x.
+    void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
+    // out = silu(gate) * up; n need not be a multiple of anything, but 15 floats past it are read.
+    void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
+    // Pairs (i, i + half) turned by angle i, times factor.
+    void (*rotate)(const float* x, const float* cos, const float* sin, int half, float factor,
+                   float* out);
+    void (*attend[2])(const AttendTile&);
+    // Reads n bytes (a multiple of 256) and says something that depends on them all.
+    uint64_t (*read)(const uint8_t* p, size_t n);
+};
+
+// The table for FREEHOLD_ISA's value, or for the best this machine has where `name` is empty.
+// Null where the name is unknown or the machine cannot run it.
+const Kernels* kernels_for(const char* name);
+
+// Names of the tables that this machine can run, best first, ending with a null pointer.
+const char* const* runnable_isas();
+
+}  // namespace freehold

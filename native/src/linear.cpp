@@ -1,0 +1,270 @@
+// Activations into panels, panels through packed weights.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+
+#include "engine.h"
+#include "pack.h"
+
+namespace freehold {
+namespace {
+
+constexpr int64_t kDirectTokens = 16;          // fewer than this go straight over packed weights
+constexpr int64_t kPanelBytes = 384 << 10;     // of activations that one pass of weights meets
+constexpr int64_t kTakeBytes = 32 << 10;       // of weights that a thread takes at a time
+
+int size_index_of(int64_t rows) {
+    int i = 0;
+    while (kTileSizes[i] < rows) i++;
+    return i;
+}
+
+}  // namespace
+
+void Panels::shape(int64_t tokens, int64_t groups) {
+    if (tokens == tokens_ && groups == groups_) return;
+    tokens_ = tokens;
+    groups_ = groups;
+    tiles_.clear();
+    // Few tokens meet weights in registers, where tiles of 8 fit; many meet them unpacked.
+    const int64_t largest = tokens < kDirectTokens ? 8 : 16;
+    size_t bytes = 0;
+    std::vector<size_t> starts;
+    const auto token_bytes = static_cast<size_t>(groups) * (32 + 4 + 4 + 4 + 8);
+    for (int64_t first = 0; first < tokens; first += largest) {
+        const int64_t rows = std::min(largest, tokens - first);
+        const int index = size_index_of(rows);
+        starts.push_back(bytes);
+        tiles_.push_back({first, static_cast<int>(rows), kTileSizes[index], index, {}});
+        bytes += (token_bytes * static_cast<size_t>(kTileSizes[index]) + 63) / 64 * 64;
+    }
+    uint8_t* base = memory_.at_least(bytes);
+    std::memset(base, 0, bytes);
+    for (size_t i = 0; i < tiles_.size(); i++) {
+        Tile& t = tiles_[i];
+        const auto n = static_cast<size_t>(groups * t.size);
+        uint8_t* p = base + starts[i];
+        t.panel.values = reinterpret_cast<int8_t*>(p);
+        t.panel.scale = reinterpret_cast<float*>(p + 32 * n);
+        t.panel.scaled_sum = t.panel.scale + n;
+        t.panel.neg_sum = reinterpret_cast<int32_t*>(t.panel.scaled_sum + n);
+        t.panel.neg_half = t.panel.neg_sum + n;
+    }
+}
+
+Engine::Engine(int threads, const Kernels& kernels)
+    : kernels_(kernels), pool_(threads), mine_(static_cast<size_t>(threads)) {}
+
+std::shared_ptr<Linear> Engine::pack(const std::vector<Part>& parts, const float* bias) {
+    const std::lock_guard<std::mutex> lock(one_at_a_time_);
+    auto linear = std::make_shared<Linear>();
+    linear->cols = parts.front().cols;
+    linear->groups = linear->cols / kTileCols;
+    for (const Part& part : parts) {
+        const int64_t supers = part.cols / layout_of(part.format).super_cols();
+        Segment s{part.format, part.rows, linear->rows, linear->blocks, supers, nullptr};
+        const size_t bytes = s.stride() * static_cast<size_t>(s.blocks());
+        const Arena::Piece piece = arena_.take(bytes);
+        s.data = piece.data;
+        pool_.run(s.blocks(), 4, [&](int64_t begin, int64_t end, int) {
+            const auto source_row = static_cast<size_t>(supers * layout_of(part.format).source_bytes);
+            for (int64_t b = begin; b < end; b++) {
+                const uint8_t* rows[kBlockRows];
+                for (int r = 0; r < kBlockRows; r++) {
+                    const int64_t row = b * kBlockRows + r;
+                    rows[r] = row < part.rows ? part.data + static_cast<size_t>(row) * source_row : nullptr;
+                }
+                pack_block(part.format, rows, supers, piece.data + static_cast<size_t>(b) * s.stride());
+            }
+        });
+        linear->owners.push_back(piece.owner);
+        linear->nbytes += bytes;
+        linear->rows += part.rows;
+        linear->blocks += s.blocks();
+        linear->segments.push_back(s);
+    }
+    if (bias) {
+        linear->bias.assign(bias, bias + linear->rows);
+        linear->nbytes += 4 * linear->bias.size();
+    }
+    return linear;
+}
+
+double Engine::read_rate() {
+    const std::lock_guard<std::mutex> lock(one_at_a_time_);
+    constexpr size_t kBytes = size_t{512} << 20, kPiece = size_t{1} << 20;
+    const bool fresh = unread_.empty();
+    uint8_t* data = unread_.at_least(kBytes);
+    if (fresh) std::memset(data, 1, kBytes);  // untouched pages would all be one zero page
+    std::atomic<uint64_t> total{0};
+    const auto begin = std::chrono::steady_clock::now();
+    pool_.run(kBytes / kPiece, 1, [&](int64_t first, int64_t last, int) {
+        for (int64_t i = first; i < last; i++) {
+            total += kernels_.read(data + static_cast<size_t>(i) * kPiece, kPiece);
+        }
+    });
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    // The sum is wanted so that no compiler leaves the reading out.
+    return total ? static_cast<double>(kBytes) / taken.count() : 0;
+}
+
+void Engine::embed(const Linear& table, const int64_t* ids, Out out) {
+    const std::lock_guard<std::mutex> lock(one_at_a_time_);
+    pool_.run(out.rows, 16, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; i++) {
+            const auto after = std::upper_bound(
+                table.segments.begin(), table.segments.end(), ids[i],
+                [](int64_t id, const Segment& s) { return id < s.out; });
+            const Segment& s = *(after - 1);
+            const int64_t row = ids[i] - s.out;
+            dequantise_row(s.format, s.data + static_cast<size_t>(row / kBlockRows) * s.stride(),
+                           static_cast<int>(row % kBlockRows), s.supers, out.row(i));
+        }
+    });
+}
+
+void Engine::fill_token(Panels& panels, const Panels::Tile& tile, int token, const float* x, int64_t n,
+                        const float* norm, float eps, PerThread& mine) {
+    const int64_t padded = panels.groups() * kTileCols;
+    if (norm || padded != n) {
+        float* row = mine.row.at_least(static_cast<size_t>(padded));
+        std::memcpy(row, x, static_cast<size_t>(n) * 4);
+        std::memset(row + n, 0, static_cast<size_t>(padded - n) * 4);
+        if (norm) {
+            float* weight = mine.norm.at_least(static_cast<size_t>(padded));
+            std::memcpy(weight, norm, static_cast<size_t>(n) * 4);
+            std::memset(weight + n, 0, static_cast<size_t>(padded - n) * 4);
+            kernels_.rms_norm(row, weight, n, eps, row);
+        }
+        x = row;
+    }
+    kernels_.quantise(x, panels.groups(), tile.panel, token, tile.size);
+}
+
+void Engine::fill(Panels& panels, In x, const float* norm, float eps) {
+    panels.shape(x.rows, (x.cols + kTileCols - 1) / kTileCols);
+    // A tile at a time for many tokens; few are not worth waking anyone for.
+    const auto tiles = static_cast<int64_t>(panels.tiles().size());
+    pool_.run(tiles, x.rows < 32 ? tiles : 1, [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t i = begin; i < end; i++) {
+            const Panels::Tile& tile = panels.tiles()[static_cast<size_t>(i)];
+            for (int r = 0; r < tile.rows; r++) {
+                fill_token(panels, tile, r, x.row(tile.first + r), x.cols, norm, eps,
+                           mine_[static_cast<size_t>(thread)]);
+            }
+        }
+    });
+}
+
+void Engine::finish(const Segment& s, int64_t block, const Panels::Tile& tile, const float* sums,
+                    const Linear& weights, const float* residual, Out out) {
+    const int64_t in_segment = block - s.first_block;
+    const int64_t rows = std::min<int64_t>(kBlockRows, s.rows - in_segment * kBlockRows);
+    const int64_t first = s.out + in_segment * kBlockRows;
+    const float* bias = weights.bias.empty() ? nullptr : weights.bias.data() + first;
+    for (int m = 0; m < tile.rows; m++) {
+        const float* sum = sums + kBlockRows * m;
+        float* y = out.row(tile.first + m) + first;
+        const float* x = residual ? residual + (tile.first + m) * out.cols + first : nullptr;
+        for (int64_t i = 0; i < rows; i++) {
+            const float biased = bias ? sum[i] + bias[i] : sum[i];
+            y[i] = x ? x[i] + biased : biased;
+        }
+    }
+}
+
+void Engine::multiply(const Panels& panels, const Linear& weights, const float* residual, Out out) {
+    const auto& tiles = panels.tiles();
+    const auto n_tiles = static_cast<int64_t>(tiles.size());
+    if (panels.tokens() < kDirectTokens) {
+        const auto bytes = static_cast<int64_t>(weights.segments.front().stride());
+        const int64_t grain = std::max<int64_t>(1, kTakeBytes / bytes);
+        pool_.run(weights.blocks, grain, [&](int64_t begin, int64_t end, int) {
+            alignas(64) float sums[8 * kBlockRows];
+            for (int64_t block = begin; block < end; block++) {
+                const Segment& s = weights.segment_of(block);
+                const uint8_t* data = s.data + static_cast<size_t>(block - s.first_block) * s.stride();
+                for (const Panels::Tile& tile : tiles) {
+                    kernels_.direct[static_cast<int>(s.format)][tile.size_index](data, s.supers,
+                                                                                 tile.panel, sums);
+                    finish(s, block, tile, sums, weights, residual, out);
+                }
+            }
+        });
+        return;
+    }
+    const int64_t tile_bytes = 16 * weights.groups * 32;
+    const int64_t per_pass = std::max<int64_t>(1, kPanelBytes / tile_bytes);
+    const int64_t passes = (n_tiles + per_pass - 1) / per_pass;
+    pool_.run(passes * weights.blocks, 2, [&](int64_t begin, int64_t end, int thread) {
+        alignas(64) float sums[16 * kBlockRows];
+        uint8_t* unpacked = mine_[static_cast<size_t>(thread)].tiles.at_least(
+            static_cast<size_t>(weights.groups) * kUnpackedTile);
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t pass = i / weights.blocks, block = i % weights.blocks;
+            const Segment& s = weights.segment_of(block);
+            const int f = static_cast<int>(s.format);
+            const uint8_t* data = s.data + static_cast<size_t>(block - s.first_block) * s.stride();
+            kernels_.unpack[f](data, s.supers, unpacked);
+            const uint8_t* next = data + s.stride();
+            const int64_t stop = std::min(n_tiles, (pass + 1) * per_pass);
+            for (int64_t t = pass * per_pass; t < stop; t++) {
+                const Panels::Tile& tile = tiles[static_cast<size_t>(t)];
+                kernels_.unpacked[f][tile.size_index](unpacked, weights.groups, tile.panel, next, sums);
+                next = nullptr;
+                finish(s, block, tile, sums, weights, residual, out);
+            }
+        }
+    });
+}
+
+void Engine::norm_linear(In x, const float* norm, float eps, const Linear& weights, Out out) {
+    const std::lock_guard<std::mutex> lock(one_at_a_time_);
+    fill(panels_, x, norm, eps);
+    multiply(panels_, weights, nullptr, out);
+}
+
+void Engine::linear_add(In x, In a, const Linear& weights, Out out) {
+    const std::lock_guard<std::mutex> lock(one_at_a_time_);
+    fill(panels_, a, nullptr, 0);
+    multiply(panels_, weights, x.data, out);
+}
+
+void Engine::mlp_add(In x, const float* norm, float eps, const Linear& gate_up, const Linear& down,
+                     Out out) {
+    const std::lock_guard<std::mutex> lock(one_at_a_time_);
+    // Many rows go a slice at a time, so that gate and up stay in the cache.
+    constexpr int64_t kSlice = 256;
+    for (int64_t first = 0; first < x.rows; first += kSlice) {
+        const int64_t n = std::min(kSlice, x.rows - first);
+        mlp_rows({x.row(first), n, x.cols}, norm, eps, gate_up, down, {out.row(first), n, out.cols});
+    }
+}
+
+void Engine::mlp_rows(In x, const float* norm, float eps, const Linear& gate_up, const Linear& down,
+                      Out out) {
+    const int64_t n = gate_up.rows / 2;
+    const Out both{gate_up_.at_least(static_cast<size_t>(x.rows * 2 * n + 16)), x.rows, 2 * n};
+    fill(panels_, x, norm, eps);
+    multiply(panels_, gate_up, nullptr, both);
+    inner_.shape(x.rows, (n + kTileCols - 1) / kTileCols);
+    const auto tiles = static_cast<int64_t>(inner_.tiles().size());
+    pool_.run(tiles, x.rows < 2 ? tiles : 1, [&](int64_t begin, int64_t end, int thread) {
+        PerThread& mine = mine_[static_cast<size_t>(thread)];
+        const int64_t padded = inner_.groups() * kTileCols;
+        float* hidden = mine.row.at_least(static_cast<size_t>(padded + 16));
+        for (int64_t i = begin; i < end; i++) {
+            const Panels::Tile& tile = inner_.tiles()[static_cast<size_t>(i)];
+            for (int r = 0; r < tile.rows; r++) {
+                const float* gate = both.row(tile.first + r);
+                kernels_.swiglu(gate, gate + n, n, hidden);
+                std::memset(hidden + n, 0, static_cast<size_t>(padded - n) * 4);
+                kernels_.quantise(hidden, inner_.groups(), tile.panel, r, tile.size);
+            }
+        }
+    });
+    multiply(inner_, down, x.data, out);
+}
+
+}  // namespace freehold

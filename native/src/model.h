@@ -1,0 +1,75 @@
+// What the operations work on: packed linear layers, the paged key-value cache, a step's batch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "formats.h"
+#include "kernels.h"
+#include "memory.h"
+
+namespace freehold {
+
+// Rows `out` .. `out` + rows - 1 of a layer's outputs, all in one format.
+struct Segment {
+    Format format;
+    int64_t rows;
+    int64_t out;
+    int64_t first_block;  // of the layer's blocks
+    int64_t supers;
+    const uint8_t* data;
+
+    int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
+    size_t stride() const { return block_bytes(format, supers); }
+};
+
+struct Linear {
+    int64_t rows = 0, cols = 0, groups = 0, blocks = 0;
+    std::vector<Segment> segments;
+    std::vector<float> bias;  // empty, or one per row
+    std::vector<std::shared_ptr<Memory>> owners;
+    size_t nbytes = 0;
+
+    const Segment& segment_of(int64_t block) const;
+};
+
+// Keys [page][layer][head][16-slot group][dim][16] and values [page][layer][head][slot][padded]: a
+// page holds all layers, so that memory is touched only as sequences grow.
+class KvCache {
+public:
+    KvCache(int layers, int64_t pages, int page_size, int heads, int dim, KvType type);
+
+    void copy_page(int64_t from, int64_t to);
+    // Row `k`, `v` of one head (dim floats each) to a position's slot.
+    void write(int layer, int64_t page, int slot, int head, const float* k, const float* v);
+    const void* keys(int layer, int head) const;
+    const void* values(int layer, int head) const;
+
+    const int layers, page_size, heads, dim, padded_dim;
+    const int64_t pages;
+    const KvType type;
+    const size_t k_head, v_head;  // elements of one head's part of a page
+    const size_t k_page, v_page;  // elements of a page
+    size_t nbytes() const { return k_.size() + v_.size(); }
+
+private:
+    size_t element() const { return type == KvType::f32 ? 4 : 2; }
+    Memory k_, v_;
+};
+
+// One sequence's rows: `row` .. `row` + n - 1 at positions first ..; its pages from `pages` on.
+struct BatchSpan {
+    int64_t row, n, first, pages;
+};
+
+struct Batch {
+    int64_t rows = 0;
+    int half = 0;  // of head_dim
+    std::vector<BatchSpan> spans;
+    std::vector<int32_t> pages;
+    std::vector<float> cos, sin;         // [row][half]
+    std::vector<int32_t> span_of_row;
+};
+
+}  // namespace freehold

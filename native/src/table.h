@@ -1,0 +1,48 @@
+// Fills one instruction set's table. Included last by its own file.
+#pragma once
+
+#include "attend.h"
+#include "elementwise.h"
+#include "linear.h"
+
+namespace freehold {
+namespace {
+
+template <Format F>
+void fill_format(Kernels& k) {
+    constexpr int f = static_cast<int>(F);
+    k.direct[f][0] = direct<F, 1>;
+    k.direct[f][1] = direct<F, 2>;
+    k.direct[f][2] = direct<F, 4>;
+    k.direct[f][3] = direct<F, 8>;
+    k.unpack[f] = unpack<F>;
+    k.unpacked[f][0] = unpacked<F, 1>;
+    k.unpacked[f][1] = unpacked<F, 2>;
+    k.unpacked[f][2] = unpacked<F, 4>;
+    k.unpacked[f][3] = unpacked<F, 8>;
+    k.unpacked[f][4] = unpacked<F, 16>;
+}
+
+Kernels make_table(const char* name) {
+    Kernels k{};
+    k.name = name;
+    fill_format<Format::q4_0>(k);
+    fill_format<Format::q4_1>(k);
+    fill_format<Format::q5_0>(k);
+    fill_format<Format::q5_1>(k);
+    fill_format<Format::q8_0>(k);
+    fill_format<Format::q4_k>(k);
+    fill_format<Format::q5_k>(k);
+    fill_format<Format::q6_k>(k);
+    k.quantise = quantise;
+    k.rms_norm = rms_norm;
+    k.swiglu = swiglu;
+    k.rotate = rotate;
+    k.attend[static_cast<int>(KvType::f32)] = attend<float>;
+    k.attend[static_cast<int>(KvType::bf16)] = attend<uint16_t>;
+    k.read = read;
+    return k;
+}
+
+}  // namespace
+}  // namespace freehold
