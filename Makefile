@@ -62,7 +62,7 @@ $(VENV)/python:
 
 $(VENV)/run: pyproject.toml constraints.txt | $(VENV)/python
 	@echo "installing Freehold into $(VENV) (once, a few minutes)"
-	$(PIP) --editable '.[lab]'
+	$(PIP) --editable .
 	@touch $@ && rm -f $(VENV)/dev
 
 $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/python

@@ -7,8 +7,8 @@ at a time while the others wait, so that a noisy machine disturbs all alike. A r
 on every engine; the order of engines turns with each round. Medians over rounds are printed, and
 the median of the per-round ratios to the first engine.
 
-Engines: freehold; llamacpp (pip install llama-cpp-python, built natively with
-CMAKE_ARGS=-DGGML_NATIVE=ON); openvino (pip install openvino-genai); transformers.
+Engines: freehold (native kernels); freehold-torch; llamacpp (pip install llama-cpp-python, built
+natively with CMAKE_ARGS=-DGGML_NATIVE=ON); openvino (pip install openvino-genai); transformers.
 
 Tasks, all greedy, end-of-text ignored: decode_1 and decode_8 take 32 prompt tokens per sequence
 and count tokens per second while all sequences decode; prefill_N is N over the time to the first
@@ -26,11 +26,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 PACKAGES = {
     "freehold": "freehold",
+    "freehold-torch": "torch",
     "llamacpp": "llama_cpp",
     "openvino": "openvino_genai",
     "transformers": "transformers",
@@ -46,7 +48,7 @@ class Subject(Protocol):
     def decode(self, n_sequences: int, seed: int) -> float: ...
 
 
-def freehold(model: str, _path: str, threads: int) -> Subject:
+def freehold(model: str, _path: str, threads: int, backend: str = "native") -> Subject:
     """Ours, through its engine process: what a request meets."""
     import asyncio
     from contextlib import AsyncExitStack
@@ -58,7 +60,7 @@ def freehold(model: str, _path: str, threads: int) -> Subject:
     from freehold.cli.workload import decode_rate, prefill_rate
 
     runner, stack = asyncio.Runner(), AsyncExitStack()
-    settings = read_settings(root(), model=model, threads=threads)
+    settings = read_settings(root(), model=model, threads=threads, backend=backend)
     engine = runner.run(stack.enter_async_context(living(model, settings, Bar(quiet=True)))).engine
 
     class Ours:
@@ -86,6 +88,7 @@ def llamacpp(_model: str, path: str, threads: int) -> Subject:
     loaded = ll.llama_model_load_from_file(path.encode(), ll.llama_model_default_params())
     params = ll.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = 4096, 2048, 512, 8
+    params.kv_unified = True  # else each sequence gets an eighth of the context
     params.n_threads = params.n_threads_batch = threads
     context = ll.llama_init_from_model(loaded, params)
     batch = ll.llama_batch_init(2048, 0, 1)
@@ -215,6 +218,7 @@ def transformers(_model: str, path: str, threads: int) -> Subject:
 
 MAKERS: dict[str, Callable[[str, str, int], Subject]] = {
     "freehold": freehold,
+    "freehold-torch": partial(freehold, backend="torch"),
     "llamacpp": llamacpp,
     "openvino": openvino,
     "transformers": transformers,

@@ -20,6 +20,7 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are printed.")] = 5,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
+    backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 [float32].")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -28,7 +29,7 @@ def bench(
     Each round measures everything once, the memory-read limit too, so that a noisy machine
     disturbs all figures alike.
     """
-    settings = read_settings(root(), model=model, threads=threads, dtype=dtype)
+    settings = read_settings(root(), model=model, threads=threads, backend=backend, dtype=dtype)
     result = asyncio.run(_bench(settings, rounds, quiet=json))
     emit(
         result,

@@ -39,10 +39,13 @@ async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Livin
     from freehold.store import Store, verify
 
     verified = verify(Store(root()), name)
+    if settings.backend == "native" and verified.format == "safetensors":
+        bar.note("plain floating-point weights are rounded to 8 bits; --backend torch keeps them")
     engine = await EngineProcess.start(
         EngineSettings(
             root=str(root()),
             model=verified.name,
+            backend=settings.backend,
             dtype=settings.dtype,
             device=settings.device,
             threads=settings.threads or None,

@@ -29,8 +29,9 @@ def serve(
         bool,
         typer.Option("--temporary-key", help="Make a key that dies with this server, print it."),
     ] = False,
+    backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 [float32].")] = None,
-    device: Annotated[str | None, typer.Option(help="A torch device [cpu].")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, or a torch device [cpu].")] = None,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(help="Context held by all requests together, in tokens [32768].")
@@ -51,6 +52,7 @@ def serve(
         model=model,
         host=host,
         port=port,
+        backend=backend,
         dtype=dtype,
         device=device,
         threads=threads,

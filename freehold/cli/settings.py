@@ -35,8 +35,16 @@ class Settings:
     )
     host: str = _key("127.0.0.1", "the address that `serve` listens on")
     port: int = _key(8080, "its port; 0 takes any free one")
-    dtype: str = _key("float32", "`float32` or `bfloat16`: how weights are held and multiplied")
-    device: str = _key("cpu", "a torch device, such as `cpu` or `cuda`")
+    backend: str = _key(
+        "native",
+        "`native` computes on the packed weights with Freehold's own kernels; `torch` on "
+        "dequantised ones, on any device, with the extra `lab`",
+    )
+    dtype: str = _key(
+        "float32",
+        "`float32` or `bfloat16`: the type of the key-value cache, with `torch` of the weights too",
+    )
+    device: str = _key("cpu", "`cpu`, or with `torch` a device of its own, such as `cuda`")
     threads: int = _key(0, "arithmetic threads; 0 takes the cores this process may use")
     cache_tokens: int = _key(
         32768, "how many tokens of context all running requests may hold together"
@@ -48,6 +56,8 @@ class Settings:
     drain_seconds: int = _key(30, "how long running answers may finish after a stop signal")
 
     def __post_init__(self) -> None:
+        if self.backend not in ("native", "torch"):
+            raise UsageError(f"backend is {self.backend!r}: take native or torch", param="backend")
         if self.dtype not in ("float32", "bfloat16"):
             raise UsageError(f"dtype is {self.dtype!r}: take float32 or bfloat16", param="dtype")
         if not 0 <= self.port <= 65535:

@@ -23,6 +23,7 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0 for the likeliest answer.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 1024,
     seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.")] = None,
+    backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 [float32].")] = None,
 ) -> None:
     """Talk to a model in the terminal. Piped text is answered once.
@@ -34,7 +35,7 @@ def chat(
     from freehold.cli.conversation import Talk, converse
     from freehold.types import Sampling
 
-    settings = read_settings(root(), model=model, dtype=dtype)
+    settings = read_settings(root(), model=model, backend=backend, dtype=dtype)
     talk = Talk(
         system=system,
         sampling=Sampling(

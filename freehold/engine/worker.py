@@ -107,10 +107,8 @@ def _load(settings: EngineSettings, link: Link) -> Runner:
     from freehold.qwen.model import load
     from freehold.store import Store, verify
 
-    if settings.backend != "torch":
-        raise UsageError(
-            f"backend is {settings.backend!r}: this version has torch", param="backend"
-        )
+    if settings.backend not in ("native", "torch"):
+        raise UsageError(f"backend is {settings.backend!r}: take native or torch", param="backend")
     if settings.dtype not in ("float32", "bfloat16"):
         raise UsageError(f"dtype is {settings.dtype!r}: take float32 or bfloat16", param="dtype")
     last = -1
@@ -124,7 +122,7 @@ def _load(settings: EngineSettings, link: Link) -> Runner:
 
     model = load(
         verify(Store(Path(settings.root)), settings.model),
-        backend="torch",
+        backend="native" if settings.backend == "native" else "torch",
         dtype="float32" if settings.dtype == "float32" else "bfloat16",
         device=settings.device,
         threads=settings.threads,

@@ -37,6 +37,7 @@ def test_the_file_goes_before_defaults_and_options_before_the_file(tmp_path: Pat
         ("port = 70000", "port"),
         ("threads = -1", "threads"),
         ('dtype = "int3"', "dtype"),
+        ('backend = "abacus"', "backend"),
         ("max_running = 0", "max_running"),
         ("max_waiting = -1", "max_waiting"),
         ('sources = "index"', "sources"),
