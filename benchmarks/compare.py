@@ -64,6 +64,8 @@ def freehold(model: str, _path: str, threads: int, backend: str = "native") -> S
     engine = runner.run(stack.enter_async_context(living(model, settings, Bar(quiet=True)))).engine
 
     class Ours:
+        _open = stack  # collected as garbage it would close the engine
+
         def prefill(self, n: int, seed: int) -> float:
             return runner.run(prefill_rate(engine, n, seed))
 
