@@ -190,7 +190,7 @@ async def test_a_full_house_is_busy_at_once(tiny_settings: Make) -> None:
     [
         ({"model": "absent"}, NotFoundError),
         ({"dtype": "float8"}, UsageError),
-        ({"backend": "native"}, UsageError),
+        ({"backend": "abacus"}, UsageError),
         ({"max_running": 0}, UsageError),
         ({"page_size": 0}, UsageError),
     ],
