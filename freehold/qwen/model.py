@@ -167,6 +167,12 @@ def _open(
 ) -> tuple[Ops, str]:
     """The back end and the name of its arithmetic. Its import waits until a model is loaded."""
     if backend == "torch":
+        if importlib.util.find_spec("torch") is None:
+            raise UsageError(
+                "the torch back end needs PyTorch, which is not installed: take the native back "
+                "end, or install the extra with `pip install 'freehold[lab]'`",
+                param="backend",
+            )
         from freehold.qwen.ops import torch as torch_ops
 
         return torch_ops.open_ops(

@@ -188,3 +188,12 @@ def test_no_torch_until_a_model_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_torch_the_error_says_what_to_install(
+    delivered: VerifiedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UsageError, match=r"freehold\[lab\]") as caught:
+        load(delivered, backend="torch")
+    assert caught.value.param == "backend"
