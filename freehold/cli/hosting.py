@@ -13,7 +13,7 @@ from freehold.cli.settings import Settings
 from freehold.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from freehold.types import Codec, Engine
+    from freehold.types import Codec, Engine, VerifiedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,14 @@ class Living:
     name: str
     engine: Engine
     codec: Codec
+
+
+def holds_plain_floats(model: VerifiedModel) -> bool:
+    """Whether any matrix is not quantised yet, in whichever format: the native kernels round it."""
+    return any(
+        len(tensor.shape) == 2 and tensor.dtype in ("F32", "F16", "BF16")
+        for tensor in model.tensors.values()
+    )
 
 
 @asynccontextmanager
@@ -39,7 +47,7 @@ async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Livin
     from freehold.store import Store, verify
 
     verified = verify(Store(root()), name)
-    if settings.backend == "native" and verified.format == "safetensors":
+    if settings.backend == "native" and holds_plain_floats(verified):
         bar.note("plain floating-point weights are rounded to 8 bits; --backend torch keeps them")
     engine = await EngineProcess.start(
         EngineSettings(
