@@ -60,7 +60,7 @@ def freehold(model: str, _path: str, threads: int, backend: str = "native") -> S
     from freehold.cli.workload import decode_rate, prefill_rate
 
     runner, stack = asyncio.Runner(), AsyncExitStack()
-    settings = read_settings(root(), model=model, threads=threads, backend=backend)
+    settings = read_settings(root(), model=model, threads=threads, backend=backend, speculate="off")
     engine = runner.run(stack.enter_async_context(living(model, settings, Bar(quiet=True)))).engine
 
     class Ours:

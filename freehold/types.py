@@ -215,6 +215,10 @@ class EngineStats:
     pages_free: int
     pages_cached: int
     """Pages that only the prefix cache holds: given up as soon as a request needs them."""
+    guessed: int = 0
+    """Tokens guessed ahead (speculative decoding) since the start."""
+    kept: int = 0
+    """Those of them that were what the model chose."""
 
 
 class Engine(Protocol):

@@ -29,7 +29,10 @@ def bench(
     Each round measures everything once, the memory-read limit too, so that a noisy machine
     disturbs all figures alike.
     """
-    settings = read_settings(root(), model=model, threads=threads, backend=backend, dtype=dtype)
+    # Guessing ahead is off: it would measure how predictable the answers are.
+    settings = read_settings(
+        root(), model=model, threads=threads, backend=backend, dtype=dtype, speculate="off"
+    )
     result = asyncio.run(_bench(settings, rounds, quiet=json))
     emit(
         result,

@@ -33,6 +33,12 @@ def serve(
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 [float32].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or a torch device [cpu].")] = None,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
+    speculate: Annotated[
+        str | None, typer.Option(help="Guess tokens ahead: lookup or off [lookup].")
+    ] = None,
+    draft: Annotated[
+        str | None, typer.Option(help="A smaller model to guess with, auto or off [auto].")
+    ] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(help="Context held by all requests together, in tokens [32768].")
     ] = None,
@@ -56,6 +62,8 @@ def serve(
         dtype=dtype,
         device=device,
         threads=threads,
+        speculate=speculate,
+        draft=draft,
         cache_tokens=cache_tokens,
         max_running=max_running,
         max_waiting=max_waiting,

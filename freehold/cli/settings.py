@@ -46,6 +46,16 @@ class Settings:
     )
     device: str = _key("cpu", "`cpu`, or with `torch` a device of its own, such as `cuda`")
     threads: int = _key(0, "arithmetic threads; 0 takes the cores this process may use")
+    speculate: str = _key(
+        "lookup",
+        "`lookup` guesses tokens ahead from the text so far (native back end only), `off` does "
+        "not; the answer is the same, to the bit",
+    )
+    draft: str = _key(
+        "auto",
+        "a smaller model of the same vocabulary that guesses where lookup finds nothing; `auto` "
+        "takes the smallest one in the vault that is at most a quarter of the model, `off` none",
+    )
     cache_tokens: int = _key(
         32768, "how many tokens of context all running requests may hold together"
     )
@@ -60,6 +70,10 @@ class Settings:
             raise UsageError(f"backend is {self.backend!r}: take native or torch", param="backend")
         if self.dtype not in ("float32", "bfloat16"):
             raise UsageError(f"dtype is {self.dtype!r}: take float32 or bfloat16", param="dtype")
+        if self.speculate not in ("lookup", "off"):
+            raise UsageError(
+                f"speculate is {self.speculate!r}: take lookup or off", param="speculate"
+            )
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}: it must lie between 0 and 65535", param="port")
         if self.threads < 0:

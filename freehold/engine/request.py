@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from freehold.engine.prefix import PageName
 from freehold.engine.sampler import Chooser
+from freehold.engine.speculation import Guess, Lookup
 from freehold.engine.wire import WINDOW
 from freehold.qwen.ops import State
 from freehold.types import Tap
@@ -35,6 +36,8 @@ class Request:
     prefilled: bool = False
     scored: int = 0
     unread: int = 0
+    lookup: Lookup = field(default_factory=Lookup)
+    guess: Guess | None = None
 
     @property
     def length(self) -> int:
@@ -45,6 +48,11 @@ class Request:
     def left(self) -> int:
         """Tokens that must still go through the model before the next one can be chosen."""
         return len(self.ids) - self.length
+
+    @property
+    def guessed(self) -> list[int]:
+        """Ids that go through the model behind the last real one, in case they are what comes."""
+        return [] if self.guess is None else self.guess.ids
 
     @property
     def stalled(self) -> bool:

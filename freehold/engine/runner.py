@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from freehold.engine.drafting import Drafter
 from freehold.engine.faults import fault_of
 from freehold.engine.limits import (
     check_ids,
@@ -24,6 +25,7 @@ from freehold.engine.limits import (
 from freehold.engine.request import Request
 from freehold.engine.sampler import Chooser, score_rows
 from freehold.engine.scheduler import SCORE_ROWS, Scheduler, Share
+from freehold.engine.speculation import Speculator
 from freehold.engine.taps import Watch
 from freehold.engine.wire import (
     SOFT_FRAME,
@@ -65,7 +67,9 @@ class Machine(Protocol):
 class Runner:
     """All requests of one model. Raises ``UsageError`` for settings that cannot be."""
 
-    def __init__(self, model: Machine, settings: EngineSettings) -> None:
+    def __init__(
+        self, model: Machine, settings: EngineSettings, *, draft: Machine | None = None
+    ) -> None:
         _check_settings(settings)
         self.scheduler = Scheduler(
             model.cache,
@@ -75,6 +79,7 @@ class Runner:
             score_rows=self._score_rows,
         )
         self._model = model
+        self._speculator = _speculator(model, settings, draft)
         self._requests: dict[int, Request] = {}
         # A sequence longer than the whole cache could never end.
         context = min(model.card.context, self.scheduler.max_tokens)
@@ -82,6 +87,8 @@ class Runner:
 
     def step(self) -> list[AnyEvent] | None:
         """Advance every request that can be, by one forward pass; ``None`` if none can."""
+        if self._speculator is not None:
+            self._speculator.prepare(self.scheduler.running)
         if not (shares := self.scheduler.plan()):
             return None
         watch = Watch(self._model.ops, shares)
@@ -143,7 +150,10 @@ class Runner:
 
     def stats(self) -> EngineStats:
         """Counts of this moment."""
-        return self.scheduler.stats()
+        stats = self.scheduler.stats()
+        if (speculator := self._speculator) is None:
+            return stats
+        return replace(stats, guessed=speculator.guessed, kept=speculator.kept)
 
     # --- what a step brought ----------------------------------------------------------------------
 
@@ -155,30 +165,47 @@ class Runner:
             if request.chooser is None:
                 events = self._score_on(request, logits_nv, watch)
             else:
-                events = self._choose_next(request, request.chooser, logits_nv[-1], watch)
+                events = self._choose_on(request, request.chooser, logits_nv, watch)
         except FreeholdError as error:
             self._end(request)
             return [Failed(request.number, fault_of(error))]
         request.unread += sum(map(cost, events))
         return events
 
-    def _choose_next(
-        self, request: Request, chooser: Chooser, logits_v: Floats, watch: Watch
+    def _choose_on(
+        self, request: Request, chooser: Chooser, logits_nv: Floats, watch: Watch
     ) -> list[AnyEvent]:
+        """Choose by the row of the last token, and go on by the rows of guesses while they hold."""
         events: list[AnyEvent] = []
         if not request.prefilled:
             request.prefilled = True
             self.scheduler.keep_prefix(request)
             events.append(Prefilled(request.number, request.n_prompt, request.cached_tokens))
-        choice = chooser.choose(logits_v, position=len(request.ids))
-        if chooser.is_stop(choice.id):
-            return [*events, self._done(request, "stop")]
-        request.ids.append(choice.id)
-        events.append(
-            Token(request.number, choice.id, choice.logprob, list(choice.top), watch.seen(request))
-        )
-        if len(request.ids) - request.n_prompt >= request.max_tokens:
-            events.append(self._done(request, "length"))
+        guess, request.guess = request.guess, None
+        known, n_right = len(request.ids), 0
+        end: Literal["stop", "length"] | None = None
+        for row_v, guessed in zip(logits_nv, [*(guess.ids if guess else ()), None], strict=True):
+            choice = chooser.choose(row_v, position=len(request.ids))
+            if chooser.is_stop(choice.id):
+                end = "stop"
+                break
+            request.ids.append(choice.id)
+            events.append(
+                Token(
+                    request.number, choice.id, choice.logprob, list(choice.top), watch.seen(request)
+                )
+            )
+            if len(request.ids) - request.n_prompt >= request.max_tokens:
+                end = "length"
+                break
+            if choice.id != guessed:
+                break
+            n_right += 1
+        if guess is not None and self._speculator is not None and request.state is not None:
+            self._speculator.learn(guess, n_right, ended=end is not None)
+            request.state.rollback(known + n_right)
+        if end is not None:
+            events.append(self._done(request, end))
         return events
 
     def _score_on(self, request: Request, logits_nv: Floats, watch: Watch) -> list[AnyEvent]:
@@ -222,11 +249,26 @@ class Runner:
 
 
 def _span(share: Share) -> Span:
-    first = share.request.length
-    return Span(state=share.state, ids=share.request.ids[first : first + share.n], want=share.want)
+    request, first = share.request, share.request.length
+    ids = (request.ids[first : first + share.n] + request.guessed)[: share.n]
+    return Span(state=share.state, ids=ids, want=share.want)
+
+
+def _speculator(
+    model: Machine, settings: EngineSettings, draft: Machine | None
+) -> Speculator | None:
+    # Where a row's bits depend on how many share its step, guessing could change what is chosen.
+    exact = "replay" in model.card.caps
+    if not exact or settings.speculate == "off":
+        return None
+    return Speculator(Drafter(draft, model.card) if draft else None)
 
 
 def _check_settings(settings: EngineSettings) -> None:
+    if settings.speculate not in ("lookup", "off"):
+        raise UsageError(
+            f"speculate is {settings.speculate!r}: take lookup or off", param="speculate"
+        )
     least = (("max_running", 1), ("max_waiting", 0), ("step_tokens", 1))
     for name, low in least:
         if getattr(settings, name) < low:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +71,14 @@ class Chooser:
             logprob=float(logits_v[token]) - normaliser,
             top=top_pairs(logits_v, self._sampling.logprobs, normaliser),
         )
+
+    def fork(self) -> Chooser:
+        """One that would choose the same from here on, and whose choices leave this one as it is.
+        Without log-probabilities: it is for guessing."""
+        other = copy(self)
+        other._sampling = replace(self._sampling, logprobs=None)
+        other._counts = dict(self._counts)
+        return other
 
     def is_stop(self, token: int) -> bool:
         """Whether ``token`` ends the answer."""

@@ -1,9 +1,9 @@
 """Decides which tokens go through the model next, and who gets KV pages.
 
-Every step takes one token of each running answer, and fills up with pieces of prompts (continuous
-batching with chunked prefill). A long prompt cannot hold up running answers, since each of them is
-in every step; and running answers cannot hold up a prompt, since a quarter of the step's tokens is
-kept for prompts.
+Every step takes one token of each running answer, with what is guessed to follow it, and fills up
+with pieces of prompts (continuous batching with chunked prefill). A long prompt cannot hold up
+running answers, since each of them is in every step; and running answers cannot hold up a prompt,
+since a quarter of the step's tokens is kept for prompts.
 
 Pages are taken as tokens arrive, not reserved: an answer rarely reaches its ``max_tokens``. When
 none are free, the prefix cache gives up its own; then the youngest request gives up its pages and
@@ -120,11 +120,15 @@ class Scheduler:
         ]
         shares: list[Share] = []
         pages = 0
-        for request, n in self._sizes(ready):
+        for request, size in self._sizes(ready):
             # Room made for an older request may have cost this one its state.
             if request.state is None:
                 continue
-            cost = self._cache.cost(request.state, n)
+            n, cost = size, self._cache.cost(request.state, size)
+            if request.guess and not self._make_room(request, pages + cost, preempt=False):
+                # Guesses are not worth anybody's pages.
+                request.guess = None
+                n, cost = 1, self._cache.cost(request.state, 1)
             if self._make_room(request, pages + cost):
                 pages += cost
                 want = self._want(request, n)
@@ -165,9 +169,9 @@ class Scheduler:
         """
         answers = [r for r in ready if r.left == 1 and r.chooser is not None]
         prompts = [r for r in ready if r.left > 1 or r.chooser is None]
-        sizes = {r.number: 1 for r in answers}
+        sizes = {r.number: 1 + len(r.guessed) for r in answers}
         left = _Left(
-            tokens=max(self._step_tokens - len(answers), self._step_tokens // 4, 1),
+            tokens=max(self._step_tokens - sum(sizes.values()), self._step_tokens // 4, 1),
             rows=SCORE_ROWS,
         )
         if prompts:
@@ -202,6 +206,8 @@ class Scheduler:
     def _want(self, request: Request, n: int) -> Literal["none", "last", "all"]:
         if request.chooser is None:
             return "none" if request.length < request.scored else "all"
+        if request.guess:
+            return "all"
         return "last" if n == request.left else "none"
 
     def _waits_for_twin(self, request: Request) -> bool:
@@ -251,11 +257,13 @@ class Scheduler:
 
     # --- whose pages ------------------------------------------------------------------------------
 
-    def _make_room(self, request: Request, pages: int) -> bool:
-        """Have ``pages`` free for the step so far, at the cost of the prefix cache first, then of
-        a stalled or younger request; false if the others are all older."""
+    def _make_room(self, request: Request, pages: int, *, preempt: bool = True) -> bool:
+        """Have ``pages`` free for the step so far, at the cost of the prefix cache first, then (if
+        ``preempt``) of a stalled or younger request; false if the others are all older."""
         while (lacking := pages - self._cache.n_free) > 0:
-            if not self.prefix.give_up(lacking) and not self._preempt_for(request):
+            if self.prefix.give_up(lacking):
+                continue
+            if not preempt or not self._preempt_for(request):
                 return False
         return True
 
@@ -278,6 +286,7 @@ class Scheduler:
             request.state.free()
             request.state = None
         request.pages = []
+        request.guess = None
 
 
 def _by_age(request: Request) -> int:

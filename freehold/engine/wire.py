@@ -42,6 +42,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     of KV cache are shared by all requests, in pages of ``page_size``. ``max_running`` requests are
     answered at once, ``max_waiting`` more are queued. ``step_tokens`` bounds the tokens of one
     forward pass: more is faster for long prompts, less is smoother for running answers.
+    ``speculate`` is ``lookup`` or ``off``; ``draft`` may name a smaller model to guess where lookup
+    finds nothing. Both change how fast tokens come, never which.
     """
 
     root: str
@@ -55,6 +57,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_running: int = 64
     max_waiting: int = 256
     step_tokens: int = 256
+    speculate: str = "lookup"
+    draft: str = ""
 
 
 # --- counter to engine ----------------------------------------------------------------------------

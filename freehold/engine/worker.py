@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from freehold.engine.faults import fault_of
 from freehold.engine.link import Hungup, Link
@@ -37,6 +38,10 @@ from freehold.engine.wire import (
     frame,
 )
 from freehold.errors import EngineError, FreeholdError, UsageError
+
+if TYPE_CHECKING:
+    from freehold.qwen.model import Model
+    from freehold.types import VerifiedModel
 
 _PR_SET_PDEATHSIG = 1
 _LAST_WORDS = 5.0
@@ -105,6 +110,7 @@ def _settings(link: Link) -> EngineSettings:
 
 def _load(settings: EngineSettings, link: Link) -> Runner:
     from freehold.qwen.model import load
+    from freehold.qwen.tokenizer import same_vocabulary
     from freehold.store import Store, verify
 
     if settings.backend not in ("native", "torch"):
@@ -120,17 +126,30 @@ def _load(settings: EngineSettings, link: Link) -> Runner:
             last = percent
             link.send([frame(Loading(done, total))])
 
-    model = load(
-        verify(Store(Path(settings.root)), settings.model),
-        backend="native" if settings.backend == "native" else "torch",
-        dtype="float32" if settings.dtype == "float32" else "bfloat16",
-        device=settings.device,
-        threads=settings.threads,
-        cache_tokens=settings.cache_tokens,
-        page_size=settings.page_size,
-        progress=progress,
-    )
-    return Runner(model, settings)
+    def bring(verified: VerifiedModel) -> Model:
+        return load(
+            verified,
+            backend="native" if settings.backend == "native" else "torch",
+            dtype="float32" if settings.dtype == "float32" else "bfloat16",
+            device=settings.device,
+            threads=settings.threads,
+            cache_tokens=settings.cache_tokens,
+            page_size=settings.page_size,
+            progress=progress,
+        )
+
+    store = Store(Path(settings.root))
+    verified = verify(store, settings.model)
+    if not settings.draft:
+        return Runner(bring(verified), settings)
+    small = verify(store, settings.draft)
+    if not same_vocabulary(verified, small):
+        raise UsageError(
+            f"{settings.draft} has another vocabulary than {settings.model}, so its tokens mean "
+            "something else: take a smaller model of the same family as draft",
+            param="draft",
+        )
+    return Runner(bring(verified), settings, draft=bring(small))
 
 
 def _outlive_nobody() -> None:

@@ -88,12 +88,35 @@ class Tokenizer:
 
 def tokenizer_of(model: VerifiedModel) -> Tokenizer:
     """Make the model's tokenizer. Raises ``MalformedError`` naming the document and the rule."""
+    return Tokenizer(_tables_of(model))
+
+
+def _tables_of(model: VerifiedModel) -> Tables:
     if model.format == "gguf":
-        return Tokenizer(from_gguf(model.metadata))
+        return from_gguf(model.metadata)
     file = "tokenizer.json"
     if file not in model.documents:
         raise MalformedError(f"{model.name} has no {file}: pull it again", file=file)
-    return Tokenizer(from_tokenizer_json(parse_json(model.documents[file], file=file)))
+    return from_tokenizer_json(parse_json(model.documents[file], file=file))
+
+
+def same_vocabulary(one: VerifiedModel, other: VerifiedModel) -> bool:
+    """Whether both mean the same by each id that both have. Larger models may pad theirs with ids
+    that stand for nothing. Raises ``MalformedError``."""
+    vocabularies = [_vocabulary(model) for model in (one, other)]
+    n = min(map(len, vocabularies))
+    return vocabularies[0][:n] == vocabularies[1][:n]
+
+
+def _vocabulary(model: VerifiedModel) -> list[str]:
+    """Tokens by id, as the file writes them; empty for an id without one."""
+    if model.format == "gguf":
+        # Reading all of it strictly takes half a second, and has been done where text is handled.
+        return list(model.metadata.get("tokenizer.ggml.tokens", ()))
+    tables = _tables_of(model)
+    tokens = {i: text for text, i in tables.vocab.items()}
+    tokens |= {i: added.content for i, added in tables.added.items()}
+    return [tokens.get(i, "") for i in range(max(tokens, default=-1) + 1)]
 
 
 # --- tokenizer.json -------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ _GAUGES = {
     "pages_total": ("kv_pages_total", "KV cache pages there are."),
     "pages_free": ("kv_pages_free", "KV cache pages nobody holds."),
     "pages_cached": ("kv_pages_cached", "KV cache pages only the prefix cache holds."),
+    "guessed": ("guessed_tokens", "Tokens guessed ahead since the engine's start."),
+    "kept": ("kept_guesses", "Guesses that were what the model chose, since the engine's start."),
 }
 
 

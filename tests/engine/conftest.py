@@ -29,9 +29,12 @@ class PretendModel:
 
     A page that was shared wrongly, freed too early or written by two sequences changes the logits,
     so equal answers mean equal pages. ``spoil`` maps a last token to a value put into the logits.
+    With ``echo`` it mostly, but not always, says again what stood that many tokens before.
     """
 
-    def __init__(self, *, n_pages: int = 64, page_size: int = 4, context: int = 1000) -> None:
+    def __init__(
+        self, *, n_pages: int = 64, page_size: int = 4, context: int = 1000, echo: int = 0
+    ) -> None:
         self._kv = np.zeros((n_pages + 1, page_size), np.int64)
         self.cache = Pool(n_pages, page_size, clear=self._clear, copy=self._copy)
         self.config: Any = SimpleNamespace(n_layers=1, width=4, vocab=50)
@@ -42,8 +45,9 @@ class PretendModel:
             vocab=50,
             bytes_per_token=1,
             numerics="exact",
-            caps=frozenset({"ids", "score"}),
+            caps=frozenset({"ids", "score", "replay"}),
         )
+        self.echo = echo
         self.ops: Any = None
         self.spoil: dict[int, float] = {}
         self.steps: list[list[Span]] = []
@@ -72,6 +76,8 @@ class PretendModel:
     def _logits(self, history: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         rng = np.random.default_rng(zlib.crc32(history.tobytes()))
         logits = rng.normal(size=self.card.vocab).astype(np.float32)
+        if 0 < self.echo <= len(history) and rng.integers(6):
+            logits[int(history[-self.echo])] += 9
         if int(history[-1]) in self.spoil:
             logits[7] = self.spoil[int(history[-1])]
         return logits
@@ -83,7 +89,7 @@ class PretendModel:
         self._kv[target] = self._kv[source]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pretend() -> Callable[..., PretendModel]:
     return PretendModel
 
@@ -93,7 +99,7 @@ def _settings(**changes: Any) -> EngineSettings:
     return EngineSettings(**(values | changes))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings() -> Callable[..., EngineSettings]:
     """Settings for an in-process runner."""
     return _settings
@@ -110,7 +116,7 @@ def _drive(runner: Runner, *, limit: int = 10_000) -> list[AnyEvent]:
     raise AssertionError("the runner does not come to rest")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def drive() -> Callable[..., list[AnyEvent]]:
     return _drive
 
@@ -130,7 +136,7 @@ def answer() -> Callable[..., list[int]]:
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def check_pages() -> Callable[[Runner, Any], None]:
     """No page is lost: with nothing running all are free or in the prefix cache, and all are free
     once that is cleared."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from safetensors.numpy import save_file
 
 from freehold.engine import EngineProcess, EngineSettings, wire
 from freehold.errors import (
@@ -27,7 +29,10 @@ from freehold.errors import (
     NotFoundError,
     UsageError,
 )
+from freehold.store import Store, pull
 from freehold.types import Done, Event, Prefilled, Sampling, Tap, Token
+from tests.engine.conftest import CONFIG, _Quiet, _weights
+from tests.qwen.conftest import small_tokenizer_json
 
 Make = Callable[..., EngineSettings]
 GREEDY = Sampling(temperature=0, max_tokens=30)
@@ -367,3 +372,42 @@ async def test_memory_stays_flat(engine: EngineProcess) -> None:
     assert after[1] - before[1] < 8 << 20
     assert not engine._inboxes
     assert engine._admission.inside == 0
+
+
+# --- a draft model --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pair_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the tiny model under two names, and once with two of its tokens swapped."""
+    root = tmp_path_factory.mktemp("pair")
+    for name in ("large", "small", "other"):
+        folder = tmp_path_factory.mktemp("models") / name
+        folder.mkdir()
+        document = small_tokenizer_json()
+        if name == "other":
+            vocab = document["model"]["vocab"]
+            vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+        (folder / "config.json").write_text(json.dumps(CONFIG))
+        save_file(_weights(), folder / "model.safetensors")
+        pull(Store(root), str(folder), sources=[], progress=_Quiet())
+    return root
+
+
+async def test_a_draft_changes_no_answer(tiny_settings: Make, pair_root: Path) -> None:
+    answers = []
+    for draft in ("", "small"):
+        settings = tiny_settings(root=str(pair_root), model="large", backend="native", draft=draft)
+        async with await EngineProcess.start(settings) as engine:
+            answers.append([await answer(engine, prompt_of(seed)) for seed in range(3)])
+            await all_pages_home(engine)
+    assert answers[0] == answers[1]
+
+
+async def test_a_draft_of_another_vocabulary_is_refused(
+    tiny_settings: Make, pair_root: Path
+) -> None:
+    settings = tiny_settings(root=str(pair_root), model="large", backend="native", draft="other")
+    with pytest.raises(UsageError, match="another vocabulary"):
+        await EngineProcess.start(settings)

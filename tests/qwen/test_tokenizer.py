@@ -23,7 +23,13 @@ from hypothesis import strategies as st
 
 from freehold.errors import MalformedError
 from freehold.qwen import tokenizer
-from freehold.qwen.tokenizer import SPLIT_PATTERN, Tokenizer, from_gguf, from_tokenizer_json
+from freehold.qwen.tokenizer import (
+    SPLIT_PATTERN,
+    Tokenizer,
+    from_gguf,
+    from_tokenizer_json,
+    same_vocabulary,
+)
 from freehold.types import VerifiedModel
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpus"
@@ -305,3 +311,32 @@ def test_unknown_token_types(document: dict[str, Any], kind: Any) -> None:
     metadata["tokenizer.ggml.token_type"][3] = kind
     with pytest.raises(MalformedError, match="token_type"):
         from_gguf(metadata)
+
+
+# --- the same ids ---------------------------------------------------------------------------------
+
+
+def test_vocabularies_are_the_same_up_to_padding(make: SimpleNamespace) -> None:
+    def gguf(tokens: list[str]) -> VerifiedModel:
+        metadata = {"tokenizer.ggml.tokens": tokens}
+        found: VerifiedModel = make.verified(format="gguf", metadata=metadata, tensors={})
+        return found
+
+    assert same_vocabulary(gguf(["a", "b"]), gguf(["a", "b", "[PAD2]"]))
+    assert not same_vocabulary(gguf(["a", "b"]), gguf(["b", "a"]))
+
+
+def test_vocabularies_of_tokenizer_json_are_compared_token_by_token(make: SimpleNamespace) -> None:
+    def model(document: dict[str, Any]) -> VerifiedModel:
+        found: VerifiedModel = make.verified(
+            documents={"tokenizer.json": json.dumps(document).encode()}, tensors={}
+        )
+        return found
+
+    whole, swapped, shorter = (make.small_tokenizer_json() for _ in range(3))
+    vocab = swapped["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    del shorter["added_tokens"][-1]
+    assert same_vocabulary(model(whole), model(whole))
+    assert same_vocabulary(model(whole), model(shorter))
+    assert not same_vocabulary(model(whole), model(swapped))
