@@ -7,6 +7,7 @@
     ├── IntegrityError        bytes are not what they must be: never served, never retried
     │   ├── DigestError       content differs from its digest; names the file and the chunk
     │   ├── MalformedError    a file breaks its format's rules; names the file and the rule
+    │   ├── SignatureError    a signature is not the named key's over these bytes
     │   └── RefusedError      a file type that could run code
     ├── SourceError           nothing could deliver the bytes (unreachable, incomplete)
     ├── StorageError          this machine's disk cannot hold or return them
@@ -68,6 +69,10 @@ class MalformedError(IntegrityError):
     def __init__(self, message: str, *, file: str) -> None:
         super().__init__(message)
         self.file = file
+
+
+class SignatureError(IntegrityError):
+    """A signature does not belong to the key and the bytes it is said to belong to."""
 
 
 class RefusedError(IntegrityError):

@@ -1,0 +1,1 @@
+"""Seals: the owner's keys, and what is signed with them. Shared by store and ledger."""
