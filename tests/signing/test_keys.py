@@ -47,7 +47,8 @@ def test_openssl_agrees(tmp_path: Path, kind: Kind) -> None:
     command = (
         ["openssl", "dgst", "-sha256", "-verify", pub, "-signature", str(mark), str(data)]
         if kind == "p256"
-        else f"openssl pkeyutl -verify -pubin -inkey {pub} -rawin -in {data} -sigfile {mark}".split()
+        else f"openssl pkeyutl -verify -pubin -inkey {pub} -rawin"
+        f" -in {data} -sigfile {mark}".split()
     )
     subprocess.run(command, check=True, capture_output=True)
 
