@@ -7,12 +7,13 @@ from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
 
 from freehold.engine import EngineProcess, EngineSettings
-from freehold.types import Sampling, Token
+from freehold.types import EngineStats, Sampling, Token
 
 N_TOKENS = 16
 
@@ -77,3 +78,40 @@ async def test_64_streams_a_third_of_them_left_midway(
     assert stats.running == stats.waiting == 0
     assert stats.pages_free + stats.pages_cached == stats.pages_total
     assert grown < 64 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_guessing_ahead_changes_nothing(
+    real_settings: EngineSettings, record_property: Callable[[str, object], None]
+) -> None:
+    """Alone and eight at once, likeliest and drawn: the same tokens and log-probabilities."""
+    rng = np.random.default_rng(3)
+    asked = [
+        (
+            rng.integers(1000, 50_000, 20 + 9 * i).tolist() * 3,
+            Sampling(temperature=0.7 * (i % 2), seed=i, max_tokens=80, logprobs=1),
+        )
+        for i in range(8)
+    ]
+    native = msgspec.structs.replace(real_settings, backend="native")
+
+    async def answers(speculate: str) -> tuple[list[list[Token]], list[list[Token]], EngineStats]:
+        settings = msgspec.structs.replace(native, speculate=speculate)
+        async with await EngineProcess.start(settings) as engine:
+
+            async def one(ids: list[int], sampling: Sampling) -> list[Token]:
+                events = engine.generate(ids, sampling)
+                return [event async for event in events if isinstance(event, Token)]
+
+            alone = [await one(*ask) for ask in asked]
+            return alone, await asyncio.gather(*(one(*ask) for ask in asked)), await engine.stats()
+
+    alone, together, stats = await answers("off")
+    assert stats.guessed == 0
+    assert alone == together
+    ahead_alone, ahead_together, stats = await answers("lookup")
+    record_property("guessed", f"{stats.kept} of {stats.guessed} kept")
+    print(f"guesses: {stats.kept} of {stats.guessed} kept")
+    assert stats.kept > 100
+    assert ahead_alone == ahead_together == alone
