@@ -92,7 +92,7 @@ private:
     Pool pool_;
     std::vector<PerThread> mine_;
     Panels panels_, inner_;
-    Scratch<float> gate_up_, queries_;
+    Scratch<float> gate_up_, queries_, parts_;
     Arena arena_;
     Scratch<uint8_t> unread_;
     std::mutex one_at_a_time_;

@@ -30,7 +30,25 @@ constexpr int kUnpackedTile = 512 + 64 + 64;
 constexpr int kAttendRows = 8;     // query rows that share one pass over keys and values
 constexpr int kAttendChunk = 256;  // positions per softmax chunk, at multiples of itself
 
-enum class KvType : uint8_t { f32, bf16 };
+enum class KvType : uint8_t { f32, bf16, i8 };
+constexpr int kKvTypes = 3;
+
+// 8-bit keys share a scale between this many rotary pairs (i, i + dim / 2), values between this many
+// dimensions: a pair's two magnitudes turn into each other with the position, and some pairs of some
+// models are a hundred times larger than their neighbours. Values have no such outliers.
+constexpr int kKeyPairs = 4, kValueDims = 32;
+
+// Bytes of 16 positions of one head. Scales (bfloat16) follow the codes: [scale][16].
+constexpr size_t key_bytes(KvType type, size_t dim) {
+    if (type == KvType::f32) return 64 * dim;
+    if (type == KvType::bf16) return 32 * dim;
+    return 16 * dim + 32 * ((dim / 2 + kKeyPairs - 1) / kKeyPairs);
+}
+constexpr size_t value_bytes(KvType type, size_t padded_dim) {
+    if (type == KvType::f32) return 64 * padded_dim;
+    if (type == KvType::bf16) return 32 * padded_dim;
+    return 16 * padded_dim + 32 * ((padded_dim + kValueDims - 1) / kValueDims);
+}
 
 // Up to eight query rows of one key-value head of one sequence.
 struct AttendTile {
@@ -38,9 +56,11 @@ struct AttendTile {
     int rows;
     int32_t first[kAttendRows];  // row r sees positions first[r] .. end[r] - 1
     int32_t end[kAttendRows];
-    const void* k;          // this layer's and head's part of page 0: [16-slot group][dim][16]
-    const void* v;          // [slot][padded dim]
-    size_t k_page, v_page;  // elements from one page to the next
+    int32_t from, to;  // chunks from .. to - 1, in positions
+    const uint8_t* k;         // this layer's and head's part of page 0: groups of 16 slots, [dim][16]
+    const uint8_t* v;         // the same, [16][padded dim]
+    size_t k_page, v_page;    // bytes from one page to the next
+    size_t k_group, v_group;  // bytes from 16 slots to the next 16
     bool alone;             // no other tile has just read the same keys and values
     const int32_t* pages;
     int page_size;          // a multiple of 16
@@ -52,6 +72,9 @@ struct AttendTile {
 constexpr size_t attend_scratch(size_t padded_dim) {
     return kAttendRows * kAttendChunk + 2 * kAttendRows * padded_dim;
 }
+
+// Floats that one chunk of a tile leaves behind: largest score and sum of each row, weighted values.
+constexpr size_t attend_part(size_t padded_dim) { return kAttendRows * (2 + padded_dim); }
 
 struct Kernels {
     const char* name;
@@ -70,7 +93,10 @@ struct Kernels {
     // Pairs (i, i + half) turned by angle i, times factor.
     void (*rotate)(const float* x, const float* cos, const float* sin, int half, float factor,
                    float* out);
-    void (*attend[2])(const AttendTile&);
+    // A whole tile at once, or chunk by chunk into `parts` and then merged.
+    void (*attend[kKvTypes])(const AttendTile&);
+    void (*attend_parts[kKvTypes])(const AttendTile&, float* parts);
+    void (*merge_parts)(const AttendTile&, const float* parts);
     // Reads n bytes (a multiple of 256) and says something that depends on them all.
     uint64_t (*read)(const uint8_t* p, size_t n);
 };

@@ -23,6 +23,12 @@ void fill_format(Kernels& k) {
     k.unpacked[f][4] = unpacked<F, 16>;
 }
 
+template <class T>
+void fill_attend(Kernels& k, KvType type) {
+    k.attend[static_cast<int>(type)] = attend<T>;
+    k.attend_parts[static_cast<int>(type)] = attend_parts<T>;
+}
+
 Kernels make_table(const char* name) {
     Kernels k{};
     k.name = name;
@@ -38,8 +44,10 @@ Kernels make_table(const char* name) {
     k.rms_norm = rms_norm;
     k.swiglu = swiglu;
     k.rotate = rotate;
-    k.attend[static_cast<int>(KvType::f32)] = attend<float>;
-    k.attend[static_cast<int>(KvType::bf16)] = attend<uint16_t>;
+    fill_attend<float>(k, KvType::f32);
+    fill_attend<uint16_t>(k, KvType::bf16);
+    fill_attend<int8_t>(k, KvType::i8);
+    k.merge_parts = merge_parts;
     k.read = read;
     return k;
 }
