@@ -1,10 +1,16 @@
 """The native kernels against llama.cpp and against the memory-read limit, in one process.
 
     python benchmarks/kernels.py MODEL.gguf [--threads 2] [--rounds 5] [--tasks decode_1,...]
+    python benchmarks/kernels.py MODEL.gguf --context 4096,16384
+    python benchmarks/kernels.py MODEL.gguf --rows 1,2,3,4,5,6,8,10,12,16
 
 A round measures the read limit and then every task on both, one right after the other, so that a
 noisy machine disturbs all alike; the order turns with each round. Printed are medians, and medians
 of the per-round ratios. Both get the same token ids and compute the same logits; neither samples.
+
+``--context`` fills each length once, on every type of cache and in llama.cpp (whose cache is fp16),
+and then takes turns decoding one sequence there. ``--rows`` is ours alone: a step of that many rows
+of one sequence, all their logits wanted, beside a step of one.
 """
 
 from __future__ import annotations
@@ -22,11 +28,12 @@ import numpy as np
 
 from freehold.qwen.config import config_of
 from freehold.qwen.model import Model, Span, _Loader, _read_per_token
-from freehold.qwen.ops.native import open_ops
+from freehold.qwen.ops.native import KvType, open_ops
 from freehold.store import gguf
 from freehold.types import RawTensor, VerifiedModel
 
 PROMPT, ANSWER, CHUNK = 32, 32, 512
+CACHES: tuple[KvType, ...] = ("float32", "bfloat16", "int8")
 
 
 def ids_of(n: int, seed: int) -> list[int]:
@@ -34,7 +41,9 @@ def ids_of(n: int, seed: int) -> list[int]:
 
 
 class Ours:
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(
+        self, path: Path, threads: int, *, tokens: int = 32_768, dtype: KvType = "bfloat16"
+    ) -> None:
         data = np.memmap(path, np.uint8, mode="r")
         parsed = gguf.parse(memoryview(data), file=path.name)
         tensors = {
@@ -48,7 +57,9 @@ class Ours:
             metadata=parsed.metadata, documents={}, tensors=tensors,
         )  # fmt: skip
         config = config_of(model)
-        self.ops = open_ops(config, threads=threads, n_pages=2048, page_size=16)
+        self.ops = open_ops(
+            config, threads=threads, n_pages=tokens // 16, page_size=16, kv_dtype=dtype
+        )
         weights = _Loader(model, self.ops, None).weights(config)
         card: Any = None
         self.model = Model(
@@ -84,15 +95,32 @@ class Ours:
             state.free()
         return rate
 
+    def fill(self, n: int) -> float:
+        """One sequence of n tokens; tokens per second."""
+        self.held, ids = self.model.cache.new(), ids_of(n, 0)
+        start = time.perf_counter()
+        for at in range(0, n, CHUNK):
+            self.model.forward([Span(state=self.held, ids=ids[at : at + CHUNK], want="none")])
+        return n / (time.perf_counter() - start)
+
+    def step(self, rows: int) -> float:
+        """Seconds of a step of so many rows of the filled sequence, which stays as it was."""
+        length = self.held.snapshot()
+        start = time.perf_counter()
+        self.model.forward([Span(state=self.held, ids=ids_of(rows, 1), want="all")])
+        taken = time.perf_counter() - start
+        self.held.rollback(length)
+        return taken
+
 
 class Theirs:
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, tokens: int = 4096) -> None:
         ll.llama_backend_init()
         self._quiet = ll.llama_log_callback(lambda *_: None)
         ll.llama_log_set(self._quiet, ctypes.c_void_p(0))
         model = ll.llama_model_load_from_file(str(path).encode(), ll.llama_model_default_params())
         params = ll.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = 4096, 2048, 512, 8
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = tokens, 2048, 512, 8
         params.kv_unified = True  # else each sequence gets an eighth of the context
         params.n_threads = params.n_threads_batch = threads
         self._context = ll.llama_init_from_model(model, params)
@@ -136,6 +164,23 @@ class Theirs:
             last = [self._best(s) for s in range(sequences)]
         return sequences * ANSWER / (time.perf_counter() - start)
 
+    def fill(self, n: int) -> float:
+        ll.llama_memory_clear(ll.llama_get_memory(self._context), True)
+        self._held, ids = n, ids_of(n, 0)
+        start = time.perf_counter()
+        for at in range(0, n, CHUNK):
+            self._run([(token, at + i, 0, False) for i, token in enumerate(ids[at : at + CHUNK])])
+        return n / (time.perf_counter() - start)
+
+    def step(self, rows: int) -> float:
+        ids = ids_of(rows, 1)
+        start = time.perf_counter()
+        self._run([(token, self._held + i, 0, True) for i, token in enumerate(ids)])
+        self._best(rows - 1)
+        taken = time.perf_counter() - start
+        ll.llama_memory_seq_rm(ll.llama_get_memory(self._context), 0, self._held, -1)
+        return taken
+
 
 TASKS: dict[str, Callable[[Any, int], float]] = {
     "decode_1": lambda engine, seed: engine.decode(1, seed),
@@ -145,13 +190,67 @@ TASKS: dict[str, Callable[[Any, int], float]] = {
 }
 
 
+def contexts(path: Path, threads: int, rounds: int, lengths: list[int]) -> None:
+    """Decode one sequence far in, each engine's sequence filled once per length."""
+    most = max(lengths) + CHUNK
+    engines: dict[str, Ours | Theirs] = {
+        dtype: Ours(path, threads, tokens=most, dtype=dtype) for dtype in CACHES
+    }
+    engines["llama.cpp"] = Theirs(path, threads, most)
+    names = list(engines)
+    for length in lengths:
+        prefill = {name: engine.fill(length) for name, engine in engines.items()}
+        rates: dict[str, list[float]] = {name: [] for name in names}
+        for seed in range(rounds + 1):
+            for i in range(len(names)):
+                name = names[(i + seed) % len(names)]
+                taken = [engines[name].step(1) for _ in range(ANSWER // 4)]
+                if seed:
+                    rates[name].append(1 / statistics.median(taken))
+        for name in names:
+            mine, other = rates[name], rates["llama.cpp"]
+            ratio = statistics.median(a / b for a, b in zip(mine, other, strict=True))
+            print(
+                f"context {length:6} {name:9} decode {statistics.median(mine):6.1f}  "
+                f"ratio to llama.cpp {ratio:.2f}  prefill, once, {prefill[name]:7.1f}"
+            )
+        for engine in engines.values():
+            if isinstance(engine, Ours):
+                engine.held.free()
+
+
+def row_costs(path: Path, threads: int, rounds: int, rows: list[int]) -> None:
+    """What a step of a few rows of one sequence costs beside a step of one, at 256 tokens."""
+    ours = Ours(path, threads)
+    ours.fill(256)
+    seen: dict[int, list[float]] = {n: [] for n in rows}
+    one: list[float] = []
+    for seed in range(rounds + 1):
+        for n in rows[:: (-1) ** seed]:
+            alone = statistics.median(ours.step(1) for _ in range(5))
+            taken = statistics.median(ours.step(n) for _ in range(5))
+            if seed:
+                one.append(alone)
+                seen[n].append(taken / alone)
+    print(f"a step of one row: {statistics.median(one) * 1e3:.2f} ms")
+    for n in rows:
+        print(f"{n:3} rows: {statistics.median(seen[n]):.2f} times that")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--context", help="lengths to decode at, separated by commas")
+    parser.add_argument("--rows", help="rows of a step, separated by commas")
     options = parser.parse_args()
+    for given, measure in ((options.context, contexts), (options.rows, row_costs)):
+        if given:
+            numbers = [int(n) for n in given.split(",")]
+            measure(options.model, options.threads, options.rounds, numbers)
+            return
     ours, theirs = Ours(options.model, options.threads), Theirs(options.model, options.threads)
     tasks = options.tasks.split(",")
     limits: list[float] = []

@@ -21,7 +21,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are printed.")] = 5,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 [float32].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [float32].")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure decode, prefill and 8 sequences at once, in tokens per second.

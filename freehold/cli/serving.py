@@ -30,7 +30,7 @@ def serve(
         typer.Option("--temporary-key", help="Make a key that dies with this server, print it."),
     ] = False,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 [float32].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [float32].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or a torch device [cpu].")] = None,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
     speculate: Annotated[

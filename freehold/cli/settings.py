@@ -42,7 +42,8 @@ class Settings:
     )
     dtype: str = _key(
         "float32",
-        "`float32` or `bfloat16`: the type of the key-value cache, with `torch` of the weights too",
+        "the type of the key-value cache: `float32`, `bfloat16` or `int8`; with `torch` one of the "
+        "first two, and of the weights too",
     )
     device: str = _key("cpu", "`cpu`, or with `torch` a device of its own, such as `cuda`")
     threads: int = _key(0, "arithmetic threads; 0 takes the cores this process may use")
@@ -68,8 +69,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.backend not in ("native", "torch"):
             raise UsageError(f"backend is {self.backend!r}: take native or torch", param="backend")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UsageError(f"dtype is {self.dtype!r}: take float32 or bfloat16", param="dtype")
+        if self.dtype not in ("float32", "bfloat16", "int8"):
+            raise UsageError(
+                f"dtype is {self.dtype!r}: take float32, bfloat16 or int8", param="dtype"
+            )
         if self.speculate not in ("lookup", "off"):
             raise UsageError(
                 f"speculate is {self.speculate!r}: take lookup or off", param="speculate"

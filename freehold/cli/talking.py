@@ -24,7 +24,7 @@ def chat(
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 1024,
     seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.")] = None,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 [float32].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [float32].")] = None,
 ) -> None:
     """Talk to a model in the terminal. Piped text is answered once.
 

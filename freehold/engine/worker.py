@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 from freehold.engine.faults import fault_of
 from freehold.engine.link import Hungup, Link
@@ -115,8 +115,10 @@ def _load(settings: EngineSettings, link: Link) -> Runner:
 
     if settings.backend not in ("native", "torch"):
         raise UsageError(f"backend is {settings.backend!r}: take native or torch", param="backend")
-    if settings.dtype not in ("float32", "bfloat16"):
-        raise UsageError(f"dtype is {settings.dtype!r}: take float32 or bfloat16", param="dtype")
+    if settings.dtype not in ("float32", "bfloat16", "int8"):
+        raise UsageError(
+            f"dtype is {settings.dtype!r}: take float32, bfloat16 or int8", param="dtype"
+        )
     last = -1
 
     def progress(done: int, total: int) -> None:
@@ -130,7 +132,7 @@ def _load(settings: EngineSettings, link: Link) -> Runner:
         return load(
             verified,
             backend="native" if settings.backend == "native" else "torch",
-            dtype="float32" if settings.dtype == "float32" else "bfloat16",
+            dtype=cast("Literal['float32', 'bfloat16', 'int8']", settings.dtype),
             device=settings.device,
             threads=settings.threads,
             cache_tokens=settings.cache_tokens,

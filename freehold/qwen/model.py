@@ -112,7 +112,7 @@ def load(
     model: VerifiedModel,
     *,
     backend: Literal["torch", "native"] = "torch",
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32",
     device: str = "cpu",
     threads: int | None = None,
     cache_tokens: int = DEFAULT_CACHE_TOKENS,
@@ -159,7 +159,7 @@ def load(
 def _open(
     config: Config,
     backend: Literal["torch", "native"],
-    dtype: Literal["float32", "bfloat16"],
+    dtype: Literal["float32", "bfloat16", "int8"],
     *,
     device: str,
     threads: int | None,
@@ -168,6 +168,7 @@ def _open(
 ) -> tuple[Ops, str]:
     """The back end and the name of its arithmetic. Its import waits until a model is loaded."""
     if backend == "torch":
+        assert dtype != "int8", "checked before"
         if importlib.util.find_spec("torch") is None:
             raise UsageError(
                 "the torch back end needs PyTorch, which is not installed: take the native back "
@@ -198,8 +199,16 @@ def _check_options(
 ) -> None:
     if backend not in ("torch", "native"):
         raise UsageError(f"backend {backend!r} is unknown: use torch or native", param="backend")
-    if dtype not in ("float32", "bfloat16"):
-        raise UsageError(f"dtype {dtype!r} is unknown: use float32 or bfloat16", param="dtype")
+    if dtype not in ("float32", "bfloat16", "int8"):
+        raise UsageError(
+            f"dtype {dtype!r} is unknown: use float32, bfloat16 or int8", param="dtype"
+        )
+    if backend == "torch" and dtype == "int8":
+        raise UsageError(
+            "dtype is 'int8', and the torch back end computes in floats: take float32 or bfloat16, "
+            "or the native back end",
+            param="dtype",
+        )
     least = (("threads", 1 if threads is None else threads), ("page_size", page_size))
     for name, value in (*least, ("cache_tokens", cache_tokens)):
         if value < 1:

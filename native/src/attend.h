@@ -15,42 +15,94 @@ namespace {
 constexpr int kR = kAttendRows;
 constexpr int kC = kAttendChunk;
 
-inline Simd::V load_kv(const float* p) { return Simd::load(p); }
-inline Simd::V load_kv(const uint16_t* p) { return Simd::load_bf16(p); }
-inline float one_kv(float x) { return x; }
-inline float one_kv(uint16_t x) {
-    const uint32_t bits = static_cast<uint32_t>(x) << 16;
-    float value;
-    __builtin_memcpy(&value, &bits, 4);
-    return value;
-}
-
 // The running softmax of one row.
 struct Running {
     float largest, sum;
 };
 
-template <class T>
-struct Pages {
-    const AttendTile& t;
+// Where 16 positions lie, from `position` (a multiple of 16) on.
+inline const uint8_t* keys_at(const AttendTile& t, int position) {
+    const int page = position / t.page_size, slot = position % t.page_size;
+    return t.k + static_cast<size_t>(t.pages[page]) * t.k_page +
+           static_cast<size_t>(slot / 16) * t.k_group;
+}
+inline const uint8_t* values_at(const AttendTile& t, int position) {
+    const int page = position / t.page_size, slot = position % t.page_size;
+    return t.v + static_cast<size_t>(t.pages[page]) * t.v_page +
+           static_cast<size_t>(slot / 16) * t.v_group;
+}
 
-    // Keys of the 16 positions from `position` (a multiple of 16): [dim][16]
-    const T* keys(int position) const {
-        const int page = position / t.page_size, slot = position % t.page_size;
-        return static_cast<const T*>(t.k) + static_cast<size_t>(t.pages[page]) * t.k_page +
-               static_cast<size_t>(slot) * t.dim;
+// Ask memory for 16 positions' keys or values ahead of their turn, where nothing else will have
+// brought them: pages lie scattered, and hardware guesses only straight on.
+inline void fetch(const uint8_t* from, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) Simd::prefetch(from + i);
+}
+
+inline Simd::V load_bf16_at(const uint8_t* p) {
+    return Simd::load_bf16(reinterpret_cast<const uint16_t*>(p));
+}
+
+// What differs from type to type: T is float, uint16_t (bfloat16) or int8_t.
+//
+// Calls use(e, key) for each dimension in order, key[j] being 16 positions' keys in k[j].
+template <class T, int n, class F>
+inline void each_key(const uint8_t* const* k, int dim, F use) {
+    if constexpr (sizeof(T) != 1) {
+        for (int e = 0; e < dim; e++) {
+            Simd::V key[n];
+            for (int j = 0; j < n; j++) {
+                if constexpr (sizeof(T) == 4) key[j] = Simd::load(reinterpret_cast<const float*>(k[j]) + 16 * e);
+                if constexpr (sizeof(T) == 2) key[j] = load_bf16_at(k[j] + 32 * e);
+            }
+            use(e, key);
+        }
+        return;
     }
-    // Ask memory for 16 positions' keys or values ahead of their turn, where nothing else will have
-    // brought them: pages lie scattered, and hardware guesses only straight on.
-    void fetch(const T* from, int dims) const {
-        const auto* p = reinterpret_cast<const uint8_t*>(from);
-        const int bytes = 16 * dims * static_cast<int>(sizeof(T));
-        for (int i = 0; i < bytes; i += 64) Simd::prefetch(p + i);
+    const int half = dim / 2;
+    for (int first = 0; first < dim; first += half) {
+        const uint8_t* scales[n];
+        for (int j = 0; j < n; j++) scales[j] = k[j] + 16 * dim;
+        for (int pair = 0; pair < half; pair += kKeyPairs) {
+            Simd::V scale[n];
+            for (int j = 0; j < n; j++, scales[j - 1] += 32) scale[j] = load_bf16_at(scales[j]);
+            const int stop = first + (pair + kKeyPairs < half ? pair + kKeyPairs : half);
+            for (int e = first + pair; e < stop; e++) {
+                Simd::V key[n];
+                for (int j = 0; j < n; j++) key[j] = Simd::mul(Simd::load_i8(k[j] + 16 * e), scale[j]);
+                use(e, key);
+            }
+        }
     }
-    const T* values(int position) const {
-        const int page = position / t.page_size, slot = position % t.page_size;
-        return static_cast<const T*>(t.v) + static_cast<size_t>(t.pages[page]) * t.v_page +
-               static_cast<size_t>(slot) * t.padded_dim;
+}
+
+// Values of dims e .. e + 15 (a multiple of 16) at up to 16 positions.
+template <class T>
+struct Values {
+    const uint8_t* at;
+    size_t stride;
+    Values(const AttendTile& t, int position, int e)
+        : at(values_at(t, position) + static_cast<size_t>(e) * sizeof(T)),
+          stride(static_cast<size_t>(t.padded_dim) * sizeof(T)) {}
+    Simd::V load(int slot, int j) const {
+        const uint8_t* p = at + static_cast<size_t>(slot) * stride + 16 * static_cast<size_t>(j) * sizeof(T);
+        if constexpr (sizeof(T) == 2) return load_bf16_at(p);
+        return Simd::load(reinterpret_cast<const float*>(p));
+    }
+};
+template <>
+struct Values<int8_t> {
+    const uint8_t* at;
+    size_t stride;
+    alignas(64) float scale[16];
+    Values(const AttendTile& t, int position, int e)
+        : at(values_at(t, position) + e), stride(static_cast<size_t>(t.padded_dim)) {
+        const uint8_t* scales = at - e + 16 * t.padded_dim + 32 * (e / kValueDims);
+        Simd::store(scale, load_bf16_at(scales));
+    }
+    // j counts within the dims that share a scale
+    Simd::V load(int slot, int j) const {
+        return Simd::mul(Simd::load_i8(at + static_cast<size_t>(slot) * stride + 16 * j),
+                         Simd::set1(scale[slot]));
     }
 };
 
@@ -58,22 +110,20 @@ struct Pages {
 // each broadcast query).
 template <class T, int n>
 inline void score_groups(const AttendTile& t, int at, float* scores) {
-    const T* k[n];
-    for (int j = 0; j < n; j++) k[j] = Pages<T>{t}.keys(at + 16 * j);
+    const uint8_t* k[n];
+    for (int j = 0; j < n; j++) k[j] = keys_at(t, at + 16 * j);
     Simd::V sum[n][kR];
     for (int j = 0; j < n; j++) {
         for (int r = 0; r < kR; r++) sum[j][r] = Simd::zero();
     }
-    for (int e = 0; e < t.dim; e++) {
-        Simd::V key[n];
-        for (int j = 0; j < n; j++) key[j] = load_kv(k[j] + 16 * e);
+    each_key<T, n>(k, t.dim, [&](int e, const Simd::V* key) FREEHOLD_INLINE {
 FREEHOLD_UNROLL
         for (int r = 0; r < kR; r++) {
             const Simd::V q = Simd::set1(t.q[kR * e + r]);
 FREEHOLD_UNROLL
             for (int j = 0; j < n; j++) sum[j][r] = Simd::fma(q, key[j], sum[j][r]);
         }
-    }
+    });
     for (int r = 0; r < kR; r++) {
         for (int j = 0; j < n; j++) Simd::store(scores + kC * r + 16 * j, sum[j][r]);
     }
@@ -84,12 +134,13 @@ template <class T>
 inline void score(const AttendTile& t, int chunk, int first, int end, float* scores) {
     int at = first / 16 * 16;
     for (; at + 16 < end; at += 32) {
-        const Pages<T> pages{t};
-        if (t.alone && at + 32 < end) pages.fetch(pages.keys(at + 32), t.dim);
-        if (t.alone && at + 48 < end) pages.fetch(pages.keys(at + 48), t.dim);
-        // and the values of these positions, which are next
-        if (t.alone) pages.fetch(pages.values(at), t.padded_dim);
-        if (t.alone) pages.fetch(pages.values(at + 16), t.padded_dim);
+        if (t.alone) {
+            if (at + 32 < end) fetch(keys_at(t, at + 32), t.k_group);
+            if (at + 48 < end) fetch(keys_at(t, at + 48), t.k_group);
+            // and the values of these positions, which are next
+            fetch(values_at(t, at), t.v_group);
+            fetch(values_at(t, at + 16), t.v_group);
+        }
         score_groups<T, 2>(t, at, scores + at - chunk);
     }
     if (at < end) score_groups<T, 1>(t, at, scores + at - chunk);
@@ -122,14 +173,13 @@ FREEHOLD_UNROLL
     for (int r = 0; r < kR; r++) {
         for (int j = 0; j < n; j++) sum[j][r] = Simd::load(out + t.padded_dim * r + e + 16 * j);
     }
-    int at = from;
-    while (at < to) {
-        const int page_end = (at / t.page_size + 1) * t.page_size;
-        const int stop = page_end < to ? page_end : to;
-        const T* v = Pages<T>{t}.values(at) + e;
-        for (; at < stop; at++, v += t.padded_dim) {
+    for (int at = from; at < to;) {
+        const int group = at / 16 * 16;
+        const Values<T> values(t, group, e);
+        const int stop = group + 16 < to ? group + 16 : to;
+        for (; at < stop; at++) {
             Simd::V value[n];
-            for (int j = 0; j < n; j++) value[j] = load_kv(v + 16 * j);
+            for (int j = 0; j < n; j++) value[j] = values.load(at - group, j);
             const float* w = weights + at - chunk;
 FREEHOLD_UNROLL
             for (int r = 0; r < kR; r++) {
@@ -157,12 +207,17 @@ inline void weigh(const AttendTile& t, int chunk, int from, int to, const float*
 template <class T>
 inline void weigh_row(const AttendTile& t, int chunk, int from, int to, const float* weights,
                       float* out) {
-    for (int at = from; at < to; at++) {
-        const T* v = Pages<T>{t}.values(at);
-        const Simd::V w = Simd::set1(weights[at - chunk]);
-        for (int e = 0; e < t.padded_dim; e += 16) {
-            Simd::store(out + e, Simd::fma(w, load_kv(v + e), Simd::load(out + e)));
+    for (int e = 0; e < t.padded_dim; e += 16) {
+        Simd::V sum = Simd::load(out + e);
+        for (int at = from; at < to;) {
+            const int group = at / 16 * 16;
+            const Values<T> values(t, group, e);
+            const int stop = group + 16 < to ? group + 16 : to;
+            for (; at < stop; at++) {
+                sum = Simd::fma(Simd::set1(weights[at - chunk]), values.load(at - group, 0), sum);
+            }
         }
+        Simd::store(out + e, sum);
     }
 }
 
@@ -180,54 +235,62 @@ inline void merge(Running& all, const Running& part, float* sums, const float* p
     }
 }
 
+// What row r sees of a chunk: none where end <= first.
+struct Seen {
+    int first, end;
+};
+inline Seen seen(const AttendTile& t, int r, int chunk) {
+    const int first = t.first[r] > chunk ? t.first[r] : chunk;
+    const int end = t.end[r] < chunk + kC ? t.end[r] : chunk + kC;
+    return {first, end > first ? end : first};
+}
+
+// One chunk's softmax and weighted values of every row that sees of it.
 template <class T>
-void attend(const AttendTile& t) {
+void attend_chunk(const AttendTile& t, int chunk, float* scores, Running* now, float* part) {
     const int n = t.padded_dim;
-    float* scores = t.scratch;
-    float* sums = scores + kR * kC;
-    float* part = sums + kR * n;
+    Seen see[kR];
+    int common_first = chunk, common_end = chunk + kC, low = chunk + kC, high = chunk;
+    for (int r = 0; r < t.rows; r++) {
+        see[r] = seen(t, r, chunk);
+        common_first = see[r].first > common_first ? see[r].first : common_first;
+        common_end = see[r].end < common_end ? see[r].end : common_end;
+        low = see[r].first < low ? see[r].first : low;
+        high = see[r].end > high ? see[r].end : high;
+    }
+    if (common_end < common_first) common_end = common_first;
+    score<T>(t, chunk, low, high, scores);
+    for (int r = 0; r < t.rows; r++) {
+        if (see[r].end > see[r].first) {
+            now[r] = soften(scores + kC * r, see[r].first - chunk, see[r].end - chunk);
+        }
+    }
+    for (int i = 0; i < kR * n; i++) part[i] = 0;
+    for (int r = 0; r < t.rows; r++) {
+        const int stop = see[r].end < common_first ? see[r].end : common_first;
+        weigh_row<T>(t, chunk, see[r].first, stop, scores + kC * r, part + n * r);
+    }
+    weigh<T>(t, chunk, common_first, common_end, scores, part);
+    for (int r = 0; r < t.rows; r++) {
+        const int from = see[r].first > common_end ? see[r].first : common_end;
+        // a row that ended before the common part began was done above
+        if (see[r].end > common_first) {
+            weigh_row<T>(t, chunk, from, see[r].end, scores + kC * r, part + n * r);
+        }
+    }
+}
+
+// All rows' merged chunks.
+struct Merged {
     Running all[kR];
     bool begun[kR] = {};
-    int lowest = t.first[0], highest = t.end[0];
-    for (int r = 1; r < t.rows; r++) {
-        lowest = t.first[r] < lowest ? t.first[r] : lowest;
-        highest = t.end[r] > highest ? t.end[r] : highest;
-    }
-    for (int chunk = lowest / kC * kC; chunk < highest; chunk += kC) {
-        int first[kR], end[kR];  // what each row sees of this chunk
-        int common_first = chunk, common_end = chunk + kC, low = chunk + kC, high = chunk;
+    float* sums;  // [row][padded dim]
+
+    void add(const AttendTile& t, int chunk, const Running* now, const float* part) {
+        const int n = t.padded_dim;
         for (int r = 0; r < t.rows; r++) {
-            first[r] = t.first[r] > chunk ? t.first[r] : chunk;
-            end[r] = t.end[r] < chunk + kC ? t.end[r] : chunk + kC;
-            if (end[r] < first[r]) end[r] = first[r];
-            common_first = first[r] > common_first ? first[r] : common_first;
-            common_end = end[r] < common_end ? end[r] : common_end;
-            low = first[r] < low ? first[r] : low;
-            high = end[r] > high ? end[r] : high;
-        }
-        if (common_end < common_first) common_end = common_first;
-        score<T>(t, chunk, low, high, scores);
-        Running now[kR];
-        for (int r = 0; r < t.rows; r++) {
-            if (end[r] > first[r]) {
-                now[r] = soften(scores + kC * r, first[r] - chunk, end[r] - chunk);
-            }
-        }
-        for (int i = 0; i < kR * n; i++) part[i] = 0;
-        for (int r = 0; r < t.rows; r++) {
-            const int stop = end[r] < common_first ? end[r] : common_first;
-            weigh_row<T>(t, chunk, first[r], stop, scores + kC * r, part + n * r);
-        }
-        weigh<T>(t, chunk, common_first, common_end, scores, part);
-        for (int r = 0; r < t.rows; r++) {
-            const int from = first[r] > common_end ? first[r] : common_end;
-            // a row that ended before the common part began was done above
-            if (end[r] > common_first) {
-                weigh_row<T>(t, chunk, from, end[r], scores + kC * r, part + n * r);
-            }
-        }
-        for (int r = 0; r < t.rows; r++) {
-            if (end[r] <= first[r]) continue;
+            const Seen see = seen(t, r, chunk);
+            if (see.end <= see.first) continue;
             if (begun[r]) {
                 merge(all[r], now[r], sums + n * r, part + n * r, n);
             } else {
@@ -237,10 +300,47 @@ void attend(const AttendTile& t) {
             }
         }
     }
-    for (int r = 0; r < t.rows; r++) {
-        const float inverse = 1.0f / all[r].sum;
-        for (int e = 0; e < t.dim; e++) t.out[r][e] = sums[n * r + e] * inverse;
+    void finish(const AttendTile& t) const {
+        for (int r = 0; r < t.rows; r++) {
+            const float inverse = 1.0f / all[r].sum;
+            for (int e = 0; e < t.dim; e++) t.out[r][e] = sums[t.padded_dim * r + e] * inverse;
+        }
     }
+};
+
+template <class T>
+void attend(const AttendTile& t) {
+    Merged merged;
+    merged.sums = t.scratch + kR * kC;
+    float* part = merged.sums + kR * t.padded_dim;
+    Running now[kR];
+    for (int chunk = t.from; chunk < t.to; chunk += kC) {
+        attend_chunk<T>(t, chunk, t.scratch, now, part);
+        merged.add(t, chunk, now, part);
+    }
+    merged.finish(t);
+}
+
+// The same in two steps, so that threads can share one row's chunks: chunks from .. to into their
+// places in `parts`, and later all of them, in order, merged.
+template <class T>
+void attend_parts(const AttendTile& t, float* parts) {
+    for (int chunk = t.from; chunk < t.to; chunk += kC, parts += attend_part(t.padded_dim)) {
+        Running now[kR];
+        attend_chunk<T>(t, chunk, t.scratch, now, parts + 2 * kR);
+        __builtin_memcpy(parts, now, sizeof now);
+    }
+}
+
+void merge_parts(const AttendTile& t, const float* parts) {
+    Merged merged;
+    merged.sums = t.scratch;
+    for (int chunk = t.from; chunk < t.to; chunk += kC, parts += attend_part(t.padded_dim)) {
+        Running now[kR];
+        __builtin_memcpy(now, parts, sizeof now);
+        merged.add(t, chunk, now, parts + 2 * kR);
+    }
+    merged.finish(t);
 }
 
 }  // namespace

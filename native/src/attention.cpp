@@ -51,57 +51,120 @@ void Engine::attend(In qkv, const Batch& batch, int layer, const Heads& heads, K
     const std::lock_guard<std::mutex> lock(one_at_a_time_);
     turn(qkv, batch, layer, heads, cache);
     const int dim = cache.dim;
+    const auto padded = static_cast<size_t>(cache.padded_dim);
     const int64_t shared = heads.queries / cache.heads;  // query heads per key-value head
     const float* queries = queries_.at_least(0);
-    // A task is one head's tile of eight query rows: row i is token i / shared, head i % shared.
+    const int type = static_cast<int>(cache.type);
+    // One head's tile of eight query rows: row i is token i / shared, head i % shared.
+    const auto tiles_of = [&](const BatchSpan& span) { return (span.n * shared + kAttendRows - 1) / kAttendRows; };
+    // Its chunks, some or all of them.
     struct Task {
         int32_t span, head;
-        int64_t first, rows;
+        int64_t tile, from, to;
+        size_t parts;  // where the first chunk's part goes
+        bool alone;
     };
-    std::vector<Task> tasks;
+    const auto lowest = [&](int64_t position) {
+        return heads.window && heads.window <= position ? position + 1 - heads.window : int64_t{0};
+    };
+    const auto prepare = [&](const Task& task, float* memory) {
+        const BatchSpan& span = batch.spans[static_cast<size_t>(task.span)];
+        const size_t q_floats = (static_cast<size_t>(dim) * kAttendRows + 15) / 16 * 16;
+        AttendTile t{};
+        t.q = memory;
+        t.scratch = memory + q_floats;
+        const int64_t first = task.tile * kAttendRows;
+        t.rows = static_cast<int>(std::min<int64_t>(kAttendRows, span.n * shared - first));
+        t.k = cache.keys(layer, task.head);
+        t.v = cache.values(layer, task.head);
+        t.k_page = cache.k_page;
+        t.v_page = cache.v_page;
+        t.k_group = cache.k_group;
+        t.v_group = cache.v_group;
+        t.alone = task.alone;
+        t.pages = batch.pages.data() + span.pages;
+        t.page_size = cache.page_size;
+        t.dim = dim;
+        t.padded_dim = cache.padded_dim;
+        t.from = static_cast<int32_t>(task.from);
+        t.to = static_cast<int32_t>(task.to);
+        std::memset(memory, 0, q_floats * 4);
+        for (int r = 0; r < t.rows; r++) {
+            const int64_t token = (first + r) / shared;
+            const int64_t head = task.head * shared + (first + r) % shared;
+            const int64_t position = span.first + token;
+            t.end[r] = static_cast<int32_t>(position + 1);
+            t.first[r] = static_cast<int32_t>(lowest(position));
+            t.out[r] = out.row(span.row + token) + head * dim;
+            const float* from = queries + ((span.row + token) * heads.queries + head) * dim;
+            for (int e = 0; e < dim; e++) memory[kAttendRows * e + r] = from[e];
+        }
+        return t;
+    };
+    // Tiles are whole tasks where there are many. Where few rows see far, as one new token does, their
+    // chunks become tasks too; and all tiles meet a chunk's keys and values one after the other.
+    int64_t tiles = 0;
+    for (const BatchSpan& span : batch.spans) tiles += tiles_of(span) * cache.heads;
+    const bool few = tiles < 8 * pool_.threads() && pool_.threads() > 1;
+    std::vector<Task> whole, pieces, merges;
+    size_t parts = 0;
     for (size_t s = 0; s < batch.spans.size(); s++) {
-        const int64_t rows = batch.spans[s].n * shared;
+        const BatchSpan& span = batch.spans[s];
+        const int64_t n_tiles = tiles_of(span);
+        // Chunks that any row of a tile sees.
+        const auto from = [&](int64_t tile) {
+            return lowest(span.first + tile * kAttendRows / shared) / kAttendChunk * kAttendChunk;
+        };
+        const auto to = [&](int64_t tile) {
+            const int64_t last = std::min(span.n * shared, (tile + 1) * kAttendRows) - 1;
+            return span.first + last / shared + 1;
+        };
+        const int64_t begin = from(0), end = to(n_tiles - 1);
+        const bool split = few && end - begin > 2 * kAttendChunk;
         for (int g = 0; g < cache.heads; g++) {
-            for (int64_t first = 0; first < rows; first += kAttendRows) {
-                tasks.push_back({static_cast<int32_t>(s), g, first, std::min<int64_t>(kAttendRows, rows - first)});
+            const auto task = [&](int64_t tile) {
+                return Task{static_cast<int32_t>(s), g, tile, from(tile), to(tile), parts, tile == 0};
+            };
+            if (!split) {
+                for (int64_t tile = 0; tile < n_tiles; tile++) whole.push_back(task(tile));
+                continue;
+            }
+            const size_t first_merge = merges.size();
+            for (int64_t tile = 0; tile < n_tiles; tile++) {
+                merges.push_back(task(tile));
+                const auto chunks = (to(tile) - from(tile) + kAttendChunk - 1) / kAttendChunk;
+                parts += static_cast<size_t>(chunks) * attend_part(padded);
+            }
+            for (int64_t chunk = begin; chunk < end; chunk += kAttendChunk) {
+                for (size_t m = first_merge; m < merges.size(); m++) {
+                    Task piece = merges[m];
+                    if (chunk < piece.from || chunk >= piece.to) continue;
+                    piece.parts += static_cast<size_t>((chunk - piece.from) / kAttendChunk) * attend_part(padded);
+                    piece.from = chunk;
+                    piece.to = std::min(piece.to, chunk + kAttendChunk);
+                    pieces.push_back(piece);
+                }
             }
         }
     }
-    pool_.run(static_cast<int64_t>(tasks.size()), 1, [&](int64_t begin, int64_t end, int thread) {
-        const auto padded = static_cast<size_t>(cache.padded_dim);
-        const size_t q_floats = static_cast<size_t>(dim) * kAttendRows;
-        float* q = mine_[static_cast<size_t>(thread)].attend.at_least(attend_scratch(padded) + q_floats + 16);
-        for (int64_t i = begin; i < end; i++) {
-            const Task& task = tasks[static_cast<size_t>(i)];
-            const BatchSpan& span = batch.spans[static_cast<size_t>(task.span)];
-            AttendTile t{};
-            t.q = q;
-            t.scratch = q + (q_floats + 15) / 16 * 16;
-            t.rows = static_cast<int>(task.rows);
-            t.k = cache.keys(layer, task.head);
-            t.v = cache.values(layer, task.head);
-            t.k_page = cache.k_page;
-            t.v_page = cache.v_page;
-            t.alone = span.n * shared <= kAttendRows;
-            t.pages = batch.pages.data() + span.pages;
-            t.page_size = cache.page_size;
-            t.dim = dim;
-            t.padded_dim = cache.padded_dim;
-            std::memset(q, 0, q_floats * 4);
-            for (int r = 0; r < t.rows; r++) {
-                const int64_t token = (task.first + r) / shared;
-                const int64_t head = task.head * shared + (task.first + r) % shared;
-                const int64_t position = span.first + token;
-                t.end[r] = static_cast<int32_t>(position + 1);
-                t.first[r] = heads.window && heads.window <= position
-                                 ? static_cast<int32_t>(position + 1 - heads.window) : 0;
-                t.out[r] = out.row(span.row + token) + head * dim;
-                const float* from = queries + ((span.row + token) * heads.queries + head) * dim;
-                for (int e = 0; e < dim; e++) q[kAttendRows * e + r] = from[e];
+    float* shared_parts = parts_.at_least(parts);
+    const size_t memory = attend_scratch(padded) + static_cast<size_t>(dim) * kAttendRows + 16;
+    const auto each = [&](const std::vector<Task>& tasks, auto&& use) {
+        pool_.run(static_cast<int64_t>(tasks.size()), 1, [&](int64_t begin, int64_t end, int thread) {
+            float* mine = mine_[static_cast<size_t>(thread)].attend.at_least(memory);
+            for (int64_t i = begin; i < end; i++) {
+                const Task& task = tasks[static_cast<size_t>(i)];
+                use(prepare(task, mine), task);
             }
-            kernels_.attend[static_cast<int>(cache.type)](t);
-        }
+        });
+    };
+    each(pieces, [&](const AttendTile& t, const Task& task) {
+        kernels_.attend_parts[type](t, shared_parts + task.parts);
     });
+    each(merges, [&](const AttendTile& t, const Task& task) {
+        kernels_.merge_parts(t, shared_parts + task.parts);
+    });
+    each(whole, [&](const AttendTile& t, const Task&) { kernels_.attend[type](t); });
 }
 
 }  // namespace freehold

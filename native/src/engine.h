@@ -28,7 +28,7 @@ class Panels {
 public:
     struct Tile {
         int64_t first;  // token
-        int rows, size, size_index;
+        int tokens;
         Panel panel;
     };
     void shape(int64_t tokens, int64_t groups);
@@ -80,6 +80,7 @@ private:
     };
 
     void fill(Panels& panels, In x, const float* norm, float eps);
+    void multiply_direct(const Panels& panels, const Linear& weights, const float* residual, Out out);
     void fill_token(Panels& panels, const Panels::Tile& tile, int token, const float* x, int64_t n,
                     const float* norm, float eps, PerThread& mine);
     void multiply(const Panels& panels, const Linear& weights, const float* residual, Out out);
@@ -92,7 +93,7 @@ private:
     Pool pool_;
     std::vector<PerThread> mine_;
     Panels panels_, inner_;
-    Scratch<float> gate_up_, queries_;
+    Scratch<float> gate_up_, queries_, parts_;
     Arena arena_;
     Scratch<uint8_t> unread_;
     std::mutex one_at_a_time_;

@@ -9,10 +9,11 @@
 
 namespace freehold {
 
-// Rows of activations are handled in tiles of these many tokens; a tile may hold fewer, the rest of
-// it being zero. The float operations of one output never depend on the size of its tile.
-constexpr int kTileSizes[] = {1, 2, 4, 8, 16};
-constexpr int kSizes = 5;
+// Rows of activations are handled in tiles of at most this many tokens. The float operations of one
+// output never depend on the size of its tile.
+constexpr int kTileTokens = 16;
+constexpr int kFewTokens = 4;    // up to here a tile's sums stay in registers
+constexpr int kMostBlocks = 2;   // blocks of weights that may meet a tile together
 
 // One tile of quantised activations: groups of 32 columns, each token's values side by side.
 // [group][token] except values, [group][token][32], and neg_half, [group][token][2].
@@ -22,6 +23,10 @@ struct Panel {
     float* scaled_sum;    // s * sum of values
     int32_t* neg_sum;     // -(sum of values)
     int32_t* neg_half;    // the same, of the first and last 16 columns
+
+    Panel from(int64_t at) const {
+        return {values + 32 * at, scale + at, scaled_sum + at, neg_sum + at, neg_half + 2 * at};
+    }
 };
 
 // One unpacked tile of weights: 512 codes, 16 scales, 16 minima (affine) or second scales (halves).
@@ -30,7 +35,25 @@ constexpr int kUnpackedTile = 512 + 64 + 64;
 constexpr int kAttendRows = 8;     // query rows that share one pass over keys and values
 constexpr int kAttendChunk = 256;  // positions per softmax chunk, at multiples of itself
 
-enum class KvType : uint8_t { f32, bf16 };
+enum class KvType : uint8_t { f32, bf16, i8 };
+constexpr int kKvTypes = 3;
+
+// 8-bit keys share a scale between this many rotary pairs (i, i + dim / 2), values between this many
+// dimensions: a pair's two magnitudes turn into each other with the position, and some pairs of some
+// models are a hundred times larger than their neighbours. Values have no such outliers.
+constexpr int kKeyPairs = 4, kValueDims = 32;
+
+// Bytes of 16 positions of one head. Scales (bfloat16) follow the codes: [scale][16].
+constexpr size_t key_bytes(KvType type, size_t dim) {
+    if (type == KvType::f32) return 64 * dim;
+    if (type == KvType::bf16) return 32 * dim;
+    return 16 * dim + 32 * ((dim / 2 + kKeyPairs - 1) / kKeyPairs);
+}
+constexpr size_t value_bytes(KvType type, size_t padded_dim) {
+    if (type == KvType::f32) return 64 * padded_dim;
+    if (type == KvType::bf16) return 32 * padded_dim;
+    return 16 * padded_dim + 32 * ((padded_dim + kValueDims - 1) / kValueDims);
+}
 
 // Up to eight query rows of one key-value head of one sequence.
 struct AttendTile {
@@ -38,9 +61,11 @@ struct AttendTile {
     int rows;
     int32_t first[kAttendRows];  // row r sees positions first[r] .. end[r] - 1
     int32_t end[kAttendRows];
-    const void* k;          // this layer's and head's part of page 0: [16-slot group][dim][16]
-    const void* v;          // [slot][padded dim]
-    size_t k_page, v_page;  // elements from one page to the next
+    int32_t from, to;  // chunks from .. to - 1, in positions
+    const uint8_t* k;         // this layer's and head's part of page 0: groups of 16 slots, [dim][16]
+    const uint8_t* v;         // the same, [16][padded dim]
+    size_t k_page, v_page;    // bytes from one page to the next
+    size_t k_group, v_group;  // bytes from 16 slots to the next 16
     bool alone;             // no other tile has just read the same keys and values
     const int32_t* pages;
     int page_size;          // a multiple of 16
@@ -53,16 +78,24 @@ constexpr size_t attend_scratch(size_t padded_dim) {
     return kAttendRows * kAttendChunk + 2 * kAttendRows * padded_dim;
 }
 
+// Floats that one chunk of a tile leaves behind: largest score and sum of each row, weighted values.
+constexpr size_t attend_part(size_t padded_dim) { return kAttendRows * (2 + padded_dim); }
+
 struct Kernels {
     const char* name;
-    // out is [tile size][16].
-    void (*direct[kFormats][kSizes])(const uint8_t* block, int64_t supers, const Panel&, float* out);
+    int blocks;  // blocks of weights that `many` and `unpacked` like to take together
+    // One block, tiles of 1 to kFewTokens. out is [token][16].
+    void (*few[kFormats][kFewTokens])(const uint8_t* block, int64_t supers, const Panel&, float* out);
+    // n blocks, `stride` bytes apart, and tiles of any size. out is [block][kTileTokens][16].
+    void (*many[kFormats])(const uint8_t* block, size_t stride, int n, int64_t supers, const Panel&,
+                           int tokens, float* out);
     void (*unpack[kFormats])(const uint8_t* block, int64_t supers, uint8_t* tiles);
-    // `next`, which may be null, is fetched meanwhile.
-    void (*unpacked[kFormats][kSizes])(const uint8_t* tiles, int64_t groups, const Panel&,
-                                       const uint8_t* next, float* out);
-    // x is padded with zeros to whole groups; the token's place in the panel is `token` of `size`.
-    void (*quantise)(const float* x, int64_t groups, const Panel&, int token, int size);
+    // The same from n unpacked blocks, one after the other. `next`, packed and `stride` apart, which
+    // may be null, are fetched meanwhile.
+    void (*unpacked[kFormats])(const uint8_t* tiles, int n, int64_t groups, const Panel&, int tokens,
+                               const uint8_t* next, size_t stride, float* out);
+    // x is padded with zeros to whole groups; the token's place in the panel is `token` of `tokens`.
+    void (*quantise)(const float* x, int64_t groups, const Panel&, int token, int tokens);
     // x and weight (n values, zero-padded to a multiple of 16); out may be x.
     void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
     // out = silu(gate) * up; n need not be a multiple of anything, but 15 floats past it are read.
@@ -70,7 +103,10 @@ struct Kernels {
     // Pairs (i, i + half) turned by angle i, times factor.
     void (*rotate)(const float* x, const float* cos, const float* sin, int half, float factor,
                    float* out);
-    void (*attend[2])(const AttendTile&);
+    // A whole tile at once, or chunk by chunk into `parts` and then merged.
+    void (*attend[kKvTypes])(const AttendTile&);
+    void (*attend_parts[kKvTypes])(const AttendTile&, float* parts);
+    void (*merge_parts)(const AttendTile&, const float* parts);
     // Reads n bytes (a multiple of 256) and says something that depends on them all.
     uint64_t (*read)(const uint8_t* p, size_t n);
 };

@@ -34,8 +34,9 @@ struct Linear {
     const Segment& segment_of(int64_t block) const;
 };
 
-// Keys [page][layer][head][16-slot group][dim][16] and values [page][layer][head][slot][padded]: a
-// page holds all layers, so that memory is touched only as sequences grow.
+// Keys [page][layer][head][16-slot group][dim][16] and values [page][layer][head][slot][padded], each
+// group of 8-bit ones followed by its scales: a page holds all layers, so that memory is touched only
+// as sequences grow.
 class KvCache {
 public:
     KvCache(int layers, int64_t pages, int page_size, int heads, int dim, KvType type);
@@ -43,18 +44,18 @@ public:
     void copy_page(int64_t from, int64_t to);
     // Row `k`, `v` of one head (dim floats each) to a position's slot.
     void write(int layer, int64_t page, int slot, int head, const float* k, const float* v);
-    const void* keys(int layer, int head) const;
-    const void* values(int layer, int head) const;
+    const uint8_t* keys(int layer, int head) const;
+    const uint8_t* values(int layer, int head) const;
 
     const int layers, page_size, heads, dim, padded_dim;
     const int64_t pages;
     const KvType type;
-    const size_t k_head, v_head;  // elements of one head's part of a page
-    const size_t k_page, v_page;  // elements of a page
+    const size_t k_group, v_group;  // bytes of 16 slots of one head
+    const size_t k_head, v_head;    // bytes of one head's part of a page
+    const size_t k_page, v_page;    // bytes of a page
     size_t nbytes() const { return k_.size() + v_.size(); }
 
 private:
-    size_t element() const { return type == KvType::f32 ? 4 : 2; }
     Memory k_, v_;
 };
 

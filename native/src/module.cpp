@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -140,11 +141,13 @@ std::shared_ptr<KvCache> make_cache(int layers, int64_t pages, int page_size, in
             "page_size must be a multiple of 16");
     require(layers <= 1 << 16 && heads <= 1 << 16 && dim <= 1 << 16 && pages < int64_t{1} << 31,
             "cache: sizes");
-    require(type == "float32" || type == "bfloat16", "cache: float32 or bfloat16");
+    const char* const types[kKvTypes] = {"float32", "bfloat16", "int8"};
+    const auto known = std::find(types, types + kKvTypes, type);
+    require(known != types + kKvTypes, "cache: float32, bfloat16 or int8");
     const double bytes = 1.0 * layers * static_cast<double>(pages) * page_size * heads * (dim + 16) * 8;
     require(bytes < 1e15, "cache: sizes");
     return std::make_shared<KvCache>(layers, pages, page_size, heads, dim,
-                                     type == "float32" ? KvType::f32 : KvType::bf16);
+                                     static_cast<KvType>(known - types));
 }
 
 void copy_page(KvCache& cache, int64_t from, int64_t to) {

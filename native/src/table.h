@@ -11,21 +11,25 @@ namespace {
 template <Format F>
 void fill_format(Kernels& k) {
     constexpr int f = static_cast<int>(F);
-    k.direct[f][0] = direct<F, 1>;
-    k.direct[f][1] = direct<F, 2>;
-    k.direct[f][2] = direct<F, 4>;
-    k.direct[f][3] = direct<F, 8>;
+    k.few[f][0] = few<F, 1>;
+    k.few[f][1] = few<F, 2>;
+    k.few[f][2] = few<F, 3>;
+    k.few[f][3] = few<F, 4>;
+    k.many[f] = many<F>;
     k.unpack[f] = unpack<F>;
-    k.unpacked[f][0] = unpacked<F, 1>;
-    k.unpacked[f][1] = unpacked<F, 2>;
-    k.unpacked[f][2] = unpacked<F, 4>;
-    k.unpacked[f][3] = unpacked<F, 8>;
-    k.unpacked[f][4] = unpacked<F, 16>;
+    k.unpacked[f] = unpacked<F>;
+}
+
+template <class T>
+void fill_attend(Kernels& k, KvType type) {
+    k.attend[static_cast<int>(type)] = attend<T>;
+    k.attend_parts[static_cast<int>(type)] = attend_parts<T>;
 }
 
 Kernels make_table(const char* name) {
     Kernels k{};
     k.name = name;
+    k.blocks = Simd::kBlocks;
     fill_format<Format::q4_0>(k);
     fill_format<Format::q4_1>(k);
     fill_format<Format::q5_0>(k);
@@ -38,8 +42,10 @@ Kernels make_table(const char* name) {
     k.rms_norm = rms_norm;
     k.swiglu = swiglu;
     k.rotate = rotate;
-    k.attend[static_cast<int>(KvType::f32)] = attend<float>;
-    k.attend[static_cast<int>(KvType::bf16)] = attend<uint16_t>;
+    fill_attend<float>(k, KvType::f32);
+    fill_attend<uint16_t>(k, KvType::bf16);
+    fill_attend<int8_t>(k, KvType::i8);
+    k.merge_parts = merge_parts;
     k.read = read;
     return k;
 }

@@ -22,6 +22,7 @@ from freehold.types import RawTensor
 
 FORMATS = pack.FORMATS
 ISAS = _kernels.isas()
+CACHES = ("float32", "bfloat16", "int8")
 
 
 def config(**changes: Any) -> Config:
@@ -244,19 +245,21 @@ def test_attention_is_torchs(
 @given(
     cuts=st.lists(st.integers(1, 60), min_size=1, max_size=8),
     window=st.sampled_from([None, 33]),
-    kv_dtype=st.sampled_from(["float32", "bfloat16"]),
+    head_dim=st.sampled_from([2, 10, 16, 40, 64]),
+    page_size=st.sampled_from([16, 48]),
+    kv_dtype=st.sampled_from(CACHES),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_attention_has_the_same_bits_however_it_is_cut(
-    cuts: list[int], window: int | None, kv_dtype: str, seed: int
+def test_attention_has_the_same_bits_however_it_is_cut(  # noqa: PLR0917
+    cuts: list[int], window: int | None, head_dim: int, page_size: int, kv_dtype: str, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    shape = config(windows=(window, window))
+    shape = config(windows=(window, window), head_dim=head_dim)
     total = sum(cuts)
-    qkv = rng.normal(size=(total, 8 * 16)).astype(np.float32)
+    qkv = rng.normal(size=(total, 8 * head_dim)).astype(np.float32)
     results = []
     for isa in ISAS:
-        ops = open_native(shape, isa=isa, kv_dtype=kv_dtype, n_pages=128)
+        ops = open_native(shape, isa=isa, kv_dtype=kv_dtype, page_size=page_size, n_pages=128)
         whole = ops.attend(qkv, ops.batch(spans_of(ops, [0], [total])), 0, None)
         results.append(whole)
     state = ops.cache.new()
@@ -272,6 +275,131 @@ def test_attention_has_the_same_bits_however_it_is_cut(
     results.append(np.concatenate(pieces))
     for result in results[1:]:
         assert np.array_equal(result.view(np.uint32), results[0].view(np.uint32))
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    held=st.integers(0, 2600),
+    new=st.integers(1, 9),
+    others=st.lists(st.integers(0, 700), max_size=2),
+    window=st.sampled_from([None, 300, 900]),
+    kv_dtype=st.sampled_from(CACHES),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_few_rows_that_see_far_have_the_same_bits_on_any_number_of_threads(  # noqa: PLR0917
+    held: int, new: int, others: list[int], window: int | None, kv_dtype: str, seed: int
+) -> None:
+    """Several threads share the chunks of one row; one thread takes row by row."""
+    rng = np.random.default_rng(seed)
+    shape = config(windows=(window, window))
+    lengths = [held, *others]
+    rows = [rng.normal(size=(n + new, 8 * 16)).astype(np.float32) for n in lengths]
+    results = []
+    for isa, threads in [(ISAS[0], 1), *((isa, n) for isa in ISAS for n in (2, 3))]:
+        ops = open_native(shape, isa=isa, threads=threads, kv_dtype=kv_dtype, n_pages=400)
+        states = [ops.cache.new() for _ in lengths]
+        for state, n, qkv in zip(states, lengths, rows, strict=True):
+            if n:
+                state.append(n)
+                ops.attend(qkv[:n], ops.batch([SimpleNamespace(state=state, ids=[0] * n)]), 0, None)
+        for state in states:
+            state.append(new)
+        batch = ops.batch([SimpleNamespace(state=state, ids=[0] * new) for state in states])
+        last = np.concatenate([qkv[n:] for n, qkv in zip(lengths, rows, strict=True)])
+        results.append(ops.attend(last, batch, 0, None))
+    for result in results[1:]:
+        assert np.array_equal(result.view(np.uint32), results[0].view(np.uint32))
+
+
+def unturned(cache: Any, rows: int, pages: int) -> Any:
+    """One sequence's batch whose rotation changes nothing (head_dim 40): what is cached is what is
+    given."""
+    half = np.ones((rows, 20), np.float32)
+    return _kernels.make_batch(
+        cache, np.array([[0, rows, 0, 0]]), np.arange(pages, dtype=np.int32), half, half * 0
+    )
+
+
+def held_in_8_bits(x: np.ndarray, groups: list[list[int]]) -> np.ndarray:
+    """Float32 rows as an 8-bit cache returns them: docs/numerics.md, in numpy."""
+    out = np.empty_like(x)
+    for dims in groups:
+        part = x[:, dims]
+        top = np.abs(part).max(axis=1, keepdims=True)
+        bits = (top / np.float32(127)).astype(np.float32).view(np.uint32).astype(np.uint64)
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+        scale = bits.astype(np.uint32).view(np.float32)
+        scale[top < 2.0**-100] = 0
+        scale[~np.isfinite(top)] = np.nan
+        with np.errstate(all="ignore"):
+            codes = np.where(scale > 0, np.rint(part / scale), 0).astype(np.float32)
+            assert np.abs(codes).max(initial=0) <= 127
+            out[:, dims] = codes * scale
+    return out
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_an_8_bit_cache_is_a_float_cache_of_what_its_codes_stand_for(isa: str) -> None:
+    """Bit for bit, over ordinary rows, rows with outliers, and the largest and smallest numbers."""
+    dim, heads, rows = 40, 2, 300
+    rng = np.random.default_rng(11)
+    qkv = rng.normal(size=(rows, (4 + 2 * heads) * dim)).astype(np.float32)
+    keys = qkv[:, 4 * dim : 6 * dim].reshape(rows, heads, dim)
+    values = qkv[:, 6 * dim :].reshape(rows, heads, dim)
+    keys[:, :, 3] *= 100
+    keys[7], values[8] = 0, 0
+    keys[9] *= np.float32(1e-42)
+    values[10] *= np.float32(1e-30)
+    values[11] *= np.float32(1e-38)
+    keys[12, 0, ::4], values[13, 1, 5] = -1e20, -3.4e38
+    # The largest ratio of a group's top to its rounded scale.
+    values[14, :, 32] = np.float32(127 * (1 + 2**-8 - 2**-20))
+    half = dim // 2
+    key_groups = [[*range(i, i + 4), *range(half + i, half + i + 4)] for i in range(0, half, 4)]
+    value_groups = [list(range(32)), list(range(32, dim))]
+    seen = qkv.copy()
+    for h in range(heads):
+        at = (4 + h) * dim
+        seen[:, at : at + dim] = held_in_8_bits(keys[:, h], key_groups)
+        at += heads * dim
+        seen[:, at : at + dim] = held_in_8_bits(values[:, h], value_groups)
+    results = []
+    for kind, given_rows in (("int8", qkv), ("float32", seen)):
+        engine = _kernels.make_engine(2, isa)
+        cache = _kernels.make_cache(1, 19, 16, heads, dim, kind)
+        out = np.empty((rows, 4 * dim), np.float32)
+        batch = unturned(cache, rows, 19)
+        engine.attend(given_rows, batch, 0, 4, None, None, 1e-6, 0, cache, out)
+        results.append(out)
+    assert np.isfinite(results[1]).all()
+    assert np.array_equal(results[0].view(np.uint32), results[1].view(np.uint32))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", CACHES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["key", "value"])
+def test_trouble_in_the_cache_reaches_those_who_see_it_and_no_one_else(
+    isa: str, kind: str, bad: float, part: str
+) -> None:
+    rng = np.random.default_rng(12)
+    dim, rows, at = 40, 60, 20
+    qkv = rng.normal(size=(rows, 4 * dim)).astype(np.float32)
+    outs = []
+    for value in (0.0, bad):
+        qkv[at, 2 * dim + 4 + (dim if part == "value" else 0)] = value
+        cache = _kernels.make_cache(1, 5, 16, 1, dim, kind)
+        # Slots that another sequence left trouble in are written anew before anyone sees them.
+        dirty = np.full((80, 4 * dim), np.nan, np.float32)
+        engine, out = _kernels.make_engine(2, isa), np.empty((80, 2 * dim), np.float32)
+        engine.attend(dirty, unturned(cache, 80, 5), 0, 2, None, None, 1e-6, 0, cache, out)
+        out = np.empty((rows, 2 * dim), np.float32)
+        engine.attend(qkv, unturned(cache, rows, 4), 0, 2, None, None, 1e-6, 0, cache, out)
+        outs.append(out)
+    calm, wild = outs
+    assert np.isfinite(calm).all()
+    assert np.array_equal(wild[:at], calm[:at])
+    assert not np.isfinite(wild[at:]).all(axis=1).any(), "trouble must stay visible"
 
 
 def test_attention_over_many_chunks_stays_exact() -> None:
@@ -355,7 +483,7 @@ def test_shapes_that_differ_are_refused(
 def test_batches_that_name_what_is_not_there_are_refused(
     span: tuple[int, int, int, int], pages: list[int], rows: int
 ) -> None:
-    cache = _kernels.make_cache(1, 5, 16, 1, 16, "float32")
+    cache = _kernels.make_cache(1, 5, 16, 1, 16, "int8")
     row, n, first, start = span
     sound = (
         row == 0

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,8 +23,17 @@ ROOT = Path(__file__).parents[2]
 ISAS = _kernels.isas()
 
 
-def native(verified: VerifiedModel, *, threads: int = 2, cache_tokens: int = 4096) -> Model:
-    return load(verified, backend="native", threads=threads, cache_tokens=cache_tokens)
+CACHES = ("float32", "bfloat16", "int8")
+
+
+def native(
+    verified: VerifiedModel,
+    *,
+    threads: int = 2,
+    cache_tokens: int = 4096,
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32",
+) -> Model:
+    return load(verified, backend="native", threads=threads, cache_tokens=cache_tokens, dtype=dtype)
 
 
 def as_q8_0(verified: VerifiedModel) -> dict[str, RawTensor]:
@@ -66,18 +76,22 @@ def test_logits_are_near_torchs(small: VerifiedModel) -> None:
     assert (ours.argmax(-1) == theirs.argmax(-1)).mean() >= 0.9
 
 
+@pytest.mark.parametrize("dtype", CACHES)
 def test_logits_have_the_same_bits_in_every_batch_chunking_and_machine(
-    small: VerifiedModel, monkeypatch: pytest.MonkeyPatch
+    small: VerifiedModel,
+    dtype: Literal["float32", "bfloat16", "int8"],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ids = [int(i) for i in np.random.default_rng(2).integers(0, 199, 70)]
-    model = native(small)
+    model = native(small, dtype=dtype)
+    assert model.card.numerics == f"native-1-{dtype}"
     whole = run(model, ids, [70])
     for cuts in ([1] * 70, [3, 16, 17, 1, 33], [64, 6]):
         assert np.array_equal(run(model, ids, cuts), whole)
     for isa in ISAS:
         monkeypatch.setenv("FREEHOLD_ISA", isa)
         for threads in (1, 2, 3):
-            other = native(small, threads=threads)
+            other = native(small, threads=threads, dtype=dtype)
             assert np.array_equal(run(other, ids, [70]), whole)
     for crowd in (2, 8, 32):
         spans = [
@@ -94,9 +108,12 @@ def test_logits_have_the_same_bits_in_every_batch_chunking_and_machine(
         me.free()
 
 
-def test_a_fork_and_a_rollback_change_no_bit(small: VerifiedModel) -> None:
+@pytest.mark.parametrize("dtype", CACHES)
+def test_a_fork_and_a_rollback_change_no_bit(
+    small: VerifiedModel, dtype: Literal["float32", "bfloat16", "int8"]
+) -> None:
     ids = [int(i) for i in np.random.default_rng(3).integers(0, 199, 60)]
-    model = native(small)
+    model = native(small, dtype=dtype)
     whole = run(model, ids, [60])
     first = model.cache.new()
     model.forward([Span(state=first, ids=ids[:45], want="none")])
@@ -122,11 +139,12 @@ def test_widths_that_are_no_multiple_of_32_are_padded(make: SimpleNamespace) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", CACHES)
 def test_the_real_model_answers_with_the_same_bits_alone_and_in_a_crowd(
-    real: VerifiedModel,
+    real: VerifiedModel, dtype: Literal["float32", "bfloat16", "int8"]
 ) -> None:
     """32 greedy tokens, alone and beside 2, 8 and 32 others whose prompts are cut anyhow."""
-    model = native(real, cache_tokens=8192)
+    model = native(real, cache_tokens=8192, dtype=dtype)
     rng = np.random.default_rng(4)
     ids = [int(i) for i in rng.integers(0, 150_000, 90)]
 
@@ -163,22 +181,25 @@ def test_the_real_model_is_near_its_dequantised_self(real: VerifiedModel) -> Non
     text = (ROOT / "README.md").read_text() + (ROOT / "LICENSE").read_text()
     ids = load_codec(real).text(text)[:2000]
     assert len(ids) == 2000
-    ours, theirs = native(real), load(real, threads=2, cache_tokens=4096)
-    states = ours.cache.new(), theirs.cache.new()
-    total, agree = 0.0, 0
+    theirs = load(real, threads=2, cache_tokens=4096)
+    ours = [native(real, dtype=dtype) for dtype in CACHES]
+    states = [model.cache.new() for model in (theirs, *ours)]
+    total, agree = np.zeros(len(ours)), np.zeros(len(ours))
     for at in range(0, len(ids), 250):
         rows = []
-        for model, state in zip((ours, theirs), states, strict=True):
+        for model, state in zip((theirs, *ours), states, strict=True):
             out = model.forward([Span(state=state, ids=ids[at : at + 250], want="all")])[0]
             assert out is not None
             x = out.astype(np.float64)
             x -= x.max(axis=-1, keepdims=True)
             rows.append(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
-        total += float((np.exp(rows[1]) * (rows[1] - rows[0])).sum())
-        agree += int((rows[0].argmax(-1) == rows[1].argmax(-1)).sum())
-    print(f"mean KL {total / len(ids):.5f}, top-1 agreement {agree / len(ids):.4f}")
-    assert total / len(ids) <= 0.01
-    assert agree / len(ids) >= 0.95
+        exact, *got = rows
+        total += [(np.exp(exact) * (exact - other)).sum() for other in got]
+        agree += [(exact.argmax(-1) == other.argmax(-1)).sum() for other in got]
+    for dtype, kl, top in zip(CACHES, total / len(ids), agree / len(ids), strict=True):
+        print(f"{dtype} cache: mean KL {kl:.5f}, top-1 agreement {top:.4f}")
+        assert kl <= 0.01
+        assert top >= 0.95
 
 
 def test_load_opens_the_native_back_end_without_torch(small: VerifiedModel) -> None:
@@ -192,6 +213,11 @@ def test_load_opens_the_native_back_end_without_torch(small: VerifiedModel) -> N
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT)
     assert done.returncode == 0
+
+
+def test_torch_has_no_8_bit_cache(small: VerifiedModel) -> None:
+    with pytest.raises(UsageError, match="'int8', and the torch back end computes in floats"):
+        load(small, backend="torch", dtype="int8")
 
 
 def test_the_native_back_end_is_for_the_cpu(small: VerifiedModel) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,12 +40,14 @@ class NativeBatch:
     rows: _kernels.Batch
 
 
+KvType: TypeAlias = Literal["float32", "bfloat16", "int8"]
+"""How keys and values are kept: exactly, rounded, or as 8-bit codes with scales."""
+
+
 class NativeCache(Pool):
     """Keys and values in the kernels' own layout. ``page_size`` is a multiple of 16."""
 
-    def __init__(
-        self, config: Config, *, n_pages: int, page_size: int, dtype: Literal["float32", "bfloat16"]
-    ) -> None:
+    def __init__(self, config: Config, *, n_pages: int, page_size: int, dtype: KvType) -> None:
         if page_size % 16:
             raise UsageError(
                 f"page_size is {page_size}: the native back end needs a multiple of 16",
@@ -64,7 +66,7 @@ def open_ops(
     threads: int | None,
     n_pages: int,
     page_size: int,
-    kv_dtype: Literal["float32", "bfloat16"] = "bfloat16",
+    kv_dtype: KvType = "bfloat16",
     isa: str | None = None,
 ) -> NativeOps:
     """The back end with an empty cache.
