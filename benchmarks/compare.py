@@ -56,7 +56,9 @@ class Task:
     def __init__(self, name: str, edits: tuple[list[list[int]], list[int]] | None = None) -> None:
         found = re.fullmatch(r"(prefill|decode)_([1-9]\d*)(?:@([1-9]\d*))?|(edits)", name)
         if not found or (found[1] == "prefill" and found[3]):
-            raise ValueError(f"unknown task {name!r}: take decode_N, decode_N@C, prefill_N or edits")
+            raise ValueError(
+                f"unknown task {name!r}: take decode_N, decode_N@C, prefill_N or edits"
+            )
         self.name = name
         self._kind, self._n = found[1] or found[4], int(found[2] or 1)
         self._after = int(found[3]) if found[3] else None
@@ -81,9 +83,7 @@ class Task:
 
         if self._kind == "edits":
             prompts = self._edits[:None] if turn else self._edits[:1]
-            answers = [
-                engine.answer([ids], EDIT_TOKENS, stop=self._stop)[0] for ids in prompts
-            ]
+            answers = [engine.answer([ids], EDIT_TOKENS, stop=self._stop)[0] for ids in prompts]
             seconds = sum(answer.times[-1] - answer.times[0] for answer in answers)
             return sum(len(answer.ids) - 1 for answer in answers) / seconds
         if self._kind == "prefill":
@@ -258,9 +258,7 @@ def main() -> None:
             )
             n_bytes = official_bytes_per_token(path)
             with started(names, setup) as running:
-                rates, limits = compare(
-                    running, tasks, options.rounds, read_probe(options.threads)
-                )
+                rates, limits = compare(running, tasks, options.rounds, read_probe(options.threads))
     except (ValueError, FreeholdError) as error:
         parser.error(str(error))
     except RuntimeError as error:
