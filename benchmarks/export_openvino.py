@@ -16,10 +16,19 @@ it keeps a model's file says
 from __future__ import annotations
 
 import argparse
-import shutil
+import importlib.util
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+PACKAGES = {
+    "optimum": "'optimum-intel[openvino]'",
+    "openvino_tokenizers": "openvino-tokenizers",
+    "nncf": "nncf",
+    "gguf": "gguf",
+    "accelerate": "accelerate",
+}
 
 
 def say(line: str) -> None:
@@ -42,20 +51,14 @@ def dequantise(weights: Path, folder: Path) -> None:
 
 
 def export(source: Path, folder: Path, *, group_size: int, symmetric: bool) -> None:
-    """Write ``source`` as OpenVINO IR with int4 weights to ``folder``."""
-    from optimum.exporters.openvino import main_export
-    from optimum.intel import OVConfig, OVWeightQuantizationConfig
-
-    main_export(
-        str(source),
-        folder,
-        task="text-generation-with-past",
-        ov_config=OVConfig(
-            quantization_config=OVWeightQuantizationConfig(
-                bits=4, sym=symmetric, group_size=group_size, ratio=1.0
-            )
-        ),
-    )
+    """Write ``source`` as OpenVINO IR with int4 weights to ``folder``. Raises ``SystemExit``."""
+    command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "openvino"]
+    command += ["--model", str(source), "--task", "text-generation-with-past"]
+    command += ["--weight-format", "int4", "--group-size", str(group_size), "--ratio", "1.0"]
+    if symmetric:
+        command.append("--sym")
+    if subprocess.run([*command, str(folder)], stdout=sys.stderr, check=False).returncode:
+        raise SystemExit("optimum-intel could not export the model: see its words above")
 
 
 def main() -> None:
@@ -69,22 +72,21 @@ def main() -> None:
         parser.error(f"{options.weights} is no file: name a GGUF file")
     if options.folder.exists():
         parser.error(f"{options.folder} exists already: name a new folder, or remove it")
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.error(f"{missing[0]} is not installed: pip install {' '.join(PACKAGES.values())}")
     options.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder.parent) as work:
         plain, made = Path(work, "plain"), Path(work, "made")
         plain.mkdir()
-        try:
-            say("dequantising")
-            dequantise(options.weights, plain)
-            say(f"exporting: int4, groups of {options.group_size}")
-            export(plain, made, group_size=options.group_size, symmetric=not options.asymmetric)
-        except ImportError as error:
-            parser.error(f"{error}: install 'optimum-intel[openvino]' nncf gguf accelerate")
+        say("dequantising")
+        dequantise(options.weights, plain)
+        say(f"exporting: int4, groups of {options.group_size}")
+        export(plain, made, group_size=options.group_size, symmetric=not options.asymmetric)
         for name in ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml"):
             if not (made / name).is_file():
                 raise SystemExit(f"the export made no {name}: install openvino-tokenizers too")
         made.replace(options.folder)
-        shutil.rmtree(plain)
     say(f"ready: python benchmarks/compare.py --openvino {options.folder}")
 
 
