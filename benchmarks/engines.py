@@ -1,7 +1,7 @@
 """The engines that are measured, each in a process of its own, behind one door: ``answer``.
 
 Names: ``freehold`` (also with keys of its settings: ``freehold:backend=torch``,
-``freehold:dtype=bfloat16:speculate=auto``), ``llamacpp`` (pip install llama-cpp-python, built
+``freehold:dtype=bfloat16:speculate=lookup``), ``llamacpp`` (pip install llama-cpp-python, built
 natively with CMAKE_ARGS=-DGGML_NATIVE=ON), ``openvino`` (pip install openvino-genai, and a folder
 from export_openvino.py), ``transformers``. Greedy, all of them.
 """
@@ -131,8 +131,8 @@ def freehold(setup: Setup, options: dict[str, str]) -> Subject:
 
 
 def keys_of(options: dict[str, str]) -> dict[str, Any]:
-    """Keys of ``freehold.toml`` from text. Speculation is off unless asked for: the others have
-    none. Raises ``ValueError`` for an unknown key."""
+    """Keys of ``freehold.toml`` from text; guessing ahead is off unless asked for, as the others
+    have none. Raises ``ValueError`` for an unknown key or a value that is no number."""
     from freehold.cli.settings import Settings
 
     kinds: dict[str, Callable[[str], Any]] = {
@@ -141,9 +141,8 @@ def keys_of(options: dict[str, str]) -> dict[str, Any]:
     unknown = [key for key in options if key not in kinds]
     if unknown:
         raise ValueError(f"freehold has no setting {unknown[0]!r}; known: {', '.join(kinds)}")
-    if "speculate" in kinds:
-        options = {"speculate": "off", **options}
-    return {key: kinds[key](value) for key, value in options.items()}
+    given = {"speculate": "off", **options}
+    return {key: kinds[key](value) for key, value in given.items()}
 
 
 def llamacpp(setup: Setup, _options: dict[str, str]) -> Subject:
