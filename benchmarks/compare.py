@@ -33,6 +33,7 @@ from engines import MAKERS, Answer, Remote, Setup, parse, started, weights_of
 TASKS = ("decode_1", "decode_8", "prefill_512", "prefill_2048")
 EDIT_TOKENS = 400
 LEAST_CONTEXT = 4096
+PROBE_PASSES = 32
 
 Rates = dict[str, dict[str, list[float]]]
 
@@ -75,7 +76,9 @@ class Task:
             return max((len(ids) for ids in self._edits), default=0) + EDIT_TOKENS + 16
         if self._kind == "prefill":
             return self._n + 16
-        return self._n * ((self._after or PROMPT) + ANSWER + 16)
+        if self._after:
+            return self._after + 4 * ANSWER  # else what is kept would make room for the answer
+        return self._n * (PROMPT + ANSWER + 16)
 
     def measure(self, engine: Remote, turn: int) -> float:
         """Tokens per second. Turn 0 warms up, and may do less."""
@@ -136,8 +139,9 @@ def official_bytes_per_token(path: str) -> int:
 
 
 def read_probe(threads: int) -> Callable[[], float]:
-    """What measures the most bytes per second that can be read from memory: the kernels' own
-    reading loop over 512 MiB, best of three; numpy's where they are not built."""
+    """What measures how many bytes per second can be read from memory for as long as a decoding
+    task lasts: the median of 32 passes of the kernels' own reading loop over 512 MiB; numpy's best
+    of three over 1 GiB where the kernels are not built."""
     from freehold.cli.workload import MemoryReader
 
     try:
@@ -146,7 +150,7 @@ def read_probe(threads: int) -> Callable[[], float]:
         print("the native kernels are not built: numpy measures the read limit", file=sys.stderr)
         return MemoryReader(threads).rate
     engine = _kernels.make_engine(threads, "")
-    return lambda: max(engine.read_rate() for _ in range(3))
+    return lambda: statistics.median(engine.read_rate() for _ in range(PROBE_PASSES))
 
 
 # --- rounds and tables ----------------------------------------------------------------------------
@@ -163,8 +167,7 @@ def compare(
         print(f"round {turn} of {rounds}" if turn else "warming up", file=sys.stderr)
         order = list(running)
         order = order[turn % len(order) :] + order[: turn % len(order)]
-        # Around the tasks it is the limit of: memory's speed moves within minutes.
-        before = limit()
+        bound = limit()
         for task in tasks:
             for name in order:
                 rate = task.measure(running[name], turn)
@@ -172,9 +175,10 @@ def compare(
                 if turn:
                     rates[name][task.name].append(rate)
             if task.name == "decode_1":
-                before = max(before, limit())
+                # Memory's speed moves within seconds: the better of before and after is the bound.
+                bound = max(bound, limit())
         if turn:
-            limits.append(before)
+            limits.append(bound)
     return rates, limits
 
 

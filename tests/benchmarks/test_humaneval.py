@@ -114,3 +114,16 @@ def test_answers_are_kept_and_found_again(tmp_path: Path) -> None:
     humaneval.Kept(path, "m").put("freehold", "t/0", "äh")
     assert humaneval.Kept(path, "m").get("freehold", "t/0") == "äh"
     assert humaneval.Kept(path, "other").get("freehold", "t/0") is None
+
+
+@linux
+@pytest.mark.usefixtures("confined")
+def test_engines_are_counted_side_by_side() -> None:
+    kept = humaneval.Kept(None, "m")
+    kept.put("freehold", PROBLEM.id, "def first(items):\n    return items[0]")
+    kept.put("llamacpp", PROBLEM.id, "def first(items):\n    return None")
+    result = humaneval.result_of(["freehold", "llamacpp"], [PROBLEM], kept)
+    lines = humaneval.lines_of(result)
+    assert "| freehold | 100.0 | 1 of 1 |" in lines
+    assert "| llamacpp | 0.0 | 0 of 1 |" in lines
+    assert "| llamacpp | 0 | 1 | 0 | 0 | 1.00 |" in lines
