@@ -190,11 +190,13 @@ TASKS: dict[str, Callable[[Any, int], float]] = {
 }
 
 
-def contexts(path: Path, threads: int, rounds: int, lengths: list[int]) -> None:
+def contexts(
+    path: Path, threads: int, rounds: int, lengths: list[int], caches: list[KvType]
+) -> None:
     """Decode one sequence far in, each engine's sequence filled once per length."""
     most = max(lengths) + CHUNK
     engines: dict[str, Ours | Theirs] = {
-        dtype: Ours(path, threads, tokens=most, dtype=dtype) for dtype in CACHES
+        dtype: Ours(path, threads, tokens=most, dtype=dtype) for dtype in caches
     }
     engines["llama.cpp"] = Theirs(path, threads, most)
     names = list(engines)
@@ -244,13 +246,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--context", help="lengths to decode at, separated by commas")
+    parser.add_argument("--caches", default=",".join(CACHES), help="types for --context")
     parser.add_argument("--rows", help="rows of a step, separated by commas")
     options = parser.parse_args()
-    for given, measure in ((options.context, contexts), (options.rows, row_costs)):
-        if given:
-            numbers = [int(n) for n in given.split(",")]
-            measure(options.model, options.threads, options.rounds, numbers)
-            return
+    if options.context:
+        lengths = [int(n) for n in options.context.split(",")]
+        caches = options.caches.split(",")
+        contexts(options.model, options.threads, options.rounds, lengths, caches)
+        return
+    if options.rows:
+        rows = [int(n) for n in options.rows.split(",")]
+        row_costs(options.model, options.threads, options.rounds, rows)
+        return
     ours, theirs = Ours(options.model, options.threads), Theirs(options.model, options.threads)
     tasks = options.tasks.split(",")
     limits: list[float] = []

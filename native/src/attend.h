@@ -116,7 +116,7 @@ inline void score_groups(const AttendTile& t, int at, float* scores) {
     for (int j = 0; j < n; j++) {
         for (int r = 0; r < kR; r++) sum[j][r] = Simd::zero();
     }
-    each_key<T, n>(k, t.dim, [&](int e, const Simd::V* key) FREEHOLD_INLINE {
+    each_key<T, n>(k, t.dim, [&](int e, const Simd::V* key) __attribute__((always_inline)) {
 FREEHOLD_UNROLL
         for (int r = 0; r < kR; r++) {
             const Simd::V q = Simd::set1(t.q[kR * e + r]);

@@ -4,9 +4,6 @@
 
 #include "kernels.h"
 
-// What is called in an inner loop must not stay a call: its arrays live in registers.
-#define FREEHOLD_INLINE __attribute__((always_inline))
-
 namespace freehold {
 namespace {
 
@@ -35,10 +32,10 @@ inline Simd::V exp(Simd::V x) {
 // Groups of 32: s = max |x| / 127, value = x / s to nearest, ties to even. A group whose largest
 // magnitude is below 2^-100 becomes zero; one that holds infinity or NaN gets the scale NaN, so that
 // trouble stays visible in every output it reaches.
-inline void quantise(const float* x, int64_t groups, const Panel& p, int token, int tokens) {
+inline void quantise(const float* x, int64_t groups, const Panel& p, int token, int size) {
     constexpr uint32_t kTiny = 27u << 23, kInfinity = 0x7f800000;
     for (int64_t g = 0; g < groups; g++, x += 32) {
-        const int64_t at = g * tokens + token;
+        const int64_t at = g * size + token;
         int8_t* values = p.values + 32 * at;
         const Simd::V a = Simd::load(x), b = Simd::load(x + 16);
         const uint32_t top = Simd::max_magnitude(a, b);

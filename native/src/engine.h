@@ -28,7 +28,7 @@ class Panels {
 public:
     struct Tile {
         int64_t first;  // token
-        int tokens;
+        int rows, size, size_index;
         Panel panel;
     };
     void shape(int64_t tokens, int64_t groups);
@@ -80,7 +80,6 @@ private:
     };
 
     void fill(Panels& panels, In x, const float* norm, float eps);
-    void multiply_direct(const Panels& panels, const Linear& weights, const float* residual, Out out);
     void fill_token(Panels& panels, const Panels::Tile& tile, int token, const float* x, int64_t n,
                     const float* norm, float eps, PerThread& mine);
     void multiply(const Panels& panels, const Linear& weights, const float* residual, Out out);

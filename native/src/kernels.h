@@ -9,11 +9,10 @@
 
 namespace freehold {
 
-// Rows of activations are handled in tiles of at most this many tokens. The float operations of one
-// output never depend on the size of its tile.
-constexpr int kTileTokens = 16;
-constexpr int kFewTokens = 4;    // up to here a tile's sums stay in registers
-constexpr int kMostBlocks = 2;   // blocks of weights that may meet a tile together
+// Rows of activations are handled in tiles of these many tokens; a tile may hold fewer, the rest of
+// it being zero. The float operations of one output never depend on the size of its tile.
+constexpr int kTileSizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 16};
+constexpr int kSizes = 9;
 
 // One tile of quantised activations: groups of 32 columns, each token's values side by side.
 // [group][token] except values, [group][token][32], and neg_half, [group][token][2].
@@ -24,6 +23,7 @@ struct Panel {
     int32_t* neg_sum;     // -(sum of values)
     int32_t* neg_half;    // the same, of the first and last 16 columns
 
+    // The same from a group on: `at` is that group times the tile's size.
     Panel from(int64_t at) const {
         return {values + 32 * at, scale + at, scaled_sum + at, neg_sum + at, neg_half + 2 * at};
     }
@@ -83,19 +83,14 @@ constexpr size_t attend_part(size_t padded_dim) { return kAttendRows * (2 + padd
 
 struct Kernels {
     const char* name;
-    int blocks;  // blocks of weights that `many` and `unpacked` like to take together
-    // One block, tiles of 1 to kFewTokens. out is [token][16].
-    void (*few[kFormats][kFewTokens])(const uint8_t* block, int64_t supers, const Panel&, float* out);
-    // n blocks, `stride` bytes apart, and tiles of any size. out is [block][kTileTokens][16].
-    void (*many[kFormats])(const uint8_t* block, size_t stride, int n, int64_t supers, const Panel&,
-                           int tokens, float* out);
+    // Sizes 1 to 8. out is [tile size][16].
+    void (*direct[kFormats][kSizes])(const uint8_t* block, int64_t supers, const Panel&, float* out);
     void (*unpack[kFormats])(const uint8_t* block, int64_t supers, uint8_t* tiles);
-    // The same from n unpacked blocks, one after the other. `next`, packed and `stride` apart, which
-    // may be null, are fetched meanwhile.
-    void (*unpacked[kFormats])(const uint8_t* tiles, int n, int64_t groups, const Panel&, int tokens,
-                               const uint8_t* next, size_t stride, float* out);
-    // x is padded with zeros to whole groups; the token's place in the panel is `token` of `tokens`.
-    void (*quantise)(const float* x, int64_t groups, const Panel&, int token, int tokens);
+    // Sizes 1, 2, 4, 8 and 16. `next`, which may be null, is fetched meanwhile.
+    void (*unpacked[kFormats][kSizes])(const uint8_t* tiles, int64_t groups, const Panel&,
+                                       const uint8_t* next, float* out);
+    // x is padded with zeros to whole groups; the token's place in the panel is `token` of `size`.
+    void (*quantise)(const float* x, int64_t groups, const Panel&, int token, int size);
     // x and weight (n values, zero-padded to a multiple of 16); out may be x.
     void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
     // out = silu(gate) * up; n need not be a multiple of anything, but 15 floats past it are read.

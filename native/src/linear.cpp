@@ -10,8 +10,17 @@
 namespace freehold {
 namespace {
 
+constexpr int64_t kDirectTokens = 16;          // fewer than this go straight over packed weights
 constexpr int64_t kPanelBytes = 384 << 10;     // of activations that one pass of weights meets
 constexpr int64_t kTakeBytes = 32 << 10;       // of weights that a thread takes at a time
+
+// The smallest tile that holds `rows`, of any size or of a power of two.
+int size_index_of(int64_t rows, bool any) {
+    const auto fits = [&](int n) { return n >= rows && (any || !(n & (n - 1))); };
+    int i = 0;
+    while (!fits(kTileSizes[i])) i++;
+    return i;
+}
 
 }  // namespace
 
@@ -20,20 +29,23 @@ void Panels::shape(int64_t tokens, int64_t groups) {
     tokens_ = tokens;
     groups_ = groups;
     tiles_.clear();
+    // Few tokens meet weights in registers, where tiles of 8 fit; many meet them unpacked.
+    const int64_t largest = tokens < kDirectTokens ? 8 : 16;
     size_t bytes = 0;
     std::vector<size_t> starts;
     const auto token_bytes = static_cast<size_t>(groups) * (32 + 4 + 4 + 4 + 8);
-    for (int64_t first = 0; first < tokens; first += kTileTokens) {
-        const int64_t n = std::min<int64_t>(kTileTokens, tokens - first);
+    for (int64_t first = 0; first < tokens; first += largest) {
+        const int64_t rows = std::min(largest, tokens - first);
+        const int index = size_index_of(rows, largest == 8);
         starts.push_back(bytes);
-        tiles_.push_back({first, static_cast<int>(n), {}});
-        bytes += (token_bytes * static_cast<size_t>(n) + 63) / 64 * 64;
+        tiles_.push_back({first, static_cast<int>(rows), kTileSizes[index], index, {}});
+        bytes += (token_bytes * static_cast<size_t>(kTileSizes[index]) + 63) / 64 * 64;
     }
     uint8_t* base = memory_.at_least(bytes);
     std::memset(base, 0, bytes);
     for (size_t i = 0; i < tiles_.size(); i++) {
         Tile& t = tiles_[i];
-        const auto n = static_cast<size_t>(groups * t.tokens);
+        const auto n = static_cast<size_t>(groups * t.size);
         uint8_t* p = base + starts[i];
         t.panel.values = reinterpret_cast<int8_t*>(p);
         t.panel.scale = reinterpret_cast<float*>(p + 32 * n);
@@ -129,7 +141,7 @@ void Engine::fill_token(Panels& panels, const Panels::Tile& tile, int token, con
         }
         x = row;
     }
-    kernels_.quantise(x, panels.groups(), tile.panel, token, tile.tokens);
+    kernels_.quantise(x, panels.groups(), tile.panel, token, tile.size);
 }
 
 void Engine::fill(Panels& panels, In x, const float* norm, float eps) {
@@ -139,7 +151,7 @@ void Engine::fill(Panels& panels, In x, const float* norm, float eps) {
     pool_.run(tiles, x.rows < 32 ? tiles : 1, [&](int64_t begin, int64_t end, int thread) {
         for (int64_t i = begin; i < end; i++) {
             const Panels::Tile& tile = panels.tiles()[static_cast<size_t>(i)];
-            for (int r = 0; r < tile.tokens; r++) {
+            for (int r = 0; r < tile.rows; r++) {
                 fill_token(panels, tile, r, x.row(tile.first + r), x.cols, norm, eps,
                            mine_[static_cast<size_t>(thread)]);
             }
@@ -153,7 +165,7 @@ void Engine::finish(const Segment& s, int64_t block, const Panels::Tile& tile, c
     const int64_t rows = std::min<int64_t>(kBlockRows, s.rows - in_segment * kBlockRows);
     const int64_t first = s.out + in_segment * kBlockRows;
     const float* bias = weights.bias.empty() ? nullptr : weights.bias.data() + first;
-    for (int m = 0; m < tile.tokens; m++) {
+    for (int m = 0; m < tile.rows; m++) {
         const float* sum = sums + kBlockRows * m;
         float* y = out.row(tile.first + m) + first;
         const float* x = residual ? residual + (tile.first + m) * out.cols + first : nullptr;
@@ -164,67 +176,47 @@ void Engine::finish(const Segment& s, int64_t block, const Panels::Tile& tile, c
     }
 }
 
-// One tile of tokens straight over packed weights.
-void Engine::multiply_direct(const Panels& panels, const Linear& weights, const float* residual, Out out) {
-    const Panels::Tile& tile = panels.tiles().front();
-    const auto bytes = static_cast<int64_t>(weights.segments.front().stride());
-    const int64_t grain = std::max<int64_t>(kernels_.blocks, kTakeBytes / bytes);
-    pool_.run(weights.blocks, grain, [&](int64_t begin, int64_t end, int) {
-        alignas(64) float sums[kMostBlocks * kTileTokens * kBlockRows];
-        for (int64_t block = begin; block < end;) {
-            const Segment& s = weights.segment_of(block);
-            const int f = static_cast<int>(s.format);
-            const uint8_t* data = s.data + static_cast<size_t>(block - s.first_block) * s.stride();
-            if (tile.tokens <= kFewTokens) {
-                kernels_.few[f][tile.tokens - 1](data, s.supers, tile.panel, sums);
-                finish(s, block++, tile, sums, weights, residual, out);
-                continue;
-            }
-            const int64_t stop = std::min(end, s.first_block + s.blocks());
-            const int n = stop - block < kernels_.blocks ? 1 : kernels_.blocks;
-            kernels_.many[f](data, s.stride(), n, s.supers, tile.panel, tile.tokens, sums);
-            for (int j = 0; j < n; j++) {
-                finish(s, block++, tile, sums + j * kTileTokens * kBlockRows, weights, residual, out);
-            }
-        }
-    });
-}
-
 void Engine::multiply(const Panels& panels, const Linear& weights, const float* residual, Out out) {
     const auto& tiles = panels.tiles();
     const auto n_tiles = static_cast<int64_t>(tiles.size());
-    if (n_tiles == 1) return multiply_direct(panels, weights, residual, out);
-    const int64_t tile_bytes = kTileTokens * weights.groups * kTileCols;
+    if (panels.tokens() < kDirectTokens) {
+        const auto bytes = static_cast<int64_t>(weights.segments.front().stride());
+        const int64_t grain = std::max<int64_t>(1, kTakeBytes / bytes);
+        pool_.run(weights.blocks, grain, [&](int64_t begin, int64_t end, int) {
+            alignas(64) float sums[8 * kBlockRows];
+            for (int64_t block = begin; block < end; block++) {
+                const Segment& s = weights.segment_of(block);
+                const uint8_t* data = s.data + static_cast<size_t>(block - s.first_block) * s.stride();
+                for (const Panels::Tile& tile : tiles) {
+                    kernels_.direct[static_cast<int>(s.format)][tile.size_index](data, s.supers,
+                                                                                 tile.panel, sums);
+                    finish(s, block, tile, sums, weights, residual, out);
+                }
+            }
+        });
+        return;
+    }
+    const int64_t tile_bytes = 16 * weights.groups * 32;
     const int64_t per_pass = std::max<int64_t>(1, kPanelBytes / tile_bytes);
     const int64_t passes = (n_tiles + per_pass - 1) / per_pass;
-    pool_.run(passes * weights.blocks, 2 * kernels_.blocks, [&](int64_t begin, int64_t end, int thread) {
-        alignas(64) float sums[kMostBlocks * kTileTokens * kBlockRows];
-        const int64_t unpacked_bytes = weights.groups * kUnpackedTile;
+    pool_.run(passes * weights.blocks, 2, [&](int64_t begin, int64_t end, int thread) {
+        alignas(64) float sums[16 * kBlockRows];
         uint8_t* unpacked = mine_[static_cast<size_t>(thread)].tiles.at_least(
-            static_cast<size_t>(kernels_.blocks * unpacked_bytes));
-        for (int64_t i = begin; i < end;) {
+            static_cast<size_t>(weights.groups) * kUnpackedTile);
+        for (int64_t i = begin; i < end; i++) {
             const int64_t pass = i / weights.blocks, block = i % weights.blocks;
             const Segment& s = weights.segment_of(block);
             const int f = static_cast<int>(s.format);
             const uint8_t* data = s.data + static_cast<size_t>(block - s.first_block) * s.stride();
-            const int64_t left = std::min(end - i, s.first_block + s.blocks() - block);
-            const int n = left < kernels_.blocks ? 1 : kernels_.blocks;
-            const size_t stride = s.stride();
-            for (int j = 0; j < n; j++) {
-                kernels_.unpack[f](data + static_cast<size_t>(j) * stride, s.supers,
-                                   unpacked + j * unpacked_bytes);
-            }
-            const uint8_t* next = data + static_cast<size_t>(n) * stride;
+            kernels_.unpack[f](data, s.supers, unpacked);
+            const uint8_t* next = data + s.stride();
             const int64_t stop = std::min(n_tiles, (pass + 1) * per_pass);
             for (int64_t t = pass * per_pass; t < stop; t++) {
                 const Panels::Tile& tile = tiles[static_cast<size_t>(t)];
-                kernels_.unpacked[f](unpacked, n, weights.groups, tile.panel, tile.tokens, next, stride, sums);
+                kernels_.unpacked[f][tile.size_index](unpacked, weights.groups, tile.panel, next, sums);
                 next = nullptr;
-                for (int j = 0; j < n; j++) {
-                    finish(s, block + j, tile, sums + j * kTileTokens * kBlockRows, weights, residual, out);
-                }
+                finish(s, block, tile, sums, weights, residual, out);
             }
-            i += n;
         }
     });
 }
@@ -272,12 +264,12 @@ void Engine::mlp_rows(In x, const float* norm, float eps, const Linear& gate_up,
             const Panels::Tile& tile = inner_.tiles()[static_cast<size_t>(i / slices)];
             const int64_t first = i % slices * slice, count = std::min(slice, groups - first);
             const int64_t from = first * kTileCols, cols = std::min(count * kTileCols, n - from);
-            const Panel panel = tile.panel.from(first * tile.tokens);
-            for (int r = 0; r < tile.tokens; r++) {
+            const Panel panel = tile.panel.from(first * tile.size);
+            for (int r = 0; r < tile.rows; r++) {
                 const float* gate = both.row(tile.first + r) + from;
                 kernels_.swiglu(gate, gate + n, cols, hidden);
                 std::memset(hidden + cols, 0, static_cast<size_t>(count * kTileCols - cols) * 4);
-                kernels_.quantise(hidden, count, panel, r, tile.tokens);
+                kernels_.quantise(hidden, count, panel, r, tile.size);
             }
         }
     });

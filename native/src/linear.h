@@ -1,4 +1,4 @@
-// Linear layers over packed weights: blocks of 16 outputs, tiles of at most 16 tokens.
+// Linear layers over packed weights: blocks of 16 outputs, tiles of 1 to 16 tokens.
 //
 // The float operations of one output, in this order, whatever the tile, the path or the machine.
 // acc starts at 0; for each group of 32 columns with i = sum of code' * value (exact, int32):
@@ -69,7 +69,6 @@ struct Header {
     static constexpr Layout L = layout_of(F);
     Simd::V d, m;
 
-    Header() = default;
     explicit Header(const uint8_t* super) {
         d = Simd::load_f16(super);
         if constexpr (L.kind == Kind::affine) m = Simd::load_f16(super + 32);
@@ -87,130 +86,69 @@ struct Header {
     }
 };
 
-constexpr int shift_of(const Layout& l) { return l.offset_shift < 0 ? 0 : l.offset_shift; }
+template <bool wide>
+inline Simd::I dot4(Simd::I acc, const Simd::W* codes, const int8_t* x) {
+FREEHOLD_UNROLL
+    for (int i = 0; i < 4; i++) acc = Simd::dot<wide>(acc, codes[i], x + 4 * i);
+    return acc;
+}
 
-// One group of one token against `n` blocks: sum(b) is block b's chain so far, put(b, chain) takes the
-// advanced one. Integer sums are exact in any order.
-template <Format F, int n, class Sum, class Put>
-inline void step(const Codes* c, const Scales* w, const Panel& p, int64_t at, Sum sum, Put put) {
-    constexpr Layout L = layout_of(F);
-    constexpr int shift = shift_of(L);
-    constexpr bool wide = L.low_bits == 8;
+// One group of one token: returns the advanced chain.
+template <Kind K, int shift, bool wide>
+inline Simd::V step(Simd::V acc, const Codes& c, const Scales& w, const Panel& p, int64_t at) {
     const int8_t* x = p.values + 32 * at;
     const Simd::V s = Simd::set1(p.scale[at]);
-    Simd::I a[n], b[n];
-    if constexpr (L.kind == Kind::halves) {
-        a[0] = Simd::ishl<shift>(Simd::iset1(p.neg_half[2 * at]));
-        b[0] = Simd::ishl<shift>(Simd::iset1(p.neg_half[2 * at + 1]));
-    } else {
-        a[0] = b[0] = Simd::izero();
-        if constexpr (L.kind == Kind::offset) a[0] = Simd::ishl<shift>(Simd::iset1(p.neg_sum[at]));
+    if constexpr (K == Kind::halves) {
+        Simd::I a = Simd::ishl<shift>(Simd::iset1(p.neg_half[2 * at]));
+        Simd::I b = Simd::ishl<shift>(Simd::iset1(p.neg_half[2 * at + 1]));
+        a = dot4<wide>(a, c.at, x);
+        b = dot4<wide>(b, c.at + 4, x + 16);
+        const Simd::V t = Simd::mul(Simd::to_float(a), w.first);
+        return Simd::fma(Simd::fma(Simd::to_float(b), w.second, t), s, acc);
     }
-    for (int j = 1; j < n; j++) a[j] = a[0], b[j] = b[0];
-FREEHOLD_UNROLL
-    for (int i = 0; i < 4; i++) {
-        for (int j = 0; j < n; j++) a[j] = Simd::dot<wide>(a[j], c[j].at[i], x + 4 * i);
+    // Integer sums are exact in any order: two chains hide each other's latency.
+    Simd::I a = Simd::izero();
+    if constexpr (K == Kind::offset) a = Simd::ishl<shift>(Simd::iset1(p.neg_sum[at]));
+    a = dot4<wide>(a, c.at, x);
+    const Simd::I b = dot4<wide>(Simd::izero(), c.at + 4, x + 16);
+    const Simd::V f = Simd::mul(Simd::to_float(Simd::iadd(a, b)), s);
+    acc = Simd::fma(f, w.first, acc);
+    if constexpr (K == Kind::affine) {
+        acc = Simd::fma(Simd::set1(p.scaled_sum[at]), w.second, acc);
     }
-FREEHOLD_UNROLL
-    for (int i = 4; i < 8; i++) {
-        for (int j = 0; j < n; j++) b[j] = Simd::dot<wide>(b[j], c[j].at[i], x + 4 * i);
-    }
-    for (int j = 0; j < n; j++) {
-        if constexpr (L.kind == Kind::halves) {
-            const Simd::V t = Simd::mul(Simd::to_float(a[j]), w[j].first);
-            put(j, Simd::fma(Simd::fma(Simd::to_float(b[j]), w[j].second, t), s, sum(j)));
-        } else {
-            const Simd::V f = Simd::mul(Simd::to_float(Simd::iadd(a[j], b[j])), s);
-            Simd::V acc = Simd::fma(f, w[j].first, sum(j));
-            if constexpr (L.kind == Kind::affine) {
-                acc = Simd::fma(Simd::set1(p.scaled_sum[at]), w[j].second, acc);
-            }
-            put(j, acc);
-        }
-    }
+    return acc;
 }
+
+constexpr int shift_of(const Layout& l) { return l.offset_shift < 0 ? 0 : l.offset_shift; }
 
 // Straight from packed weights, for few tokens: weights are read once and reading is the limit.
-// Calls use(tile, codes, scales) for the n blocks' tiles, column after column.
-template <Format F, int n, class Use>
-inline void each_tile(const uint8_t* block, size_t stride, int64_t supers, Use use) {
+template <Format F, int M>
+void direct(const uint8_t* block, int64_t supers, const Panel& p, float* out) {
     constexpr Layout L = layout_of(F);
     constexpr int kAhead = 2048;  // bytes: far enough to cover memory's latency at full rate
-    int64_t group = 0;
-    for (int64_t s = 0; s < supers; s++, block += L.super()) {
-        Header<F> header[n];
-        for (int j = 0; j < n; j++) header[j] = Header<F>(block + static_cast<size_t>(j) * stride);
-        for (int t = 0; t < L.tiles; t++, group++) {
-            Codes c[n];
-            Scales w[n];
-            for (int j = 0; j < n; j++) {
-                const uint8_t* tile = block + static_cast<size_t>(j) * stride + L.header + t * L.tile();
-                for (int line = 0; line < (L.tile() + 63) / 64; line++) {
-                    Simd::prefetch(tile + kAhead + 64 * line);
-                }
-                w[j] = header[j].of(tile);
-                c[j] = load_codes<F>(tile + L.sub);
-            }
-            use(group, c, w);
-        }
-    }
-}
-
-template <Format F, int M>
-void few(const uint8_t* block, int64_t supers, const Panel& p, float* out) {
     Simd::V acc[M];
     for (int m = 0; m < M; m++) acc[m] = Simd::zero();
-    each_tile<F, 1>(block, 0, supers, [&](int64_t g, const Codes* c, const Scales* w) FREEHOLD_INLINE {
+    int64_t at = 0;
+    for (int64_t s = 0; s < supers; s++) {
+        const Header<F> header(block);
+        const uint8_t* tile = block + L.header;
+        for (int t = 0; t < L.tiles; t++, tile += L.tile(), at += M) {
+            for (int line = 0; line < (L.tile() + 63) / 64; line++) {
+                Simd::prefetch(tile + kAhead + 64 * line);
+            }
+            const Scales w = header.of(tile);
+            const Codes c = load_codes<F>(tile + L.sub);
 FREEHOLD_UNROLL
-        for (int m = 0; m < M; m++) {
-            step<F, 1>(c, w, p, g * M + m, [&](int) { return acc[m]; },
-                       [&](int, Simd::V next) { acc[m] = next; });
+            for (int m = 0; m < M; m++) {
+                acc[m] = step<L.kind, shift_of(L), L.low_bits == 8>(acc[m], c, w, p, at + m);
+            }
         }
-    });
+        block += L.super();
+    }
     for (int m = 0; m < M; m++) Simd::store(out + 16 * m, acc[m]);
 }
 
-// One group of a tile of tokens against n blocks. Registers hold the codes, the first-level cache the
-// sums: what limits a processor here is how many operands it can load, and each broadcast activation
-// serves all blocks.
-template <Format F, int n>
-inline void step_tokens(const Codes* c, const Scales* w, const Panel& p, int64_t at, int tokens,
-                        float* sums) {
-    for (int m = 0; m < tokens; m++) {
-        float* of = sums + kBlockRows * m;
-        step<F, n>(c, w, p, at + m,
-                   [&](int j) { return Simd::load(of + kBlockRows * kTileTokens * j); },
-                   [&](int j, Simd::V next) { Simd::store(of + kBlockRows * kTileTokens * j, next); });
-    }
-}
-
-template <int n>
-inline void clear(int tokens, float* sums) {
-    for (int j = 0; j < n; j++) {
-        for (int m = 0; m < tokens; m++) {
-            Simd::store(sums + kBlockRows * (kTileTokens * j + m), Simd::zero());
-        }
-    }
-}
-
-template <Format F, int n>
-void many_of(const uint8_t* block, size_t stride, int64_t supers, const Panel& p, int tokens, float* out) {
-    clear<n>(tokens, out);
-    each_tile<F, n>(block, stride, supers, [&](int64_t g, const Codes* c, const Scales* w) FREEHOLD_INLINE {
-        step_tokens<F, n>(c, w, p, g * tokens, tokens, out);
-    });
-}
-
-template <Format F>
-void many(const uint8_t* block, size_t stride, int n, int64_t supers, const Panel& p, int tokens,
-          float* out) {
-    if constexpr (Simd::kBlocks > 1) {
-        if (n > 1) return many_of<F, Simd::kBlocks>(block, stride, supers, p, tokens, out);
-    }
-    many_of<F, 1>(block, stride, supers, p, tokens, out);
-}
-
-// A whole block made ready for many tiles.
+// A whole block made ready for many tokens.
 template <Format F>
 void unpack(const uint8_t* block, int64_t supers, uint8_t* tiles) {
     constexpr Layout L = layout_of(F);
@@ -230,41 +168,29 @@ void unpack(const uint8_t* block, int64_t supers, uint8_t* tiles) {
     }
 }
 
-template <Format F, int n>
-void unpacked_of(const uint8_t* tiles, int64_t groups, const Panel& p, int tokens, const uint8_t* next,
-                 size_t stride, float* out) {
+// From an unpacked block. `next`, if any, is the packed block that will be wanted after it: memory
+// works while the arithmetic does.
+template <Format F, int M>
+void unpacked(const uint8_t* tiles, int64_t groups, const Panel& p, const uint8_t* next, float* out) {
     constexpr Layout L = layout_of(F);
     constexpr int lines = (L.super() / L.tiles + 63) / 64;
-    clear<n>(tokens, out);
+    Simd::V acc[M];
+    for (int m = 0; m < M; m++) acc[m] = Simd::zero();
     for (int64_t g = 0; g < groups; g++, tiles += kUnpackedTile) {
-        // Memory works while the arithmetic does.
         if (next) {
-            for (int j = 0; j < n; j++) {
-                for (int i = 0; i < lines; i++) {
-                    Simd::prefetch(next + static_cast<size_t>(j) * stride + 64 * i);
-                }
-            }
+            for (int i = 0; i < lines; i++) Simd::prefetch(next + 64 * i);
             next += L.super() / L.tiles;
         }
-        Codes c[n];
-        Scales w[n];
-        for (int j = 0; j < n; j++) {
-            const uint8_t* tile = tiles + j * groups * kUnpackedTile;
-            for (int i = 0; i < 8; i++) c[j].at[i] = Simd::wload(tile + 64 * i);
-            w[j] = {Simd::load(reinterpret_cast<const float*>(tile + 512)),
-                    Simd::load(reinterpret_cast<const float*>(tile + 576))};
+        Codes c;
+        for (int i = 0; i < 8; i++) c.at[i] = Simd::wload(tiles + 64 * i);
+        const Scales w = {Simd::load(reinterpret_cast<const float*>(tiles + 512)),
+                          Simd::load(reinterpret_cast<const float*>(tiles + 576))};
+FREEHOLD_UNROLL
+        for (int m = 0; m < M; m++) {
+            acc[m] = step<L.kind, shift_of(L), L.low_bits == 8>(acc[m], c, w, p, g * M + m);
         }
-        step_tokens<F, n>(c, w, p, g * tokens, tokens, out);
     }
-}
-
-template <Format F>
-void unpacked(const uint8_t* tiles, int n, int64_t groups, const Panel& p, int tokens,
-              const uint8_t* next, size_t stride, float* out) {
-    if constexpr (Simd::kBlocks > 1) {
-        if (n > 1) return unpacked_of<F, Simd::kBlocks>(tiles, groups, p, tokens, next, stride, out);
-    }
-    unpacked_of<F, 1>(tiles, groups, p, tokens, next, stride, out);
+    for (int m = 0; m < M; m++) Simd::store(out + 16 * m, acc[m]);
 }
 
 }  // namespace

@@ -11,13 +11,20 @@ namespace {
 template <Format F>
 void fill_format(Kernels& k) {
     constexpr int f = static_cast<int>(F);
-    k.few[f][0] = few<F, 1>;
-    k.few[f][1] = few<F, 2>;
-    k.few[f][2] = few<F, 3>;
-    k.few[f][3] = few<F, 4>;
-    k.many[f] = many<F>;
+    k.direct[f][0] = direct<F, 1>;
+    k.direct[f][1] = direct<F, 2>;
+    k.direct[f][2] = direct<F, 3>;
+    k.direct[f][3] = direct<F, 4>;
+    k.direct[f][4] = direct<F, 5>;
+    k.direct[f][5] = direct<F, 6>;
+    k.direct[f][6] = direct<F, 7>;
+    k.direct[f][7] = direct<F, 8>;
     k.unpack[f] = unpack<F>;
-    k.unpacked[f] = unpacked<F>;
+    k.unpacked[f][0] = unpacked<F, 1>;
+    k.unpacked[f][1] = unpacked<F, 2>;
+    k.unpacked[f][3] = unpacked<F, 4>;
+    k.unpacked[f][7] = unpacked<F, 8>;
+    k.unpacked[f][8] = unpacked<F, 16>;
 }
 
 template <class T>
@@ -29,7 +36,6 @@ void fill_attend(Kernels& k, KvType type) {
 Kernels make_table(const char* name) {
     Kernels k{};
     k.name = name;
-    k.blocks = Simd::kBlocks;
     fill_format<Format::q4_0>(k);
     fill_format<Format::q4_1>(k);
     fill_format<Format::q5_0>(k);

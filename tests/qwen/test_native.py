@@ -118,6 +118,31 @@ def test_a_row_has_the_same_bits_alone_in_any_batch_and_on_any_machine(
         assert np.array_equal(other.view(np.uint32), results[0].view(np.uint32))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(FORMATS),
+    outputs=st.integers(1, 40),
+    blocks=st.integers(1, 3),
+    rows=st.integers(1, 20),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_bytes_at_all_are_weights_like_any_other(
+    kind: str, outputs: int, blocks: int, rows: int, seed: int
+) -> None:
+    """Scales too are random bytes: infinite, NaN or subnormal. No machine falls over or differs."""
+    rng = np.random.default_rng(seed)
+    cols = 256 * blocks
+    data = rng.integers(0, 256, outputs * cols // KINDS[kind].weights * KINDS[kind].record.itemsize)
+    tensor = RawTensor(name="w", dtype=kind, shape=(outputs, cols), data=data.astype(np.uint8))
+    x = rng.normal(size=(rows, cols)).astype(np.float32)
+    results = []
+    for isa in ISAS:
+        ops = open_native(config(), isa=isa)
+        results.append(linear(ops, x, ops.pack([tensor])))
+    for other in results[1:]:
+        assert np.array_equal(other, results[0], equal_nan=True)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_extreme_rows_stay_to_themselves(isa: str) -> None:
     rng = np.random.default_rng(5)

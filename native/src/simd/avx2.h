@@ -13,7 +13,6 @@ namespace freehold {
 namespace {
 
 struct Simd {
-    static constexpr int kBlocks = 1;  // registers hold the codes of one block at most
     struct V { __m256 a, b; };   // lanes 0-7, lanes 8-15
     struct I { __m256i a, b; };
     struct W { __m256i a, b; };  // rows 0-7, rows 8-15

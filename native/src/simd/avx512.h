@@ -13,7 +13,6 @@ namespace freehold {
 namespace {
 
 struct Simd {
-    static constexpr int kBlocks = 2;  // 32 registers hold the codes of two blocks
     using V = __m512;   // 16 floats
     using I = __m512i;  // 16 int32
     using W = __m512i;  // 64 bytes of codes: 16 rows of 4 columns

@@ -12,7 +12,6 @@ namespace freehold {
 namespace {
 
 struct Simd {
-    static constexpr int kBlocks = 1;  // registers hold the codes of one block at most
     struct V { float32x4_t q[4]; };  // lanes 4i .. 4i + 3
     struct I { int32x4_t q[4]; };
     struct W { uint8x16_t q[4]; };   // rows 4i .. 4i + 3

@@ -13,7 +13,6 @@ namespace freehold {
 namespace {
 
 struct Simd {
-    static constexpr int kBlocks = 1;  // registers hold the codes of one block at most
     struct V { float at[16]; };
     struct I { int32_t at[16]; };
     struct W { uint8_t at[64]; };
