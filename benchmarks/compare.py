@@ -61,7 +61,7 @@ def freehold(model: str, _path: str, threads: int, backend: str = "native") -> S
 
     runner, stack = asyncio.Runner(), AsyncExitStack()
     settings = read_settings(root(), model=model, threads=threads, backend=backend)
-    engine = runner.run(stack.enter_async_context(living(model, settings, Bar(quiet=True)))).engine
+    engine = runner.run(stack.enter_async_context(living(settings, Bar(quiet=True)))).engine
 
     class Ours:
         _open = stack  # collected as garbage it would close the engine

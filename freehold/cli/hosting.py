@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from freehold.cli.settings import Settings
 from freehold.errors import IntegrityError
 
 if TYPE_CHECKING:
+    from freehold.engine.child import Child
+    from freehold.engine.wire import EngineSettings
     from freehold.types import Codec, Engine, VerifiedModel
 
 
@@ -33,43 +36,75 @@ def holds_plain_floats(model: VerifiedModel) -> bool:
     )
 
 
+@contextmanager
+def starting(settings: Settings) -> Iterator[Child]:
+    """Start the engine process of ``settings.model`` and have it load, while this process imports
+    what it needs itself. At the end it is gone, whether ``living`` has taken it over or not."""
+    from freehold.engine.child import spawn
+
+    child = spawn()
+    try:
+        child.configure(_engine_settings(settings))
+        yield child
+    finally:
+        child.end()
+
+
 @asynccontextmanager
-async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Living]:
-    """Verify ``name``, start its engine process, and stop it at the end.
+async def living(settings: Settings, bar: Bar, child: Child | None = None) -> AsyncIterator[Living]:
+    """The engine that ``starting`` began (or one begun now), once it answers, and its codec;
+    stopped at the end.
 
     Both sides verify for themselves: the counter takes only the tokenizer and the template, the
     engine only the weights, and neither trusts the other's word for what lies on disk.
 
     Raises ``NotFoundError``, ``IntegrityError`` or ``EngineError``.
     """
-    from freehold.engine import EngineProcess, EngineSettings
-    from freehold.qwen import codec
-    from freehold.store import Store, verify
+    from freehold.engine.client import EngineProcess
 
-    verified = verify(Store(root()), name)
-    if settings.backend == "native" and holds_plain_floats(verified):
-        bar.note("plain floating-point weights are rounded to 8 bits; --backend torch keeps them")
-    engine = await EngineProcess.start(
-        EngineSettings(
-            root=str(root()),
-            model=verified.name,
-            backend=settings.backend,
-            dtype=settings.dtype,
-            device=settings.device,
-            threads=settings.threads or None,
-            cache_tokens=settings.cache_tokens,
-            max_running=settings.max_running,
-            max_waiting=settings.max_waiting,
-        ),
-        progress=bar,
-    )
-    # A live bar would keep the terminal's output to itself, and with it line editing.
-    bar.close()
+    name = settings.model
+    # In a thread, so that the bar moves meanwhile.
+    speaking = asyncio.create_task(asyncio.to_thread(_codec, settings, bar))
     try:
-        if engine.card.digest != verified.digest:
+        engine = await EngineProcess.start(_engine_settings(settings), progress=bar, child=child)
+    except BaseException:
+        speaking.cancel()
+        raise
+    try:
+        codec, digest = await speaking
+        # A live bar would keep the terminal's output to itself, and with it line editing.
+        bar.close()
+        if engine.card.digest != digest:
             raise IntegrityError(
                 f"{name} changed on disk while it was being loaded: run `freehold verify {name}`"
             )
-        yield Living(name=verified.name, engine=engine, codec=codec.load(verified))
+        yield Living(name=name, engine=engine, codec=codec)
     finally:
         await engine.close()
+
+
+def _codec(settings: Settings, bar: Bar) -> tuple[Codec, str]:
+    """The model's codec, and its digest."""
+    from freehold.qwen import codec
+    from freehold.store import Store, verify
+
+    verified = verify(Store(root()), settings.model)
+    if settings.backend == "native" and holds_plain_floats(verified):
+        bar.note("plain floating-point weights are rounded to 8 bits; --backend torch keeps them")
+    return codec.load(verified), verified.digest
+
+
+def _engine_settings(settings: Settings) -> EngineSettings:
+    from freehold.engine.wire import EngineSettings
+
+    return EngineSettings(
+        root=str(root()),
+        model=settings.model,
+        backend=settings.backend,
+        dtype=settings.dtype,
+        device=settings.device,
+        threads=settings.threads or None,
+        cache_tokens=settings.cache_tokens,
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+    )

@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from freehold.engine import reply, wire
 from freehold.engine.admission import Admission
+from freehold.engine.child import Child, spawn
 from freehold.engine.faults import error_of
 from freehold.engine.inbox import Inbox
 from freehold.engine.limits import check_ids, check_room, check_sampling, check_top
@@ -41,7 +40,9 @@ class Progress(Protocol):
 class EngineProcess:
     """One model in one process. Made by ``start``; ``close`` it, or use it in ``async with``."""
 
-    def __init__(self, settings: wire.EngineSettings, progress: Progress | None) -> None:
+    def __init__(
+        self, settings: wire.EngineSettings, progress: Progress | None, child: Child
+    ) -> None:
         self._settings = settings
         self._progress = progress
         self._loaded = 0
@@ -53,23 +54,30 @@ class EngineProcess:
         self._pipe: _Pipe | None = None
         self._cause: FreeholdError | None = None
         self._closing = False
-        self._process, self._pair = _spawn()
+        self._process, self._pair = child.process, child.pair
 
     @classmethod
     async def start(
-        cls, settings: wire.EngineSettings, *, progress: Progress | None = None
+        cls,
+        settings: wire.EngineSettings,
+        *,
+        progress: Progress | None = None,
+        child: Child | None = None,
     ) -> EngineProcess:
-        """Start the process and wait until the model answers.
+        """Start the process, or take over a ``child`` that was told these settings already, and
+        wait until the model answers.
 
         Raises what went wrong there: ``NotFoundError``, ``IntegrityError``, ``UsageError`` (an
         impossible setting), ``EngineError``.
         """
-        engine = cls(settings, progress)
+        if child is None:
+            child = spawn()
+            child.configure(settings)
+        engine = cls(settings, progress, child)
         try:
             _, engine._pipe = await asyncio.get_running_loop().create_connection(
                 lambda: _Pipe(engine), sock=engine._pair
             )
-            engine._send(wire.Configure(settings))
             await engine._ready
         except BaseException:
             await engine.close()
@@ -280,26 +288,6 @@ class _Pipe(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set()
         self._engine.lost()
-
-
-def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start the process with one end of a fresh pair; the other end.
-
-    ``-P``: what lies in the folder Freehold was started from is not imported. A process group of
-    its own: Ctrl-C in the terminal is for the counter, which lets answers finish. Called in the
-    thread of the event loop, as the kernel ends the child when the thread that made it ends.
-    """
-    ours, theirs = socket.socketpair()
-    with theirs:
-        fd = theirs.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "freehold.engine", str(fd)],
-            pass_fds=(fd,),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            process_group=0,
-        )
-    return process, ours
 
 
 def _refuse_adapter(adapter: str | None) -> None:

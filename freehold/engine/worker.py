@@ -37,6 +37,8 @@ from freehold.engine.wire import (
     frame,
 )
 from freehold.errors import EngineError, FreeholdError, UsageError
+from freehold.qwen.model import load
+from freehold.store import Store, verify
 
 _PR_SET_PDEATHSIG = 1
 _LAST_WORDS = 5.0
@@ -104,9 +106,6 @@ def _settings(link: Link) -> EngineSettings:
 
 
 def _load(settings: EngineSettings, link: Link) -> Runner:
-    from freehold.qwen.model import load
-    from freehold.store import Store, verify
-
     if settings.backend not in ("native", "torch"):
         raise UsageError(f"backend is {settings.backend!r}: take native or torch", param="backend")
     if settings.dtype not in ("float32", "bfloat16"):
