@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from freehold.cli.output import Bar
-from freehold.cli.places import root
+from freehold.cli.places import pack_secret, root
 from freehold.cli.settings import Settings
 from freehold.errors import IntegrityError
 
 if TYPE_CHECKING:
     from freehold.engine.child import Child
     from freehold.engine.wire import EngineSettings
-    from freehold.types import Codec, Engine, VerifiedModel
+    from freehold.types import Codec, Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +26,6 @@ class Living:
     name: str
     engine: Engine
     codec: Codec
-
-
-def holds_plain_floats(model: VerifiedModel) -> bool:
-    """Whether any matrix is not quantised yet, in whichever format: the native kernels round it."""
-    return any(
-        len(tensor.shape) == 2 and tensor.dtype in ("F32", "F16", "BF16")
-        for tensor in model.tensors.values()
-    )
 
 
 @contextmanager
@@ -55,8 +47,8 @@ async def living(settings: Settings, bar: Bar, child: Child | None = None) -> As
     """The engine that ``starting`` began (or one begun now), once it answers, and its codec;
     stopped at the end.
 
-    Both sides verify for themselves: the counter takes only the tokenizer and the template, the
-    engine only the weights, and neither trusts the other's word for what lies on disk.
+    Both sides verify for themselves what they use: the counter the tokenizer and the template, the
+    engine the weights; neither trusts the other's word for what lies on disk.
 
     Raises ``NotFoundError``, ``IntegrityError`` or ``EngineError``.
     """
@@ -86,12 +78,21 @@ async def living(settings: Settings, bar: Bar, child: Child | None = None) -> As
 def _codec(settings: Settings, bar: Bar) -> tuple[Codec, str]:
     """The model's codec, and its digest."""
     from freehold.qwen import codec
-    from freehold.store import Store, verify
+    from freehold.qwen.pack import LAYOUT, choice_of
+    from freehold.store import Packs, Store, verify
 
-    verified = verify(Store(root()), settings.model)
-    if settings.backend == "native" and holds_plain_floats(verified):
-        bar.note("plain floating-point weights are rounded to 8 bits; --backend torch keeps them")
-    return codec.load(verified), verified.digest
+    store, found = Store(root()), None
+    if settings.backend == "native":
+        found = Packs(store, pack_secret()).open_head(settings.model, layout=LAYOUT)
+    if found is None:
+        found = verify(store, settings.model, keep=False)
+    choice = choice_of(found, "8bit")
+    if settings.backend == "native" and choice != "file":
+        bar.note(
+            f"plain floating-point weights are rounded to {choice[0]} bits (see `freehold pack`); "
+            "--backend torch keeps them"
+        )
+    return codec.load(found), found.digest
 
 
 def _engine_settings(settings: Settings) -> EngineSettings:
@@ -99,6 +100,7 @@ def _engine_settings(settings: Settings) -> EngineSettings:
 
     return EngineSettings(
         root=str(root()),
+        secret=str(pack_secret()),
         model=settings.model,
         backend=settings.backend,
         dtype=settings.dtype,

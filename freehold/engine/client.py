@@ -31,10 +31,11 @@ _BURIAL_SECONDS = 0.05
 
 
 class Progress(Protocol):
-    """Told how far loading has come, in bytes."""
+    """Told how far loading has come, in bytes, and what is to be known of it."""
 
     def start(self, total: int, what: str) -> None: ...
     def advance(self, n: int) -> None: ...
+    def note(self, line: str) -> None: ...
 
 
 class EngineProcess:
@@ -45,7 +46,7 @@ class EngineProcess:
     ) -> None:
         self._settings = settings
         self._progress = progress
-        self._loaded = 0
+        self._doing, self._loaded = "", 0
         self._numbers = itertools.count(1)
         self._inboxes: dict[int, Inbox] = {}
         self._asked: dict[int, asyncio.Future[EngineStats]] = {}
@@ -206,8 +207,11 @@ class EngineProcess:
             case wire.Stats():
                 if (answer := self._asked.get(message.request)) and not answer.done():
                     answer.set_result(message.stats)
-            case wire.Loading(done, total):
-                self._show(done, total)
+            case wire.Loading(what, done, total):
+                self._show(what, done, total)
+            case wire.Note(line):
+                if self._progress is not None:
+                    self._progress.note(line)
             case wire.Ready(card):
                 if self._ready.done():
                     raise wire.ProtocolError("the engine said Ready twice")
@@ -232,11 +236,12 @@ class EngineProcess:
             if not answer.done():
                 answer.set_exception(self._death())
 
-    def _show(self, done: int, total: int) -> None:
+    def _show(self, what: str, done: int, total: int) -> None:
         if self._progress is None:
             return
-        if not self._loaded:
-            self._progress.start(total, f"Loading {self._settings.model}")
+        if what != self._doing:
+            self._doing, self._loaded = what, 0
+            self._progress.start(total, f"{what} {self._settings.model}")
         self._progress.advance(done - self._loaded)
         self._loaded = done
 

@@ -12,10 +12,10 @@ import ctypes
 import signal
 import socket
 import sys
-from pathlib import Path
 
 from freehold.engine.faults import fault_of
 from freehold.engine.link import Hungup, Link
+from freehold.engine.loading import load_model
 from freehold.engine.runner import Runner
 from freehold.engine.wire import (
     AnyEvent,
@@ -28,6 +28,7 @@ from freehold.engine.wire import (
     Fatal,
     Generate,
     Loading,
+    Note,
     ProtocolError,
     Read,
     Ready,
@@ -36,9 +37,7 @@ from freehold.engine.wire import (
     event_frames,
     frame,
 )
-from freehold.errors import EngineError, FreeholdError, UsageError
-from freehold.qwen.model import load
-from freehold.store import Store, verify
+from freehold.errors import EngineError, FreeholdError
 
 _PR_SET_PDEATHSIG = 1
 _LAST_WORDS = 5.0
@@ -65,7 +64,8 @@ def run(fd: int) -> int:
 
 
 def _serve(link: Link) -> None:
-    runner = _load(_settings(link), link)
+    settings = _settings(link)
+    runner = Runner(load_model(settings, _Teller(link)), settings)
     link.send([frame(Ready(runner.card))])
     events: list[AnyEvent] | None = None
     while True:
@@ -105,31 +105,21 @@ def _settings(link: Link) -> EngineSettings:
     return first.settings
 
 
-def _load(settings: EngineSettings, link: Link) -> Runner:
-    if settings.backend not in ("native", "torch"):
-        raise UsageError(f"backend is {settings.backend!r}: take native or torch", param="backend")
-    if settings.dtype not in ("float32", "bfloat16"):
-        raise UsageError(f"dtype is {settings.dtype!r}: take float32 or bfloat16", param="dtype")
-    last = -1
+class _Teller:
+    """Tells the counter of each percent, and of what is to be known."""
 
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        percent = 100 * done // max(total, 1)
-        if percent > last:
-            last = percent
-            link.send([frame(Loading(done, total))])
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._said = ("", -1)
 
-    model = load(
-        verify(Store(Path(settings.root)), settings.model),
-        backend="native" if settings.backend == "native" else "torch",
-        dtype="float32" if settings.dtype == "float32" else "bfloat16",
-        device=settings.device,
-        threads=settings.threads,
-        cache_tokens=settings.cache_tokens,
-        page_size=settings.page_size,
-        progress=progress,
-    )
-    return Runner(model, settings)
+    def progress(self, what: str, done: int, total: int) -> None:
+        now = (what, 100 * done // max(total, 1))
+        if now != self._said:
+            self._said = now
+            self._link.send([frame(Loading(what, done, total))])
+
+    def note(self, line: str) -> None:
+        self._link.send([frame(Note(line))])
 
 
 def _outlive_nobody() -> None:

@@ -9,18 +9,36 @@ card says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from freehold.errors import MalformedError
 from freehold.qwen.quants import KINDS, check, dequantise
-from freehold.types import Bytes, RawTensor
+from freehold.types import Bytes, RawTensor, VerifiedModel
 
 FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 """The block formats that the kernels hold as they are."""
 
 GROUP = 32
+
+LAYOUT = "blocks-1"
+"""Version of what ``native/src/formats.h`` lays out, and of the roundings below: a pack made with
+another is made again from its source."""
+
+WeightChoice = Literal["8bit", "4bit"]
+"""What plain floats become."""
+
+PLAIN = ("F32", "F16", "BF16")
+
+
+def choice_of(model: VerifiedModel, weights: WeightChoice) -> str:
+    """How the model's weights come to be packed: ``file`` where they are codes already."""
+    if model.packed is not None:
+        return model.packed.weights
+    plain = any(len(t.shape) == 2 and t.dtype in PLAIN for t in model.tensors.values())
+    return weights if plain else "file"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,122 @@
+"""What an engine loads from: the source at first, its own pack ever after, and nothing changed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from freehold.engine import EngineSettings
+from freehold.engine.loading import load_model
+from freehold.errors import DigestError
+from freehold.qwen.model import Model, Span
+from freehold.store import Packs, Store
+
+TINY = "tiny-qwen"
+
+
+class Told:
+    """A report that remembers."""
+
+    def __init__(self) -> None:
+        self.did: set[str] = set()
+        self.notes: list[str] = []
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        assert 0 <= done <= total
+        self.did.add(what)
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+@pytest.fixture
+def settings(tiny_root: Path, tmp_path: Path) -> EngineSettings:
+    shutil.copytree(tiny_root, tmp_path / "store")
+    return EngineSettings(
+        root=str(tmp_path / "store"),
+        model=TINY,
+        secret=str(tmp_path / "secret"),
+        backend="native",
+        threads=1,
+        cache_tokens=512,
+    )
+
+
+def logits(model: Model) -> Any:
+    state = model.cache.new()
+    (rows,) = model.forward([Span(state=state, ids=list(range(40)), want="all")])
+    state.free()
+    return rows
+
+
+def test_the_second_start_uses_what_the_first_left(settings: EngineSettings) -> None:
+    first, second = Told(), Told()
+    made = load_model(settings, first)
+    held = load_model(settings, second)
+    assert first.did == {"Loading", "Keeping the pack of"}
+    assert second.did == set()
+    assert first.notes == second.notes == []
+    assert np.array_equal(logits(made), logits(held))
+    assert made.card == held.card
+
+
+def test_without_a_secret_or_with_torch_nothing_is_kept(settings: EngineSettings) -> None:
+    from msgspec.structs import replace
+
+    for changes in ({"secret": None}, {"backend": "torch"}):
+        load_model(replace(settings, **changes), Told())  # type: ignore[arg-type]
+    assert not Store(Path(settings.root)).packs.exists()
+
+
+def pack_of(settings: EngineSettings) -> Path:
+    return next(Store(Path(settings.root)).packs.glob("*/*.pack"))
+
+
+def test_a_changed_pack_is_refused_with_the_next_step(settings: EngineSettings) -> None:
+    load_model(settings, Told())
+    path = pack_of(settings)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.chmod(0o644)
+    path.write_bytes(data)
+    with pytest.raises(DigestError, match=rf"freehold pack {TINY} --again"):
+        load_model(settings, Told())
+    Packs(Store(Path(settings.root)), Path(settings.secret or "")).remove(TINY)
+    load_model(settings, Told())
+    load_model(settings, Told())
+
+
+@pytest.mark.parametrize("gone", ["pack", "secret", "all"])
+def test_what_is_gone_is_made_again(settings: EngineSettings, gone: str) -> None:
+    load_model(settings, Told())
+    before = pack_of(settings).name
+    if gone == "pack":
+        pack_of(settings).unlink()
+    elif gone == "secret":
+        Path(settings.secret or "").unlink()
+    else:
+        shutil.rmtree(Store(Path(settings.root)).packs)
+    again = Told()
+    load_model(settings, again)
+    assert "Keeping the pack of" in again.did
+    assert pack_of(settings).name == before
+
+
+def test_a_disk_that_takes_no_pack_is_noted_in_one_line(settings: EngineSettings) -> None:
+    Path(settings.root, "packs").write_text("in the way")
+    told = Told()
+    model = load_model(settings, told)
+    assert logits(model) is not None
+    (line,) = told.notes
+    assert "No pack was written" in line
+    assert "\n" not in line
+
+
+def test_the_tiny_model_in_the_store_stays_as_it_is(tiny_settings: Callable[..., Any]) -> None:
+    """Other tests of this folder share it: theirs name no secret."""
+    assert tiny_settings().secret is None
