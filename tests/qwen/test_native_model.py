@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from freehold.errors import MalformedError, UsageError
-from freehold.qwen import pack
 from freehold.qwen.model import Model, Span, load
 from freehold.qwen.ops import _kernels
-from freehold.qwen.quants import dequantise
+from freehold.qwen.quantise import quantise
 from freehold.types import PackedLayer, RawTensor, VerifiedModel
 
 ROOT = Path(__file__).parents[2]
@@ -33,9 +32,7 @@ def as_q8_0(verified: VerifiedModel) -> dict[str, RawTensor]:
     return {
         name: t
         if len(t.shape) == 1
-        else RawTensor(
-            name=name, dtype="Q8_0", shape=t.shape, data=pack.quantise_q8_0(dequantise(t))
-        )
+        else RawTensor(name=name, dtype="Q8_0", shape=t.shape, data=quantise(t, "Q8_0"))
         for name, t in verified.tensors.items()
     }
 

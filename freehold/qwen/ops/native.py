@@ -150,7 +150,17 @@ class NativeOps:
     def pack(
         self, weights: Sequence[RawTensor], biases: Sequence[RawTensor] = ()
     ) -> _kernels.Linear:
-        parts = [pack.blocks_of(tensor) for tensor in weights]
+        parts = [
+            pack.blocks_of(
+                tensor,
+                self._weights,
+                # Embedding and head, which every token passes through, and keys and values, which
+                # are few: 4 bits there cost the most (docs/performance.md).
+                fine=tensor.shape[0] == self.config.vocab or (len(weights) == 3 and i > 0),
+                threads=self.engine.threads,
+            )
+            for i, tensor in enumerate(weights)
+        ]
         bias = np.concatenate([dequantise(b) for b in biases]) if biases else None
         packed = self.engine.pack([(p.format, p.rows, p.cols, p.data) for p in parts], bias)
         for tensor in weights:
