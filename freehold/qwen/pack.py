@@ -51,7 +51,10 @@ def blocks_of(
     tensor: RawTensor, weights: WeightChoice = "8bit", *, fine: bool = False, threads: int = 1
 ) -> Blocks:
     """The tensor's blocks, made as ``weights`` says where they are plain floats. ``fine`` asks for
-    more than 4 bits all the same. Raises ``MalformedError`` for what is no matrix or no known type."""
+    more than 4 bits all the same.
+
+    Raises ``MalformedError`` for what is no matrix or no known type.
+    """
     check(tensor)
     if len(tensor.shape) != 2 or min(tensor.shape) < 1:
         raise MalformedError(
