@@ -7,11 +7,12 @@ pipeline is not Qwen's (NFC, the qwen2 split, byte level) is refused by name.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from freehold.errors import MalformedError, UsageError
 from freehold.qwen.documents import Reader, parse_json
@@ -167,11 +168,19 @@ def _vocab(model: Reader) -> dict[str, int]:
 def _merges(model: Reader) -> list[tuple[str, str]]:
     """``"a b"`` in older files, ``["a", "b"]`` in newer ones."""
     given = model.sequence("merges", high=MAX_TOKENS)
-    pairs = [merge.split(" ") if type(merge) is str else merge for merge in given]
-    for pair, merge in zip(pairs, given, strict=True):
-        if type(pair) is not list or len(pair) != 2 or not type(pair[0]) is type(pair[1]) is str:
-            raise model.error("merges", f"holds {str(merge)[:40]!r}: it must be two tokens")
-    return [(left, right) for left, right in pairs]
+    if set(map(type, given)) <= {str}:
+        pairs = [tuple(merge.split(" ")) for merge in given]
+    else:
+        pairs = [tuple(merge) if type(merge) is list else () for merge in given]
+    texts = set(map(type, itertools.chain.from_iterable(pairs))) <= {str}
+    if not texts or not set(map(len, pairs)) <= {2}:
+        wrong = next(
+            merge
+            for merge, pair in zip(given, pairs, strict=True)
+            if len(pair) != 2 or not type(pair[0]) is type(pair[1]) is str
+        )
+        raise model.error("merges", f"holds {str(wrong)[:40]!r}: it must be two tokens")
+    return cast("list[tuple[str, str]]", pairs)
 
 
 def _added(reader: Reader, vocab: Mapping[str, int]) -> dict[int, Added]:
@@ -213,13 +222,13 @@ def from_gguf(metadata: Mapping[str, Any], *, file: str = "GGUF metadata") -> Ta
     if len(set(texts)) != len(texts):
         ((twice, _),) = Counter(texts).most_common(1)
         raise reader.error("tokens", f"holds {twice[:40]!r} twice")
-    vocab: dict[str, int] = {}
+    vocab = {text: token for token, text in enumerate(texts) if types[token] == _NORMAL}
     added: dict[int, Added] = {}
-    for token, (text, kind) in enumerate(zip(texts, types, strict=True)):
+    for token, kind in enumerate(types):
         if kind == _NORMAL:
-            vocab[text] = token
-        elif kind in (_CONTROL, _USER_DEFINED):
-            added[token] = Added(content=text, special=kind == _CONTROL)
+            continue
+        if kind in (_CONTROL, _USER_DEFINED):
+            added[token] = Added(content=texts[token], special=kind == _CONTROL)
         elif kind != _UNUSED:
             raise reader.error("token_type", f"holds {str(kind)[:20]} for token {token}")
     merges = _merges(reader)
@@ -236,9 +245,9 @@ def _expect_id(reader: Reader, key: str, token: Any) -> None:
 
 def _expect_texts(reader: Reader, key: str, texts: list[Any]) -> None:
     """All at once: a vocabulary has 150,000 of them, and the server's start waits for it."""
-    for text in texts:
-        if type(text) is not str or not 1 <= len(text) <= MAX_TOKEN_CHARS:
-            raise reader.error(key, "holds a token that is not 1 to 4,096 characters of text")
+    sound = set(map(type, texts)) <= {str}
+    if not sound or not set(map(len, texts)) <= set(range(1, MAX_TOKEN_CHARS + 1)):
+        raise reader.error(key, "holds a token that is not 1 to 4,096 characters of text")
     if _SURROGATE.search("\n".join(texts)):
         raise reader.error(key, "holds half a character (a lone surrogate)")
 
@@ -251,10 +260,13 @@ def _checked(reader: Reader, tables: Tables) -> Tables:
     missing = [character for character in alphabet if character not in vocab]
     if missing:
         raise reader.error("tokens", f"lack {len(missing)} of the 256 single bytes")
-    for left, right in tables.merges:
-        # The library stops the process on a merge it cannot look up; here it is an error.
-        if left not in vocab or right not in vocab or left + right not in vocab:
-            raise reader.error("merges", f"{left[:40]!r} + {right[:40]!r} is not in the vocabulary")
+    # The library stops the process on a merge it cannot look up; here it is an error.
+    parts, wholes = itertools.chain.from_iterable(tables.merges), map("".join, tables.merges)
+    if not all(map(vocab.__contains__, itertools.chain(parts, wholes))):
+        left, right = next(
+            pair for pair in tables.merges if not {*pair, "".join(pair)} <= vocab.keys()
+        )
+        raise reader.error("merges", f"{left[:40]!r} + {right[:40]!r} is not in the vocabulary")
     if len(set(tables.merges)) != len(tables.merges):
         raise reader.error("merges", "holds one pair twice")
     contents = {added.content for added in tables.added.values()}
