@@ -102,7 +102,7 @@ def freehold(setup: Setup, options: dict[str, str]) -> Subject:
     }
     settings = read_settings(root(), model=setup.model, **keys)
     engine = runner.run(
-        stack.enter_async_context(living(setup.model, settings, Bar(quiet=True)))
+        stack.enter_async_context(living(settings, Bar(quiet=True)))
     ).engine
 
     class Ours:

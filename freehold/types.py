@@ -39,6 +39,37 @@ class RawTensor:
     data: Bytes
 
 
+@dataclass(frozen=True, kw_only=True)
+class PackedPart:
+    """A matrix as the native kernels hold it: ``data`` is read-only and aligned to 64 bytes;
+    ``format`` is the name of the GGUF blocks it was made from; ``cols`` may be padded."""
+
+    format: str
+    rows: int
+    cols: int
+    data: Bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedLayer:
+    """A linear layer: its parts' outputs follow each other. ``bias`` has one value for each."""
+
+    parts: tuple[PackedPart, ...]
+    bias: Floats | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedWeights:
+    """All weights of a model, packed. ``weights`` is how they were chosen: ``file`` keeps the
+    file's own codes, ``8bit`` and ``4bit`` are rounded. ``shapes`` are those of the source's
+    tensors. ``layers`` and ``vectors`` go by the names that ``qwen.model`` gives them."""
+
+    weights: str
+    shapes: Mapping[str, tuple[int, ...]]
+    layers: Mapping[str, PackedLayer]
+    vectors: Mapping[str, Floats]
+
+
 Attestation: TypeAlias = Literal["catalog", "hub", "owner"]
 """Who vouches for the digests: the shipped catalog, the hub that published them, or the owner who
 brought the files in from a folder."""
@@ -46,10 +77,11 @@ brought the files in from a folder."""
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiedModel:
-    """A model whose every byte matched its digest. Made only by ``store.verify``.
+    """A model whose every byte matched its digest. Made only by ``store``: ``verify``, ``packs``.
 
     ``metadata`` holds a GGUF file's key-values (empty for safetensors); ``documents`` the small
-    files beside the weights by name (``config.json``, ``tokenizer.json``, ...).
+    files beside the weights by name (``config.json``, ``tokenizer.json``, ...). A model that comes
+    out of a pack has ``packed`` in place of ``tensors``.
     """
 
     name: str
@@ -60,6 +92,14 @@ class VerifiedModel:
     metadata: Mapping[str, Any]
     documents: Mapping[str, bytes]
     tensors: Mapping[str, RawTensor]
+    packed: PackedWeights | None = None
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every tensor of the source, by name."""
+        if self.packed is not None:
+            return self.packed.shapes
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

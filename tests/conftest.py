@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +15,28 @@ DEFAULT = "qwen2.5-coder-0.5b-instruct"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state() -> Iterator[None]:
+    """The secret that seals packs is this session's own, in processes that tests start too."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", folder)
+        yield
+
+
 @pytest.fixture(scope="session")
-def real_root() -> Path:
-    """This user's store, if it holds the default model (`make test` pulls it)."""
+def real_root() -> Iterator[Path]:
+    """The models of this user's store, if it holds the default one (`make test` pulls it); what
+    tests pack lies beside them for this session only."""
     from freehold.store import Store, default_root
 
     try:
         Store(default_root()).manifest(DEFAULT)
     except NotFoundError:
         pytest.skip("needs the default model: run `freehold pull`")
-    return default_root()
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("blobs", "manifests"):
+            (Path(folder) / part).symlink_to(default_root() / part)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from freehold.cli.hosting import living
+from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, emit, say, table
 from freehold.cli.places import root
 from freehold.cli.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from freehold.engine.child import Child
 
 
 def bench(
@@ -21,7 +24,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are printed.")] = 5,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [float32].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure decode, prefill and 8 sequences at once, in tokens per second.
@@ -33,7 +36,8 @@ def bench(
     settings = read_settings(
         root(), model=model, threads=threads, backend=backend, dtype=dtype, speculate="off"
     )
-    result = asyncio.run(_bench(settings, rounds, quiet=json))
+    with starting(settings) as child:
+        result = asyncio.run(_bench(settings, rounds, child, quiet=json))
     emit(
         result,
         [
@@ -53,11 +57,13 @@ def _rows(result: dict[str, object]) -> list[tuple[str, object]]:
     ]
 
 
-async def _bench(settings: Settings, rounds: int, *, quiet: bool) -> dict[str, object]:
+async def _bench(
+    settings: Settings, rounds: int, child: Child, *, quiet: bool
+) -> dict[str, object]:
     from freehold.cli.workload import MemoryReader, decode_rate, prefill_rate, usable_cores
 
     with Bar(quiet=quiet) as bar:
-        async with living(settings.model, settings, bar) as model:
+        async with living(settings, bar, child) as model:
             n_threads = settings.threads or usable_cores()
             reader = MemoryReader(n_threads)
             seen: dict[str, list[float]] = {}

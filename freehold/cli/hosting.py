@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from freehold.cli.output import Bar
-from freehold.cli.places import root
-from freehold.cli.settings import Settings
+from freehold.cli.places import pack_secret, root
+from freehold.cli.settings import Settings, dtype_of
 from freehold.errors import IntegrityError
 
-DRAFT_RATIO = 4
-"""How many times smaller a draft is, at least, for ``auto`` to take it: at two and a half times,
-what it wins for new code it loses for prose."""
-
 if TYPE_CHECKING:
-    from freehold.store import Store
-    from freehold.types import Codec, Engine, VerifiedModel
+    from freehold.engine.child import Child
+    from freehold.engine.wire import EngineSettings
+    from freehold.types import Codec, Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,77 +29,93 @@ class Living:
     codec: Codec
 
 
-def holds_plain_floats(model: VerifiedModel) -> bool:
-    """Whether any matrix is not quantised yet, in whichever format: the native kernels round it."""
-    return any(
-        len(tensor.shape) == 2 and tensor.dtype in ("F32", "F16", "BF16")
-        for tensor in model.tensors.values()
-    )
+@contextmanager
+def starting(settings: Settings) -> Iterator[Child]:
+    """Start the engine process of ``settings.model`` and have it load, while this process imports
+    what it needs itself. At the end it is gone, whether ``living`` has taken it over or not."""
+    from freehold.engine.child import spawn
 
-
-def draft_for(model: VerifiedModel, settings: Settings, store: Store) -> str:
-    """The model that guesses ahead for ``model``: the one the owner named, or with ``auto`` the
-    smallest one in the vault that is small enough to help; empty for none."""
-    from freehold.qwen.tokenizer import same_vocabulary
-    from freehold.store import verify
-
-    if settings.speculate == "off" or settings.backend != "native" or settings.draft == "off":
-        return ""
-    if settings.draft != "auto":
-        return settings.draft
-    sizes = {found.name: sum(file.size for file in found.files) for found in store.list()}
-    most = sizes[model.name] // DRAFT_RATIO
-    small = sorted((size, name) for name, size in sizes.items() if size <= most)
-    # Only the smallest is looked at: whoever keeps several names the one that is meant.
-    for _, name in small[:1]:
-        if same_vocabulary(model, verify(store, name)):
-            return name
-    return ""
+    child = spawn()
+    # A vocabulary is 300,000 objects that stay: looking through them again and again for garbage
+    # would take a fifth of the counter's start.
+    gc.disable()
+    try:
+        child.configure(_engine_settings(settings))
+        yield child
+    finally:
+        gc.enable()
+        child.end()
 
 
 @asynccontextmanager
-async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Living]:
-    """Verify ``name``, start its engine process, and stop it at the end.
+async def living(settings: Settings, bar: Bar, child: Child | None = None) -> AsyncIterator[Living]:
+    """The engine that ``starting`` began (or one begun now), once it answers, and its codec;
+    stopped at the end.
 
-    Both sides verify for themselves: the counter takes only the tokenizer and the template, the
-    engine only the weights, and neither trusts the other's word for what lies on disk.
+    Both sides verify for themselves what they use: the counter the tokenizer and the template, the
+    engine the weights; neither trusts the other's word for what lies on disk.
 
     Raises ``NotFoundError``, ``IntegrityError`` or ``EngineError``.
     """
-    from freehold.engine import EngineProcess, EngineSettings
-    from freehold.qwen import codec
-    from freehold.store import Store, verify
+    from freehold.engine.client import EngineProcess
 
-    store = Store(root())
-    verified = verify(store, name)
-    if settings.backend == "native" and holds_plain_floats(verified):
-        bar.note("plain floating-point weights are rounded to 8 bits; --backend torch keeps them")
-    draft = draft_for(verified, settings, store)
-    if draft:
-        bar.note(f"{draft} guesses ahead for {name}; what {name} answers stays the same")
-    engine = await EngineProcess.start(
-        EngineSettings(
-            root=str(root()),
-            model=verified.name,
-            backend=settings.backend,
-            dtype=settings.dtype,
-            device=settings.device,
-            threads=settings.threads or None,
-            cache_tokens=settings.cache_tokens,
-            max_running=settings.max_running,
-            max_waiting=settings.max_waiting,
-            speculate=settings.speculate,
-            draft=draft,
-        ),
-        progress=bar,
-    )
-    # A live bar would keep the terminal's output to itself, and with it line editing.
-    bar.close()
+    name = settings.model
+    # In a thread, so that the bar moves meanwhile.
+    speaking = asyncio.create_task(asyncio.to_thread(_codec, settings, bar))
     try:
-        if engine.card.digest != verified.digest:
+        engine = await EngineProcess.start(_engine_settings(settings), progress=bar, child=child)
+    except BaseException:
+        speaking.cancel()
+        raise
+    try:
+        codec, digest = await speaking
+        gc.freeze()
+        gc.enable()
+        # A live bar would keep the terminal's output to itself, and with it line editing.
+        bar.close()
+        if engine.card.digest != digest:
             raise IntegrityError(
                 f"{name} changed on disk while it was being loaded: run `freehold verify {name}`"
             )
-        yield Living(name=verified.name, engine=engine, codec=codec.load(verified))
+        yield Living(name=name, engine=engine, codec=codec)
     finally:
         await engine.close()
+
+
+def _codec(settings: Settings, bar: Bar) -> tuple[Codec, str]:
+    """The model's codec, and its digest."""
+    from freehold.qwen import codec
+    from freehold.qwen.pack import LAYOUT, choice_of
+    from freehold.store import Packs, Store, verify
+
+    store, found = Store(root()), None
+    if settings.backend == "native":
+        found = Packs(store, pack_secret()).open_head(settings.model, layout=LAYOUT)
+    if found is None:
+        found = verify(store, settings.model, keep=False)
+    choice = choice_of(found, "8bit")
+    if settings.backend == "native" and choice != "file":
+        bar.note(
+            f"plain floating-point weights are rounded to {choice[0]} bits (see `freehold pack`); "
+            "--backend torch keeps them"
+        )
+    return codec.load(found), found.digest
+
+
+def _engine_settings(settings: Settings) -> EngineSettings:
+    from freehold.engine.wire import EngineSettings
+
+    return EngineSettings(
+        root=str(root()),
+        secret=str(pack_secret()),
+        model=settings.model,
+        backend=settings.backend,
+        dtype=dtype_of(settings),
+        device=settings.device,
+        threads=settings.threads or None,
+        speculate=settings.speculate,
+        draft=settings.draft,
+        cache_tokens=settings.cache_tokens,
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+    )

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from freehold import __version__
-from freehold.cli import benching, keys, models, serving, talking
+from freehold.cli import benching, keys, models, packing, serving, talking
 from freehold.cli.output import fail
 from freehold.errors import FreeholdError
 
@@ -28,6 +28,7 @@ app.command("list")(models.list_models)
 app.command("show")(models.show)
 app.command("verify")(models.verify)
 app.command("rm")(models.remove)
+app.command("pack")(packing.pack)
 app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)

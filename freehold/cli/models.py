@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from freehold.cli import packing
 from freehold.cli.output import Bar, emit, size, table
-from freehold.cli.places import root
+from freehold.cli.places import pack_secret, root
 from freehold.cli.settings import read_settings
+from freehold.errors import IntegrityError
 
 if TYPE_CHECKING:
     from freehold.store import Manifest
@@ -38,12 +40,16 @@ def pull(
             help="huggingface, modelscope, index or folder:/PATH; repeat for several, in order."
         ),
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help=f"{packing.WEIGHTS_HELP} Packs at once, see `pack`.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Get a model, verify it and put it in the vault."""
     from freehold.store import Store, sources_from
     from freehold.store import pull as fetch
 
+    packing.check(weights)
     settings = read_settings(root(), sources=tuple(source) if source else None)
     with Bar(quiet=json) as bar:
         manifest = fetch(
@@ -52,7 +58,13 @@ def pull(
             sources=sources_from(settings.sources),
             progress=bar,
         )
-    emit(_facts(manifest), [f"{manifest.name} is in the vault, {_vouched(manifest)}"], as_json=json)
+    lines = [f"{manifest.name} is in the vault, {_vouched(manifest)}"]
+    if weights is not None:
+        record = packing.make(
+            manifest.name, weights, again=False, threads=settings.threads, quiet=json
+        )
+        lines += packing.lines(manifest.name, record)
+    emit(_facts(manifest), lines, as_json=json)
 
 
 def list_models(json: Json = False) -> None:
@@ -82,19 +94,23 @@ def show(model: Model, json: Json = False) -> None:
 
     manifest = Store(root()).manifest(model)
     facts = _facts(manifest)
-    lines = [f"{key}: {value}" for key, value in facts.items() if key != "files"]
+    lines = [f"{key}: {value}" for key, value in facts.items() if key not in ("files", "pack")]
+    if facts["pack"]:
+        lines += [f"pack {key}: {value}" for key, value in facts["pack"].items()]
     for file in manifest.files:
         lines += [f"file: {file.path}, {file.size:,} bytes", f"  sha256 {file.sha256}"]
     emit(facts, lines, as_json=json)
 
 
 def verify(model: Model, json: Json = False) -> None:
-    """Read every byte of a model again and compare it with its digests."""
-    from freehold.store import Store
+    """Read every byte of a model, and of its pack, again and compare it with its digests."""
+    from freehold.qwen.pack import LAYOUT
+    from freehold.store import Packs, Store
     from freehold.store import verify as check
 
     start = time.perf_counter()
     verified = check(Store(root()), model)
+    packed = Packs(Store(root()), pack_secret()).open(model, layout=LAYOUT)
     seconds = time.perf_counter() - start
     n_bytes = sum(tensor.data.nbytes for tensor in verified.tensors.values())
     emit(
@@ -103,11 +119,13 @@ def verify(model: Model, json: Json = False) -> None:
             "digest": verified.digest,
             "attested": verified.attested,
             "tensors": len(verified.tensors),
+            "pack": packed is not None,
             "seconds": round(seconds, 3),
         },
         [
             f"{verified.name}: every byte matches, digests {VOUCHED[verified.attested]}",
-            f"{len(verified.tensors)} tensors, {size(n_bytes)}, in {seconds:.2f} s",
+            f"{len(verified.tensors)} tensors, {size(n_bytes)}"
+            f"{' and the pack of them' if packed else ''}, in {seconds:.2f} s",
         ],
         as_json=json,
     )
@@ -125,6 +143,18 @@ def _vouched(manifest: Manifest) -> str:
     return VOUCHED[manifest.attested]
 
 
+def _pack(name: str) -> dict[str, Any] | None:
+    """What this installation's record says of the model's pack. Looking through the vault fails
+    for none that is refused: what wants to use it will."""
+    from freehold.store import Packs, Store
+
+    try:
+        record = Packs(Store(root()), pack_secret()).record(name)
+    except IntegrityError as error:
+        return {"refused": str(error)}
+    return None if record is None else packing.facts(record)
+
+
 def _facts(manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.name,
@@ -134,5 +164,6 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         "attested": manifest.attested,
         "admitted": manifest.admitted,
         "bytes": manifest.size,
+        "pack": _pack(manifest.name),
         "files": [{"path": f.path, "bytes": f.size, "sha256": f.sha256} for f in manifest.files],
     }

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from freehold.cli.hosting import living
+from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, say
 from freehold.cli.places import keyring_url, root
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from freehold.engine.child import Child
     from freehold.serve.run import Binding
 
 
@@ -30,7 +31,7 @@ def serve(
         typer.Option("--temporary-key", help="Make a key that dies with this server, print it."),
     ] = False,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [float32].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or a torch device [cpu].")] = None,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
     speculate: Annotated[
@@ -51,8 +52,6 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a model over the OpenAI HTTP API."""
-    from freehold.serve.run import Binding, check
-
     settings = read_settings(
         root(),
         model=model,
@@ -68,26 +67,31 @@ def serve(
         max_running=max_running,
         max_waiting=max_waiting,
     )
-    binding = Binding(
-        host=settings.host,
-        port=settings.port,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        insecure_bind=insecure_bind,
-    )
-    check(binding)
-    _log_to_stderr()
-    asyncio.run(_serve(settings, binding, temporary_key=temporary_key))
+    with starting(settings) as child:
+        from freehold.serve.run import Binding, check
+
+        binding = Binding(
+            host=settings.host,
+            port=settings.port,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            insecure_bind=insecure_bind,
+        )
+        check(binding)
+        _log_to_stderr()
+        asyncio.run(_serve(settings, binding, child, temporary_key=temporary_key))
 
 
-async def _serve(settings: Settings, binding: Binding, *, temporary_key: bool) -> None:
+async def _serve(
+    settings: Settings, binding: Binding, child: Child, *, temporary_key: bool
+) -> None:
     from freehold.serve.app import Hosted, Limits, build
     from freehold.serve.keys import Keyring
     from freehold.serve.run import run
 
     keyring = Keyring(keyring_url())
     with Bar() as bar:
-        async with living(settings.model, settings, bar) as model:
+        async with living(settings, bar, child) as model:
             hosted = Hosted(
                 name=model.name,
                 card=model.engine.card,

@@ -41,9 +41,10 @@ class Settings:
         "dequantised ones, on any device, with the extra `lab`",
     )
     dtype: str = _key(
-        "float32",
-        "the type of the key-value cache: `float32`, `bfloat16` or `int8`; with `torch` one of the "
-        "first two, and of the weights too",
+        "auto",
+        "the type of the key-value cache: `float32`, `bfloat16` (half the memory) or `int8` (less "
+        "than a third); with `torch` the type of the weights too, `float32` or `bfloat16`. `auto` "
+        "is `bfloat16`, with `torch` `float32`",
     )
     device: str = _key("cpu", "`cpu`, or with `torch` a device of its own, such as `cuda`")
     threads: int = _key(0, "arithmetic threads; 0 takes the cores this process may use")
@@ -69,9 +70,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.backend not in ("native", "torch"):
             raise UsageError(f"backend is {self.backend!r}: take native or torch", param="backend")
-        if self.dtype not in ("float32", "bfloat16", "int8"):
+        if self.dtype not in ("auto", "float32", "bfloat16", "int8"):
             raise UsageError(
-                f"dtype is {self.dtype!r}: take float32, bfloat16 or int8", param="dtype"
+                f"dtype is {self.dtype!r}: take auto, float32, bfloat16 or int8", param="dtype"
             )
         if self.speculate not in ("lookup", "off"):
             raise UsageError(
@@ -87,6 +88,13 @@ class Settings:
         for name in ("max_waiting", "drain_seconds"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative", param=name)
+
+
+def dtype_of(settings: Settings) -> str:
+    """The type that ``auto`` stands for."""
+    if settings.dtype != "auto":
+        return settings.dtype
+    return "bfloat16" if settings.backend == "native" else "float32"
 
 
 def read_settings(root: Path, **overrides: Any) -> Settings:

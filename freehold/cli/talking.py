@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import AsyncExitStack
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from freehold.cli.hosting import living
+from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar
 from freehold.cli.places import root
-from freehold.cli.settings import read_settings
+from freehold.cli.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from freehold.engine.child import Child
 
 
 def chat(
@@ -24,18 +27,30 @@ def chat(
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 1024,
     seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.")] = None,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [float32].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
 ) -> None:
     """Talk to a model in the terminal. Piped text is answered once.
 
     Ctrl-C stops an answer, Ctrl-D ends the conversation.
     """
+    settings = read_settings(root(), model=model, backend=backend, dtype=dtype)
+    with starting(settings) as child:
+        _chat(settings, child, system, temperature, max_tokens, seed)
+
+
+def _chat(
+    settings: Settings,
+    child: Child,
+    system: str | None,
+    temperature: float,
+    max_tokens: int,
+    seed: int | None,
+) -> None:
     import secrets
 
     from freehold.cli.conversation import Talk, converse
     from freehold.types import Sampling
 
-    settings = read_settings(root(), model=model, backend=backend, dtype=dtype)
     talk = Talk(
         system=system,
         sampling=Sampling(
@@ -48,7 +63,7 @@ def chat(
     # Ctrl-C into the cancellation of the answer that is being written.
     with asyncio.Runner() as runner, Bar() as bar:
         stack = AsyncExitStack()
-        living_model = runner.run(stack.enter_async_context(living(settings.model, settings, bar)))
+        living_model = runner.run(stack.enter_async_context(living(settings, bar, child)))
         try:
             if sys.stdin.isatty():
                 converse(runner, living_model, talk)

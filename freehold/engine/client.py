@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from freehold.engine import reply, wire
 from freehold.engine.admission import Admission
+from freehold.engine.child import Child, spawn
 from freehold.engine.faults import error_of
 from freehold.engine.inbox import Inbox
 from freehold.engine.limits import check_ids, check_room, check_sampling, check_top
@@ -32,19 +31,22 @@ _BURIAL_SECONDS = 0.05
 
 
 class Progress(Protocol):
-    """Told how far loading has come, in bytes."""
+    """Told how far loading has come, in bytes, and what is to be known of it."""
 
     def start(self, total: int, what: str) -> None: ...
     def advance(self, n: int) -> None: ...
+    def note(self, line: str) -> None: ...
 
 
 class EngineProcess:
     """One model in one process. Made by ``start``; ``close`` it, or use it in ``async with``."""
 
-    def __init__(self, settings: wire.EngineSettings, progress: Progress | None) -> None:
+    def __init__(
+        self, settings: wire.EngineSettings, progress: Progress | None, child: Child
+    ) -> None:
         self._settings = settings
         self._progress = progress
-        self._loaded = 0
+        self._doing, self._loaded = "", 0
         self._numbers = itertools.count(1)
         self._inboxes: dict[int, Inbox] = {}
         self._asked: dict[int, asyncio.Future[EngineStats]] = {}
@@ -53,23 +55,30 @@ class EngineProcess:
         self._pipe: _Pipe | None = None
         self._cause: FreeholdError | None = None
         self._closing = False
-        self._process, self._pair = _spawn()
+        self._process, self._pair = child.process, child.pair
 
     @classmethod
     async def start(
-        cls, settings: wire.EngineSettings, *, progress: Progress | None = None
+        cls,
+        settings: wire.EngineSettings,
+        *,
+        progress: Progress | None = None,
+        child: Child | None = None,
     ) -> EngineProcess:
-        """Start the process and wait until the model answers.
+        """Start the process, or take over a ``child`` that was told these settings already, and
+        wait until the model answers.
 
         Raises what went wrong there: ``NotFoundError``, ``IntegrityError``, ``UsageError`` (an
         impossible setting), ``EngineError``.
         """
-        engine = cls(settings, progress)
+        if child is None:
+            child = spawn()
+            child.configure(settings)
+        engine = cls(settings, progress, child)
         try:
             _, engine._pipe = await asyncio.get_running_loop().create_connection(
                 lambda: _Pipe(engine), sock=engine._pair
             )
-            engine._send(wire.Configure(settings))
             await engine._ready
         except BaseException:
             await engine.close()
@@ -198,8 +207,11 @@ class EngineProcess:
             case wire.Stats():
                 if (answer := self._asked.get(message.request)) and not answer.done():
                     answer.set_result(message.stats)
-            case wire.Loading(done, total):
-                self._show(done, total)
+            case wire.Loading(what, done, total):
+                self._show(what, done, total)
+            case wire.Note(line):
+                if self._progress is not None:
+                    self._progress.note(line)
             case wire.Ready(card):
                 if self._ready.done():
                     raise wire.ProtocolError("the engine said Ready twice")
@@ -224,11 +236,12 @@ class EngineProcess:
             if not answer.done():
                 answer.set_exception(self._death())
 
-    def _show(self, done: int, total: int) -> None:
+    def _show(self, what: str, done: int, total: int) -> None:
         if self._progress is None:
             return
-        if not self._loaded:
-            self._progress.start(total, f"Loading {self._settings.model}")
+        if what != self._doing:
+            self._doing, self._loaded = what, 0
+            self._progress.start(total, f"{what} {self._settings.model}")
         self._progress.advance(done - self._loaded)
         self._loaded = done
 
@@ -280,26 +293,6 @@ class _Pipe(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set()
         self._engine.lost()
-
-
-def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start the process with one end of a fresh pair; the other end.
-
-    ``-P``: what lies in the folder Freehold was started from is not imported. A process group of
-    its own: Ctrl-C in the terminal is for the counter, which lets answers finish. Called in the
-    thread of the event loop, as the kernel ends the child when the thread that made it ends.
-    """
-    ours, theirs = socket.socketpair()
-    with theirs:
-        fd = theirs.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "freehold.engine", str(fd)],
-            pass_fds=(fd,),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            process_group=0,
-        )
-    return process, ours
 
 
 def _refuse_adapter(adapter: str | None) -> None:

@@ -38,7 +38,8 @@ class ProtocolError(EngineError):
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All the engine process is told, as its first frame.
 
-    ``root`` is the store's folder and ``model`` a name in it. ``cache_tokens`` is how many tokens
+    ``root`` is the store's folder and ``model`` a name in it. ``secret`` is the file that seals
+    packs; without one, no pack is read or written. ``cache_tokens`` is how many tokens
     of KV cache are shared by all requests, in pages of ``page_size``. ``max_running`` requests are
     answered at once, ``max_waiting`` more are queued. ``step_tokens`` bounds the tokens of one
     forward pass: more is faster for long prompts, less is smoother for running answers.
@@ -48,6 +49,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     root: str
     model: str
+    secret: str | None = None
     backend: str = "torch"
     dtype: str = "float32"
     device: str = "cpu"
@@ -202,10 +204,18 @@ class FromEngine(
 
 
 class Loading(FromEngine, frozen=True):
-    """``done`` of ``total`` bytes of the model are verified and in place."""
+    """``what`` is being done (in the words that go before the model's name), and ``done`` of
+    ``total`` bytes of it."""
 
+    what: str
     done: int
     total: int
+
+
+class Note(FromEngine, frozen=True):
+    """What the owner should know, and nothing fails for."""
+
+    line: str
 
 
 class Ready(FromEngine, frozen=True):
@@ -234,7 +244,7 @@ class Fatal(FromEngine, frozen=True):
 
 
 AnyToEngine: TypeAlias = Configure | Generate | Score | Cancel | Read | AskStats | Close
-AnyFromEngine: TypeAlias = Loading | Ready | Events | Stats | Fatal
+AnyFromEngine: TypeAlias = Loading | Note | Ready | Events | Stats | Fatal
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[AnyToEngine] = msgspec.msgpack.Decoder(AnyToEngine)

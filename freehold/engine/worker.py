@@ -12,11 +12,10 @@ import ctypes
 import signal
 import socket
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
 
 from freehold.engine.faults import fault_of
 from freehold.engine.link import Hungup, Link
+from freehold.engine.loading import load_draft, load_model
 from freehold.engine.runner import Runner
 from freehold.engine.wire import (
     AnyEvent,
@@ -29,6 +28,7 @@ from freehold.engine.wire import (
     Fatal,
     Generate,
     Loading,
+    Note,
     ProtocolError,
     Read,
     Ready,
@@ -37,11 +37,7 @@ from freehold.engine.wire import (
     event_frames,
     frame,
 )
-from freehold.errors import EngineError, FreeholdError, UsageError
-
-if TYPE_CHECKING:
-    from freehold.qwen.model import Model
-    from freehold.types import VerifiedModel
+from freehold.errors import EngineError, FreeholdError
 
 _PR_SET_PDEATHSIG = 1
 _LAST_WORDS = 5.0
@@ -68,7 +64,10 @@ def run(fd: int) -> int:
 
 
 def _serve(link: Link) -> None:
-    runner = _load(_settings(link), link)
+    settings = _settings(link)
+    teller = _Teller(link)
+    model, draft = load_model(settings, teller), load_draft(settings, teller)
+    runner = Runner(model, settings, draft=draft)
     link.send([frame(Ready(runner.card))])
     events: list[AnyEvent] | None = None
     while True:
@@ -108,50 +107,21 @@ def _settings(link: Link) -> EngineSettings:
     return first.settings
 
 
-def _load(settings: EngineSettings, link: Link) -> Runner:
-    from freehold.qwen.model import load
-    from freehold.qwen.tokenizer import same_vocabulary
-    from freehold.store import Store, verify
+class _Teller:
+    """Tells the counter of each percent, and of what is to be known."""
 
-    if settings.backend not in ("native", "torch"):
-        raise UsageError(f"backend is {settings.backend!r}: take native or torch", param="backend")
-    if settings.dtype not in ("float32", "bfloat16", "int8"):
-        raise UsageError(
-            f"dtype is {settings.dtype!r}: take float32, bfloat16 or int8", param="dtype"
-        )
-    last = -1
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._said = ("", -1)
 
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        percent = 100 * done // max(total, 1)
-        if percent > last:
-            last = percent
-            link.send([frame(Loading(done, total))])
+    def progress(self, what: str, done: int, total: int) -> None:
+        now = (what, 100 * done // max(total, 1))
+        if now != self._said:
+            self._said = now
+            self._link.send([frame(Loading(what, done, total))])
 
-    def bring(verified: VerifiedModel) -> Model:
-        return load(
-            verified,
-            backend="native" if settings.backend == "native" else "torch",
-            dtype=cast("Literal['float32', 'bfloat16', 'int8']", settings.dtype),
-            device=settings.device,
-            threads=settings.threads,
-            cache_tokens=settings.cache_tokens,
-            page_size=settings.page_size,
-            progress=progress,
-        )
-
-    store = Store(Path(settings.root))
-    verified = verify(store, settings.model)
-    if not settings.draft:
-        return Runner(bring(verified), settings)
-    small = verify(store, settings.draft)
-    if not same_vocabulary(verified, small):
-        raise UsageError(
-            f"{settings.draft} has another vocabulary than {settings.model}, so its tokens mean "
-            "something else: take a smaller model of the same family as draft",
-            param="draft",
-        )
-    return Runner(bring(verified), settings, draft=bring(small))
+    def note(self, line: str) -> None:
+        self._link.send([frame(Note(line))])
 
 
 def _outlive_nobody() -> None:

@@ -73,7 +73,7 @@ class Config:
 def config_of(model: VerifiedModel) -> Config:
     """Read the model's shape. Raises ``MalformedError`` naming the document and the field."""
     if model.format == "gguf":
-        return from_gguf(model.metadata, tensors=model.tensors)
+        return from_gguf(model.metadata, shapes=model.shapes)
     if "config.json" not in model.documents:
         raise MalformedError(
             f"{model.name} has no config.json: pull the whole repository again", file="config.json"
@@ -195,12 +195,15 @@ def _eos_ids(reader: Reader) -> tuple[int, ...]:
 
 
 def from_gguf(
-    metadata: Mapping[str, Any], *, tensors: Mapping[str, Any], file: str = "GGUF metadata"
+    metadata: Mapping[str, Any],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    file: str = "GGUF metadata",
 ) -> Config:
     """Read GGUF key-values (the GGUF specification's ``[llm].*`` keys).
 
-    ``tensors`` tells two things that the key-values do not: whether the head is a tensor of its
-    own, and the vocabulary's padded size.
+    ``shapes``, of the tensors, tell two things that the key-values do not: whether the head is a
+    tensor of its own, and the vocabulary's padded size.
     """
     reader = Reader(metadata, file=file)
     family = _family(reader, "general.architecture")
@@ -228,7 +231,7 @@ def from_gguf(
                 "attention.head_count_kv", default=n_heads, low=1, high=n_heads
             ),
             head_dim=head_dim,
-            vocab=_gguf_vocab(reader, keys, tensors),
+            vocab=_gguf_vocab(reader, keys, shapes),
             context=_stretched(context, scaling),
             norm_eps=keys.number("attention.layer_norm_rms_epsilon", low=0.0, high=1.0),
             rope_theta=keys.number("rope.freq_base", default=10_000.0, low=1.0, high=1e12),
@@ -236,7 +239,7 @@ def from_gguf(
             qkv_bias=family == "qwen2",
             out_bias=False,
             qk_norm=family == "qwen3",
-            tied_head="output.weight" not in tensors,
+            tied_head="output.weight" not in shapes,
             windows=(None,) * n_layers,
             eos_ids=() if eos is None else _eos_ids(Reader({"eos_token_id": eos}, file=file)),
         ),
@@ -263,11 +266,11 @@ def _gguf_rope(keys: Reader, context: int) -> RopeScaling | None:
     )
 
 
-def _gguf_vocab(reader: Reader, keys: Reader, tensors: Mapping[str, Any]) -> int:
-    embedding = tensors.get("token_embd.weight")
-    if embedding is None or len(embedding.shape) != 2:
+def _gguf_vocab(reader: Reader, keys: Reader, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    embedding = shapes.get("token_embd.weight", ())
+    if len(embedding) != 2:
         raise reader.error("token_embd.weight", "is missing or not a matrix")
-    rows = int(embedding.shape[0])
+    rows = embedding[0]
     if not 1 <= rows <= MAX_VOCAB:
         raise reader.error("token_embd.weight", f"has {rows} rows: no vocabulary is that size")
     keys.expect("vocab_size", rows, default=rows)

@@ -6,17 +6,21 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from freehold.errors import UsageError
+from freehold.errors import MalformedError, UsageError
 from freehold.qwen import forward as qwen
 from freehold.qwen import names, quants
 from freehold.qwen.config import Config, config_of
 from freehold.qwen.ops import Array, Cache, Ops, Packed, State, TapFn, Want
-from freehold.types import ModelCard, VerifiedModel
+from freehold.qwen.pack import WeightChoice
+from freehold.types import ModelCard, PackedWeights, VerifiedModel
+
+if TYPE_CHECKING:
+    from freehold.qwen.ops.native import NativeOps
 
 Progress = Callable[[int, int], None]
 DEFAULT_CACHE_TOKENS = 16_384
@@ -38,13 +42,22 @@ class Model:
     """A loaded model: its shape, its cache and one method that runs a step."""
 
     def __init__(
-        self, *, config: Config, card: ModelCard, ops: Ops, cache: Cache, weights: qwen.Weights
+        self,
+        *,
+        config: Config,
+        card: ModelCard,
+        ops: Ops,
+        cache: Cache,
+        weights: qwen.Weights,
+        packed: PackedWeights | None = None,
     ) -> None:
         self.config = config
         self.card = card
         self.ops = ops
         self.cache = cache
         self.weights = weights
+        self.packed = packed
+        """What a pack of this model holds; views of the weights. Native back end only."""
 
     def forward(
         self, spans: Sequence[Span], *, tap: TapFn | None = None
@@ -114,6 +127,7 @@ def load(
     backend: Literal["torch", "native"] = "torch",
     dtype: Literal["float32", "bfloat16", "int8"] = "float32",
     device: str = "cpu",
+    weights: WeightChoice = "8bit",
     threads: int | None = None,
     cache_tokens: int = DEFAULT_CACHE_TOKENS,
     page_size: int = 16,
@@ -121,77 +135,100 @@ def load(
 ) -> Model:
     """Give the weights to a back end and make an empty cache of ``cache_tokens`` tokens.
 
-    ``torch`` dequantises to ``dtype``; ``native`` keeps the file's own codes (plain floats become
-    8-bit ones), computes as ``docs/numerics.md`` says, and ``dtype`` is the cache's. ``threads``
-    sets how many the arithmetic may use, for the whole process. ``progress`` is called with packed
-    bytes done and in all. Raises ``MalformedError`` where config and weights do not fit together,
+    ``torch`` dequantises to ``dtype``; ``native`` keeps the file's own codes, or uses a pack's
+    where it lies, computes as ``docs/numerics.md`` says, and ``dtype`` is the cache's. Plain floats
+    become codes of the size that ``weights`` names. ``threads`` sets how many the arithmetic may
+    use, for the whole process. ``progress`` is called with packed bytes done and in all. Raises
+    ``MalformedError`` where config and weights do not fit together,
     ``UsageError`` for an impossible option.
     """
     _check_options(backend, dtype, threads, cache_tokens, page_size)
     config = config_of(model)
     naming = names.names_of(model.format)
-    names.check(config, naming, model.tensors)
+    names.check(config, naming, model.shapes)
     for tensor in model.tensors.values():
         quants.check(tensor)
-    ops, numerics = _open(
-        config,
-        backend,
-        dtype,
-        device=device,
-        threads=threads,
-        n_pages=-(-cache_tokens // page_size),
-        page_size=page_size,
-    )
-    weights = _Loader(model, ops, progress).weights(config)
+    n_pages = -(-cache_tokens // page_size)
+    packed = model.packed
+    source: _Source
+    ops: Ops
+    if backend == "native":
+        ops = native = _open_native(
+            config, dtype, device, weights, threads=threads, n_pages=n_pages, page_size=page_size
+        )
+        numerics = f"{native.numerics}-{dtype}"
+        if packed is None:
+            source = file = _File(model, ops, progress)
+            fused = _weights(config, naming, source)
+            packed = native.packed(model, file.layers, file.vectors)
+        else:
+            fused = _weights(config, naming, _Pack(packed, native))
+    else:
+        assert packed is None, "packs are for the native back end"
+        assert dtype != "int8", "checked before"
+        numerics = f"torch-{dtype}"
+        ops = _open_torch(
+            config, dtype, device, threads=threads, n_pages=n_pages, page_size=page_size
+        )
+        fused = _weights(config, naming, _File(model, ops, progress))
     card = ModelCard(
         name=model.name,
         digest=model.digest,
         context=config.context,
         vocab=config.vocab,
-        bytes_per_token=_read_per_token(ops, weights),
+        bytes_per_token=_read_per_token(ops, fused),
         numerics=numerics,
         # Only the native arithmetic is specified to the bit.
         caps=frozenset({"ids", "score", "taps"} | ({"replay"} if backend == "native" else set())),
     )
-    return Model(config=config, card=card, ops=ops, cache=ops.cache, weights=weights)
+    return Model(config=config, card=card, ops=ops, cache=ops.cache, weights=fused, packed=packed)
 
 
-def _open(
+def _open_torch(
     config: Config,
-    backend: Literal["torch", "native"],
-    dtype: Literal["float32", "bfloat16", "int8"],
-    *,
+    dtype: Literal["float32", "bfloat16"],
     device: str,
+    *,
     threads: int | None,
     n_pages: int,
     page_size: int,
-) -> tuple[Ops, str]:
-    """The back end and the name of its arithmetic. Its import waits until a model is loaded."""
-    if backend == "torch":
-        assert dtype != "int8", "checked before"
-        if importlib.util.find_spec("torch") is None:
-            raise UsageError(
-                "the torch back end needs PyTorch, which is not installed: take the native back "
-                "end, or install the extra with `pip install 'freehold[lab]'`",
-                param="backend",
-            )
-        from freehold.qwen.ops import torch as torch_ops
+) -> Ops:
+    # Imported when a model is loaded, and only then.
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(
+            "the torch back end needs PyTorch, which is not installed: take the native back "
+            "end, or install the extra with `pip install 'freehold[lab]'`",
+            param="backend",
+        )
+    from freehold.qwen.ops import torch as torch_ops
 
-        return torch_ops.open_ops(
-            config,
-            dtype=dtype,
-            device=device,
-            threads=threads,
-            n_pages=n_pages,
-            page_size=page_size,
-        ), f"torch-{dtype}"
+    return torch_ops.open_ops(
+        config, dtype=dtype, device=device, threads=threads, n_pages=n_pages, page_size=page_size
+    )
+
+
+def _open_native(
+    config: Config,
+    dtype: Literal["float32", "bfloat16", "int8"],
+    device: str,
+    weights: WeightChoice,
+    *,
+    threads: int | None,
+    n_pages: int,
+    page_size: int,
+) -> NativeOps:
     from freehold.qwen.ops import native
 
     if device != "cpu":
         raise UsageError(f"device is {device!r}: the native back end is for cpu", param="device")
     return native.open_ops(
-        config, kv_dtype=dtype, threads=threads, n_pages=n_pages, page_size=page_size
-    ), f"{native.NUMERICS}-{dtype}"
+        config,
+        kv_dtype=dtype,
+        weights=weights,
+        threads=threads,
+        n_pages=n_pages,
+        page_size=page_size,
+    )
 
 
 def _check_options(
@@ -223,54 +260,86 @@ def _read_per_token(ops: Ops, weights: qwen.Weights) -> int:
     return sum(ops.nbytes(part) for part in parts)
 
 
-class _Loader:
-    """Hands the file's tensors to the back end, fused the way ``forward.py`` wants them."""
+def _weights(config: Config, naming: names.Names, source: _Source) -> qwen.Weights:
+    """Everything by name, fused the way ``forward.py`` wants it."""
+    embed = source.layer([naming.whole("embed")])
+    head = embed if config.tied_head else source.layer([naming.whole("head")])
+    blocks = tuple(_block(config, naming, source, i) for i in range(config.n_layers))
+    norm = source.vector(naming.whole("norm"))
+    return qwen.Weights(embed=embed, blocks=blocks, norm=norm, head=head)
+
+
+def _block(config: Config, naming: names.Names, source: _Source, i: int) -> qwen.BlockWeights:
+    def name(part: names.Part) -> str:
+        return naming.block(i, part)
+
+    qkv_bias = [name("q_bias"), name("k_bias"), name("v_bias")] if config.qkv_bias else []
+    return qwen.BlockWeights(
+        attn_norm=source.vector(name("attn_norm")),
+        qkv=source.layer([name("q"), name("k"), name("v")], qkv_bias),
+        qk_norm=(source.vector(name("q_norm")), source.vector(name("k_norm")))
+        if config.qk_norm
+        else None,
+        out=source.layer([name("out")], [name("out_bias")] if config.out_bias else []),
+        mlp_norm=source.vector(name("mlp_norm")),
+        gate_up=source.layer([name("gate"), name("up")]),
+        down=source.layer([name("down")]),
+    )
+
+
+class _Source(Protocol):
+    """Where weights come from, by the names that tensors have in the file."""
+
+    def layer(self, weights: Sequence[str], biases: Sequence[str] = ()) -> Packed: ...
+
+    def vector(self, name: str) -> Array: ...
+
+
+class _File:
+    """The file's tensors, given to the back end one by one. A layer goes by its first tensor."""
 
     def __init__(self, model: VerifiedModel, ops: Ops, progress: Progress | None) -> None:
+        self.layers: dict[str, Packed] = {}
+        self.vectors: dict[str, Array] = {}
         self._tensors = model.tensors
-        self._names = names.names_of(model.format)
         self._ops = ops
         self._progress = progress
         self._done = 0
         self._total = sum(tensor.data.nbytes for tensor in model.tensors.values())
 
-    def weights(self, config: Config) -> qwen.Weights:
-        embed = self._pack([self._names.whole("embed")])
-        head = embed if config.tied_head else self._pack([self._names.whole("head")])
-        blocks = tuple(self._block(config, i) for i in range(config.n_layers))
-        norm = self._vector(self._names.whole("norm"))
-        return qwen.Weights(embed=embed, blocks=blocks, norm=norm, head=head)
-
-    def _block(self, config: Config, i: int) -> qwen.BlockWeights:
-        def name(part: names.Part) -> str:
-            return self._names.block(i, part)
-
-        qkv_bias = [name("q_bias"), name("k_bias"), name("v_bias")] if config.qkv_bias else []
-        return qwen.BlockWeights(
-            attn_norm=self._vector(name("attn_norm")),
-            qkv=self._pack([name("q"), name("k"), name("v")], qkv_bias),
-            qk_norm=(self._vector(name("q_norm")), self._vector(name("k_norm")))
-            if config.qk_norm
-            else None,
-            out=self._pack([name("out")], [name("out_bias")] if config.out_bias else []),
-            mlp_norm=self._vector(name("mlp_norm")),
-            gate_up=self._pack([name("gate"), name("up")]),
-            down=self._pack([name("down")]),
-        )
-
-    def _pack(self, weights: Sequence[str], biases: Sequence[str] = ()) -> Packed:
+    def layer(self, weights: Sequence[str], biases: Sequence[str] = ()) -> Packed:
         packed = self._ops.pack(
             [self._tensors[n] for n in weights], [self._tensors[n] for n in biases]
         )
+        self.layers[weights[0]] = packed
         self._report([*weights, *biases])
         return packed
 
-    def _vector(self, name: str) -> Array:
-        vector = self._ops.vector(self._tensors[name])
+    def vector(self, name: str) -> Array:
+        self.vectors[name] = self._ops.vector(self._tensors[name])
         self._report([name])
-        return vector
+        return self.vectors[name]
 
     def _report(self, done: Sequence[str]) -> None:
         self._done += sum(self._tensors[name].data.nbytes for name in done)
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+
+class _Pack:
+    """A pack's layers, used where they lie."""
+
+    def __init__(self, packed: PackedWeights, ops: NativeOps) -> None:
+        self._packed = packed
+        self._ops = ops
+
+    def layer(self, weights: Sequence[str], biases: Sequence[str] = ()) -> Packed:
+        found = self._packed.layers.get(weights[0])
+        if found is None or (found.bias is not None) != bool(biases):
+            raise MalformedError(f"the pack has no layer {weights[0]} as it must be", file="pack")
+        return self._ops.hold(found)
+
+    def vector(self, name: str) -> Array:
+        if name not in self._packed.vectors:
+            raise MalformedError(f"the pack has no vector {name}", file="pack")
+        return self._packed.vectors[name]

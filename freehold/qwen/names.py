@@ -11,7 +11,6 @@ from typing import Literal
 
 from freehold.errors import MalformedError
 from freehold.qwen.config import Config
-from freehold.types import RawTensor
 
 Part = Literal[
     "attn_norm", "q", "k", "v", "q_bias", "k_bias", "v_bias", "q_norm", "k_norm",
@@ -124,13 +123,13 @@ def expected(config: Config, names: Names) -> Iterator[tuple[str, tuple[int, ...
             yield names.block(layer, part), shape
 
 
-def check(config: Config, names: Names, tensors: Mapping[str, RawTensor]) -> None:
+def check(config: Config, names: Names, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Compare what is there with what must be. Raises ``MalformedError`` naming the tensors."""
     wanted = dict(expected(config, names))
     # Some tied releases store the head a second time; it is the embedding and stays unread.
     spare = {names.whole("head")} if config.tied_head else set()
-    missing = [name for name in wanted if name not in tensors]
-    surplus = [name for name in tensors if name not in wanted and name not in spare]
+    missing = [name for name in wanted if name not in shapes]
+    surplus = [name for name in shapes if name not in wanted and name not in spare]
     if missing or surplus:
         problems = [
             f"{len(found)} {kind} ({_some(found)})"
@@ -141,9 +140,9 @@ def check(config: Config, names: Names, tensors: Mapping[str, RawTensor]) -> Non
             f"the weights do not fit the config: {' and '.join(problems)}", file="weights"
         )
     for name, shape in wanted.items():
-        if tensors[name].shape != shape:
+        if shapes[name] != shape:
             raise MalformedError(
-                f"tensor {name} has shape {tensors[name].shape}: the config asks for {shape}",
+                f"tensor {name} has shape {shapes[name]}: the config asks for {shape}",
                 file=name,
             )
 

@@ -7,10 +7,12 @@ pipeline is not Qwen's (NFC, the qwen2 split, byte level) is refused by name.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from freehold.errors import MalformedError, UsageError
 from freehold.qwen.documents import Reader, parse_json
@@ -28,6 +30,7 @@ SPLIT_PATTERN = (
 MAX_TOKENS = 1 << 22
 MAX_TOKEN_CHARS = 1 << 12
 MAX_BLANKS = 1_000_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # The split backtracks over a run of blanks; somewhat above this length the library's regular
 # expressions give up by ending the thread. The look-behind keeps our own search linear.
 _BLANKS = re.compile(rf"(?<![^\S\r\n])[^\S\r\n]{{{MAX_BLANKS}}}")
@@ -136,7 +139,7 @@ def from_tokenizer_json(document: Any, *, file: str = "tokenizer.json") -> Table
     for key in ("fuse_unk", "byte_fallback", "ignore_merges"):
         model.expect(key, False, default=False)
     vocab = _vocab(model)
-    merges = [_merge(model, merge) for merge in model.sequence("merges", high=MAX_TOKENS)]
+    merges = _merges(model)
     added = _added(reader, vocab)
     # The byte-level vocabulary may list added tokens too, written plainly: they are not byte text.
     plain = {added_token.content for added_token in added.values()}
@@ -177,20 +180,30 @@ def _vocab(model: Reader) -> dict[str, int]:
     vocab = model.get("vocab")
     if not isinstance(vocab, dict) or not 1 <= len(vocab) <= MAX_TOKENS:
         raise model.error("vocab", f"must be an object of 1 to {MAX_TOKENS} tokens")
-    for text, token in vocab.items():
+    for token in vocab.values():
         _expect_id(model, "vocab", token)
-        _expect_text(model, "vocab", text)
+    _expect_texts(model, "vocab", list(vocab))
     if len(set(vocab.values())) != len(vocab):
         raise model.error("vocab", "gives one id to two tokens")
     return vocab
 
 
-def _merge(model: Reader, merge: Any) -> tuple[str, str]:
+def _merges(model: Reader) -> list[tuple[str, str]]:
     """``"a b"`` in older files, ``["a", "b"]`` in newer ones."""
-    pair = merge.split(" ") if isinstance(merge, str) else merge
-    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
-        raise model.error("merges", f"holds {str(merge)[:40]!r}: it must be two tokens")
-    return pair[0], pair[1]
+    given = model.sequence("merges", high=MAX_TOKENS)
+    if set(map(type, given)) <= {str}:
+        pairs = [tuple(merge.split(" ")) for merge in given]
+    else:
+        pairs = [tuple(merge) if type(merge) is list else () for merge in given]
+    texts = set(map(type, itertools.chain.from_iterable(pairs))) <= {str}
+    if not texts or not set(map(len, pairs)) <= {2}:
+        wrong = next(
+            merge
+            for merge, pair in zip(given, pairs, strict=True)
+            if len(pair) != 2 or not type(pair[0]) is type(pair[1]) is str
+        )
+        raise model.error("merges", f"holds {str(wrong)[:40]!r}: it must be two tokens")
+    return cast("list[tuple[str, str]]", pairs)
 
 
 def _added(reader: Reader, vocab: Mapping[str, int]) -> dict[int, Added]:
@@ -202,7 +215,7 @@ def _added(reader: Reader, vocab: Mapping[str, int]) -> dict[int, Added]:
         one = Reader(entry, file=reader.file, within="added_tokens")
         token = one.integer("id", low=0, high=MAX_TOKENS)
         content = one.string("content")
-        _expect_text(one, "content", content)
+        _expect_texts(one, "content", [content])
         if token in result or by_id.get(token, content) != content:
             raise one.error("id", f"{token} is taken by another token")
         flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
@@ -214,7 +227,7 @@ def _added(reader: Reader, vocab: Mapping[str, int]) -> dict[int, Added]:
 
 # --- GGUF -----------------------------------------------------------------------------------------
 
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 
 
 def from_gguf(metadata: Mapping[str, Any], *, file: str = "GGUF metadata") -> Tables:
@@ -228,21 +241,20 @@ def from_gguf(metadata: Mapping[str, Any], *, file: str = "GGUF metadata") -> Ta
     types = reader.sequence("token_type", high=MAX_TOKENS)
     if len(types) != len(texts) or not texts:
         raise reader.error("token_type", f"has {len(types)} entries for {len(texts)} tokens")
-    vocab: dict[str, int] = {}
+    _expect_texts(reader, "tokens", texts)
+    if len(set(texts)) != len(texts):
+        ((twice, _),) = Counter(texts).most_common(1)
+        raise reader.error("tokens", f"holds {twice[:40]!r} twice")
+    vocab = {text: token for token, text in enumerate(texts) if types[token] == _NORMAL}
     added: dict[int, Added] = {}
-    seen: set[str] = set()
-    for token, (text, kind) in enumerate(zip(texts, types, strict=True)):
-        _expect_text(reader, "tokens", text)
-        if text in seen:
-            raise reader.error("tokens", f"holds {text[:40]!r} twice")
-        seen.add(text)
+    for token, kind in enumerate(types):
+        if kind == _NORMAL:
+            continue
         if kind in (_CONTROL, _USER_DEFINED):
-            added[token] = Added(content=text, special=kind == _CONTROL)
-        elif kind == 1:
-            vocab[text] = token
+            added[token] = Added(content=texts[token], special=kind == _CONTROL)
         elif kind != _UNUSED:
             raise reader.error("token_type", f"holds {str(kind)[:20]} for token {token}")
-    merges = [_merge(reader, merge) for merge in reader.sequence("merges", high=MAX_TOKENS)]
+    merges = _merges(reader)
     return _checked(reader, Tables(vocab=vocab, merges=merges, added=added))
 
 
@@ -254,25 +266,30 @@ def _expect_id(reader: Reader, key: str, token: Any) -> None:
         raise reader.error(key, f"holds {str(token)[:40]!r}: it must be a token id")
 
 
-def _expect_text(reader: Reader, key: str, text: Any) -> None:
-    if not isinstance(text, str) or not 1 <= len(text) <= MAX_TOKEN_CHARS:
+def _expect_texts(reader: Reader, key: str, texts: list[Any]) -> None:
+    """All at once: a vocabulary has 150,000 of them, and the server's start waits for it."""
+    sound = set(map(type, texts)) <= {str}
+    if not sound or not set(map(len, texts)) <= set(range(1, MAX_TOKEN_CHARS + 1)):
         raise reader.error(key, "holds a token that is not 1 to 4,096 characters of text")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if _SURROGATE.search("\n".join(texts)):
         raise reader.error(key, "holds half a character (a lone surrogate)")
 
 
 def _checked(reader: Reader, tables: Tables) -> Tables:
-    alphabet = byte_alphabet()
-    for text in tables.vocab:
-        if not alphabet.keys() >= set(text):
-            raise reader.error("tokens", f"{text[:40]!r} is not written in the byte alphabet")
-    missing = [character for character in alphabet if character not in tables.vocab]
+    alphabet, vocab = byte_alphabet(), tables.vocab
+    if not alphabet.keys() >= set("".join(vocab)):
+        text = next(text for text in vocab if not alphabet.keys() >= set(text))
+        raise reader.error("tokens", f"{text[:40]!r} is not written in the byte alphabet")
+    missing = [character for character in alphabet if character not in vocab]
     if missing:
         raise reader.error("tokens", f"lack {len(missing)} of the 256 single bytes")
-    for left, right in tables.merges:
-        # The library stops the process on a merge it cannot look up; here it is an error.
-        if not {left, right, left + right} <= tables.vocab.keys():
-            raise reader.error("merges", f"{left[:40]!r} + {right[:40]!r} is not in the vocabulary")
+    # The library stops the process on a merge it cannot look up; here it is an error.
+    parts, wholes = itertools.chain.from_iterable(tables.merges), map("".join, tables.merges)
+    if not all(map(vocab.__contains__, itertools.chain(parts, wholes))):
+        left, right = next(
+            pair for pair in tables.merges if not {*pair, "".join(pair)} <= vocab.keys()
+        )
+        raise reader.error("merges", f"{left[:40]!r} + {right[:40]!r} is not in the vocabulary")
     if len(set(tables.merges)) != len(tables.merges):
         raise reader.error("merges", "holds one pair twice")
     contents = {added.content for added in tables.added.values()}

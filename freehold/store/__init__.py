@@ -3,6 +3,7 @@
 from freehold.store.catalog import DEFAULT_MODEL, catalog_names
 from freehold.store.fetch import Progress
 from freehold.store.manifest import Manifest, ManifestFile
+from freehold.store.packs import Packs, Quality, Record
 from freehold.store.pull import pull
 from freehold.store.sources import DEFAULT_SOURCES, FolderSource, Source, sources_from
 from freehold.store.vault import Store, default_root
@@ -14,7 +15,10 @@ __all__ = [
     "FolderSource",
     "Manifest",
     "ManifestFile",
+    "Packs",
     "Progress",
+    "Quality",
+    "Record",
     "Source",
     "Store",
     "catalog_names",

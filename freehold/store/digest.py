@@ -50,14 +50,17 @@ def digest_map(mapping: mmap.mmap) -> FileDigest:
         )
 
 
-def root_of(mapping: mmap.mmap) -> str:
-    """BLAKE3 of the whole mapping on all cores, window by window so that Ctrl-C is answered."""
+def root_of(mapping: mmap.mmap, *, keep: bool = True) -> str:
+    """BLAKE3 of the whole mapping on all cores, window by window so that Ctrl-C is answered. Each
+    window's pages are let go of again without ``keep``."""
     hasher = blake3(max_threads=blake3.AUTO)
     with memoryview(mapping) as view:
         for start in range(0, len(view), _WINDOW):
             stop = min(start + _WINDOW, len(view))
             _populate(mapping, start, stop - start)
             hasher.update(view[start:stop])
+            if not keep:
+                mapping.madvise(mmap.MADV_DONTNEED, start, stop - start)
     return hasher.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
     blobs/sha256/HEX         file contents, read-only, named by their SHA-256
     manifests/NAME.json      one model each (see manifest.py)
+    packs/SOURCE/            a model's weights as the kernels hold them (see packs.py)
     quarantine/NAME/         what a pull has fetched so far; nothing here is ever loaded
     locks/                   one for each model being pulled, one for the whole store
 
@@ -101,6 +102,11 @@ class Store:
         """The folder of all blobs."""
         return self.root / "blobs" / "sha256"
 
+    @property
+    def packs(self) -> Path:
+        """The folder of all packs."""
+        return self.root / "packs"
+
     def weights_path(self, name: str) -> Path:
         """The one weight file of an admitted model, for tools that read files by themselves. Its
         bytes are not checked. Raises ``NotFoundError``, and ``UsageError`` if there are several."""
@@ -185,15 +191,20 @@ class Store:
             os.close(descriptor)
 
     def _sweep(self) -> None:
-        """Delete blobs that no manifest names. An unreadable manifest may name any of them, so then
-        nothing is deleted."""
+        """Delete blobs that no manifest names, and packs of models that are gone. An unreadable
+        manifest may name any of them, so then nothing is deleted."""
         try:
-            used = {file.sha256 for manifest in self.list() for file in manifest.files}
+            manifests = self.list()
         except IntegrityError:
             return
+        used = {file.sha256 for manifest in manifests for file in manifest.files}
         for blob in self.blobs.glob("*"):
             if blob.name not in used:
                 blob.unlink()
+        sources = {manifest.digest.removeprefix("sha256:") for manifest in manifests}
+        for folder in self.packs.glob("*"):
+            if folder.name not in sources:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _manifest_path(self, name: str) -> Path:
         return self.root / "manifests" / f"{_file_name(name)}.json"
@@ -231,17 +242,25 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def disk_errors(root: Path) -> Iterator[None]:
-    """Turn the operating system's disk errors into ``StorageError``."""
+def disk_errors(root: Path, outcome: str = "") -> Iterator[None]:
+    """Turn the operating system's disk errors into ``StorageError``. ``outcome`` says what became
+    of the work; without it, a pull's."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise StorageError(
-                f"The disk that holds {root} is full ({error.strerror}). Nothing was admitted. "
-                "Free some space and pull again: it goes on where it stopped."
+                f"The disk that holds {root} is full ({error.strerror}). "
+                + (
+                    outcome
+                    or "Nothing was admitted. Free some space and pull again: it goes on where it "
+                    "stopped."
+                )
             ) from error
         raise StorageError(
-            f"{root} cannot be written or read: {error}. Check that this user owns it, or choose "
-            "another place with FREEHOLD_HOME."
+            f"{root} cannot be written or read: {error}. "
+            + (
+                outcome
+                or "Check that this user owns it, or choose another place with FREEHOLD_HOME."
+            )
         ) from error

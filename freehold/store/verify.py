@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from freehold.types import Attestation, RawTensor, VerifiedModel
 
 
-def verify(store: Store, name: str) -> VerifiedModel:
+def verify(store: Store, name: str, *, keep: bool = True) -> VerifiedModel:
     """Digest every byte of an admitted model, read it strictly and hand it out.
+
+    Without ``keep``, what was digested does not stay in this process's memory: for whoever wants
+    only the small parts. It comes back if it is read.
 
     Raises ``NotFoundError``; ``DigestError`` naming the file, the first damaged chunk and its byte
     range; ``MalformedError`` or ``RefusedError``; ``StorageError`` if the disk fails.
@@ -33,8 +36,8 @@ def verify(store: Store, name: str) -> VerifiedModel:
     from freehold.types import VerifiedModel
 
     manifest = store.manifest(name)
-    _check_pins(manifest)
-    maps = {file.path: _checked_map(store, file, name) for file in manifest.files}
+    check_pins(manifest)
+    maps = {file.path: _checked_map(store, file, name, keep) for file in manifest.files}
     found = contents.examine({path: memoryview(mapping) for path, mapping in maps.items()})
     return VerifiedModel(
         name=name,
@@ -48,7 +51,7 @@ def verify(store: Store, name: str) -> VerifiedModel:
     )
 
 
-def _check_pins(manifest: Manifest) -> None:
+def check_pins(manifest: Manifest) -> None:
     """A catalog model's digests must be the catalog's, whatever its manifest says by now."""
     model = catalog().get(manifest.name)
     pinned = {(f.path, f.size, f.sha256, f.blake3) for f in model.files} if model else None
@@ -62,7 +65,7 @@ def _check_pins(manifest: Manifest) -> None:
         )
 
 
-def _checked_map(store: Store, file: ManifestFile, name: str) -> mmap.mmap:
+def _checked_map(store: Store, file: ManifestFile, name: str, keep: bool) -> mmap.mmap:
     """Map one blob and digest the mapping."""
     again = f"Remove the model (`freehold rm {name}`) and pull it again."
     with disk_errors(store.root):
@@ -83,7 +86,7 @@ def _checked_map(store: Store, file: ManifestFile, name: str) -> mmap.mmap:
             mapping = map_file(descriptor, size)
         finally:
             os.close(descriptor)
-    if root_of(mapping) != file.blake3:
+    if root_of(mapping, keep=keep) != file.blake3:
         raise _damage(mapping, file, again)
     return mapping
 

@@ -61,14 +61,10 @@ Engine::Engine(int threads, const Kernels& kernels)
 std::shared_ptr<Linear> Engine::pack(const std::vector<Part>& parts, const float* bias) {
     const std::lock_guard<std::mutex> lock(one_at_a_time_);
     auto linear = std::make_shared<Linear>();
-    linear->cols = parts.front().cols;
-    linear->groups = linear->cols / kTileCols;
     for (const Part& part : parts) {
         const int64_t supers = part.cols / layout_of(part.format).super_cols();
-        Segment s{part.format, part.rows, linear->rows, linear->blocks, supers, nullptr};
-        const size_t bytes = s.stride() * static_cast<size_t>(s.blocks());
-        const Arena::Piece piece = arena_.take(bytes);
-        s.data = piece.data;
+        const Segment s{part.format, part.rows, 0, 0, supers, nullptr};
+        const Arena::Piece piece = arena_.take(s.stride() * static_cast<size_t>(s.blocks()));
         pool_.run(s.blocks(), 4, [&](int64_t begin, int64_t end, int) {
             const auto source_row = static_cast<size_t>(supers * layout_of(part.format).source_bytes);
             for (int64_t b = begin; b < end; b++) {
@@ -80,16 +76,9 @@ std::shared_ptr<Linear> Engine::pack(const std::vector<Part>& parts, const float
                 pack_block(part.format, rows, supers, piece.data + static_cast<size_t>(b) * s.stride());
             }
         });
-        linear->owners.push_back(piece.owner);
-        linear->nbytes += bytes;
-        linear->rows += part.rows;
-        linear->blocks += s.blocks();
-        linear->segments.push_back(s);
+        linear->add(part.format, part.rows, supers, piece.data, piece.owner);
     }
-    if (bias) {
-        linear->bias.assign(bias, bias + linear->rows);
-        linear->nbytes += 4 * linear->bias.size();
-    }
+    linear->set_bias(bias);
     return linear;
 }
 

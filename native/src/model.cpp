@@ -14,6 +14,24 @@ const Segment& Linear::segment_of(int64_t block) const {
     return *(after - 1);
 }
 
+void Linear::add(Format format, int64_t n, int64_t supers, const uint8_t* data,
+                 std::shared_ptr<void> owner) {
+    const Segment s{format, n, rows, blocks, supers, data};
+    segments.push_back(s);
+    owners.push_back(std::move(owner));
+    cols = supers * layout_of(format).super_cols();
+    groups = cols / kTileCols;
+    rows += n;
+    blocks += s.blocks();
+    nbytes += s.stride() * static_cast<size_t>(s.blocks());
+}
+
+void Linear::set_bias(const float* values) {
+    if (!values) return;
+    bias.assign(values, values + rows);
+    nbytes += 4 * bias.size();
+}
+
 KvCache::KvCache(int layers_, int64_t pages_, int page_size_, int heads_, int dim_, KvType type_)
     : layers(layers_),
       page_size(page_size_),

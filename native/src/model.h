@@ -28,9 +28,12 @@ struct Linear {
     int64_t rows = 0, cols = 0, groups = 0, blocks = 0;
     std::vector<Segment> segments;
     std::vector<float> bias;  // empty, or one per row
-    std::vector<std::shared_ptr<Memory>> owners;
+    std::vector<std::shared_ptr<void>> owners;  // of what the segments point at
     size_t nbytes = 0;
 
+    // Packed rows, `supers` long, as the layer's next outputs. `data` is aligned to 64 bytes.
+    void add(Format format, int64_t n, int64_t supers, const uint8_t* data, std::shared_ptr<void> owner);
+    void set_bias(const float* values);
     const Segment& segment_of(int64_t block) const;
 };
 

@@ -57,32 +57,82 @@ std::shared_ptr<Engine> make_engine(int threads, const std::string& isa) {
     return std::make_shared<Engine>(threads, *kernels);
 }
 
-// parts: (format, rows, cols, bytes of the GGUF blocks)
+// What Python gives of a layer: (format, rows, cols, bytes) of each part, and the bias.
+struct Given {
+    std::vector<Engine::Part> parts;
+    std::vector<Bytes> alive;
+    const float* bias = nullptr;
+
+    Given(const std::vector<nb::tuple>& tuples, const std::optional<Floats1>& biases) {
+        require(!tuples.empty(), "a layer needs weights");
+        int64_t rows = 0;
+        for (const nb::tuple& part : tuples) {
+            const Format format = format_named(nb::cast<std::string>(part[0]));
+            const auto n = nb::cast<int64_t>(part[1]), cols = nb::cast<int64_t>(part[2]);
+            constexpr int64_t kMost = int64_t{1} << 31;
+            require(n > 0 && cols > 0 && n < kMost && cols < kMost, "weights need rows and columns");
+            require(cols % layout_of(format).super_cols() == 0, "columns must be whole blocks");
+            require(parts.empty() || parts.front().cols == cols, "parts differ in columns");
+            alive.push_back(nb::cast<Bytes>(part[3], false));
+            parts.push_back({format, n, cols, alive.back().data()});
+            rows += n;
+        }
+        require(!biases || static_cast<int64_t>(biases->size()) == rows,
+                "the bias needs a value per row");
+        if (biases) bias = biases->data();
+    }
+};
+
+int64_t supers_of(const Engine::Part& part) { return part.cols / layout_of(part.format).super_cols(); }
+
+// From GGUF blocks.
 std::shared_ptr<Linear> pack(Engine& engine, const std::vector<nb::tuple>& parts,
                              const std::optional<Floats1>& bias) {
-    require(!parts.empty(), "a layer needs weights");
-    std::vector<Engine::Part> converted;
-    std::vector<Bytes> alive;
-    int64_t rows = 0;
-    for (const nb::tuple& part : parts) {
-        const Format format = format_named(nb::cast<std::string>(part[0]));
-        const auto n = nb::cast<int64_t>(part[1]), cols = nb::cast<int64_t>(part[2]);
-        const auto data = nb::cast<Bytes>(part[3], false);
-        const Layout& l = layout_of(format);
-        constexpr int64_t kMost = int64_t{1} << 31;
-        require(n > 0 && cols > 0 && n < kMost && cols < kMost, "weights need rows and columns");
-        require(cols % l.super_cols() == 0, "columns must be whole blocks");
-        require(converted.empty() || converted.front().cols == cols, "parts differ in columns");
-        const int64_t bytes = n * (cols / l.super_cols()) * l.source_bytes;
-        require(static_cast<int64_t>(data.size()) == bytes, "bytes do not fit rows and columns");
-        converted.push_back({format, n, cols, data.data()});
-        alive.push_back(data);
-        rows += n;
+    const Given given(parts, bias);
+    for (size_t i = 0; i < given.parts.size(); i++) {
+        const Engine::Part& part = given.parts[i];
+        const int64_t bytes = part.rows * supers_of(part) * layout_of(part.format).source_bytes;
+        require(static_cast<int64_t>(given.alive[i].size()) == bytes,
+                "bytes do not fit rows and columns");
     }
-    require(!bias || static_cast<int64_t>(bias->size()) == rows, "the bias needs a value per row");
-    const float* values = bias ? bias->data() : nullptr;
     const nb::gil_scoped_release release;
-    return engine.pack(converted, values);
+    return engine.pack(given.parts, given.bias);
+}
+
+// Over packed bytes that lie somewhere already, which are neither copied nor written to.
+std::shared_ptr<Linear> hold(const std::vector<nb::tuple>& parts, const std::optional<Floats1>& bias) {
+    const Given given(parts, bias);
+    auto linear = std::make_shared<Linear>();
+    for (size_t i = 0; i < given.parts.size(); i++) {
+        const Engine::Part& part = given.parts[i];
+        const Bytes& bytes = given.alive[i];
+        const auto blocks = static_cast<size_t>((part.rows + kBlockRows - 1) / kBlockRows);
+        require(bytes.size() == blocks * block_bytes(part.format, supers_of(part)),
+                "bytes do not fit rows and columns");
+        require(reinterpret_cast<uintptr_t>(part.data) % 64 == 0, "packed bytes must be aligned to 64");
+        // The buffer lives as long as the layer; layers are let go of under the interpreter's lock.
+        linear->add(part.format, part.rows, supers_of(part), part.data, std::make_shared<Bytes>(bytes));
+    }
+    linear->set_bias(given.bias);
+    return linear;
+}
+
+// The packed bytes of each part: (format, rows, cols, bytes), what `hold` takes.
+nb::list parts_of(const std::shared_ptr<Linear>& linear) {
+    const nb::object owner = nb::cast(linear);
+    nb::list parts;
+    for (const Segment& s : linear->segments) {
+        const size_t shape[] = {s.stride() * static_cast<size_t>(s.blocks())};
+        parts.append(nb::make_tuple(kFormatNames[static_cast<int>(s.format)], s.rows, linear->cols,
+                                    nb::ndarray<const uint8_t, nb::numpy>(s.data, 1, shape, owner)));
+    }
+    return parts;
+}
+
+nb::object bias_of(const std::shared_ptr<Linear>& linear) {
+    if (linear->bias.empty()) return nb::none();
+    const size_t shape[] = {linear->bias.size()};
+    return nb::cast(nb::ndarray<const float, nb::numpy>(linear->bias.data(), 1, shape, nb::cast(linear)));
 }
 
 void embed(Engine& engine, const Linear& table, const Ids& ids, const Out2& y) {
@@ -225,7 +275,9 @@ NB_MODULE(_kernels, m) {
     nb::class_<Linear>(m, "Linear")
         .def_ro("rows", &Linear::rows)
         .def_ro("cols", &Linear::cols)
-        .def_ro("nbytes", &Linear::nbytes);
+        .def_ro("nbytes", &Linear::nbytes)
+        .def_prop_ro("parts", parts_of)
+        .def_prop_ro("bias", bias_of);
     nb::class_<KvCache>(m, "KvCache")
         .def_prop_ro("nbytes", &KvCache::nbytes)
         .def("copy_page", copy_page);
@@ -247,6 +299,7 @@ NB_MODULE(_kernels, m) {
              nb::arg("k_norm").noconvert().none(), nb::arg("eps"), nb::arg("window"),
              nb::arg("cache"), nb::arg("out").noconvert());
     m.def("make_engine", make_engine, nb::arg("threads"), nb::arg("isa"));
+    m.def("hold", hold, nb::arg("parts"), nb::arg("bias").noconvert().none());
     m.def("make_cache", make_cache, nb::arg("layers"), nb::arg("pages"), nb::arg("page_size"),
           nb::arg("heads"), nb::arg("dim"), nb::arg("type"));
     m.def("make_batch", make_batch, nb::arg("cache"), nb::arg("spans").noconvert(),

@@ -50,7 +50,8 @@ TO_ENGINE = [
     wire.Close(),
 ]
 FROM_ENGINE = [
-    wire.Loading(1, 2),
+    wire.Loading("Loading", 1, 2),
+    wire.Note("the disk is full"),
     wire.Ready(CARD),
     wire.Events(
         [

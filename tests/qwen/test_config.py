@@ -161,11 +161,11 @@ GGUF = {
     "qwen2.attention.layer_norm_rms_epsilon": 1e-6,
     "qwen2.rope.freq_base": 10_000.0,
 }
-TENSORS = {"token_embd.weight": SimpleNamespace(shape=(300, 64))}
+SHAPES = {"token_embd.weight": (300, 64)}
 
 
 def test_gguf_reads_the_same_shape(make: SimpleNamespace) -> None:
-    assert from_gguf(GGUF, tensors=TENSORS) == from_hf(make.small_config(eos_token_id=None))
+    assert from_gguf(GGUF, shapes=SHAPES) == from_hf(make.small_config(eos_token_id=None))
 
 
 BAD_GGUF: list[tuple[str, Any]] = [
@@ -191,10 +191,10 @@ BAD_GGUF: list[tuple[str, Any]] = [
 def test_malformed_gguf_config(case: int) -> None:
     key, value = BAD_GGUF[case]
     with pytest.raises(MalformedError):
-        from_gguf(GGUF | {key: value}, tensors=TENSORS)
+        from_gguf(GGUF | {key: value}, shapes=SHAPES)
 
 
-@pytest.mark.parametrize("tensors", [{}, {"token_embd.weight": SimpleNamespace(shape=(64,))}])
-def test_gguf_without_an_embedding(tensors: dict[str, Any]) -> None:
+@pytest.mark.parametrize("shapes", [{}, {"token_embd.weight": (64,)}])
+def test_gguf_without_an_embedding(shapes: dict[str, Any]) -> None:
     with pytest.raises(MalformedError, match="token_embd"):
-        from_gguf(GGUF, tensors=tensors)
+        from_gguf(GGUF, shapes=shapes)

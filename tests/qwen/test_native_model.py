@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
@@ -12,12 +14,11 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from freehold.errors import UsageError
-from freehold.qwen import pack
+from freehold.errors import MalformedError, UsageError
 from freehold.qwen.model import Model, Span, load
 from freehold.qwen.ops import _kernels
-from freehold.qwen.quants import dequantise
-from freehold.types import RawTensor, VerifiedModel
+from freehold.qwen.quantise import quantise
+from freehold.types import PackedLayer, RawTensor, VerifiedModel
 
 ROOT = Path(__file__).parents[2]
 ISAS = _kernels.isas()
@@ -41,9 +42,7 @@ def as_q8_0(verified: VerifiedModel) -> dict[str, RawTensor]:
     return {
         name: t
         if len(t.shape) == 1
-        else RawTensor(
-            name=name, dtype="Q8_0", shape=t.shape, data=pack.quantise_q8_0(dequantise(t))
-        )
+        else RawTensor(name=name, dtype="Q8_0", shape=t.shape, data=quantise(t, "Q8_0"))
         for name, t in verified.tensors.items()
     }
 
@@ -106,6 +105,39 @@ def test_logits_have_the_same_bits_in_every_batch_chunking_and_machine(
         for s in spans:
             s.state.free()
         me.free()
+
+
+def test_a_model_out_of_its_pack_has_the_same_bits(
+    small: VerifiedModel, make: SimpleNamespace
+) -> None:
+    ids = [int(i) for i in np.random.default_rng(8).integers(0, 199, 50)]
+    made = native(small)
+    assert made.packed is not None
+    held = make.verified(documents=small.documents, packed=made.packed)
+    other = native(held)
+    assert np.array_equal(run(other, ids, [50]), run(made, ids, [50]))
+    assert other.card == made.card
+
+
+def test_a_pack_that_lacks_something_is_malformed(
+    small: VerifiedModel, make: SimpleNamespace
+) -> None:
+    packed = native(small).packed
+    assert packed is not None
+    for kind, spoil in (
+        ("layers", lambda layers: {**layers, next(iter(layers)): replace_bias(layers)}),
+        ("layers", lambda layers: dict(list(layers.items())[1:])),
+        ("vectors", lambda vectors: dict(list(vectors.items())[1:])),
+        ("shapes", lambda shapes: dict(list(shapes.items())[1:])),
+    ):
+        spoilt = replace(packed, **{kind: spoil(getattr(packed, kind))})
+        with pytest.raises(MalformedError):
+            native(make.verified(documents=small.documents, packed=spoilt))
+
+
+def replace_bias(layers: Mapping[str, PackedLayer]) -> PackedLayer:
+    first = next(iter(layers.values()))
+    return replace(first, bias=np.zeros(1, np.float32))
 
 
 @pytest.mark.parametrize("dtype", CACHES)

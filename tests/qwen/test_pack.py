@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -140,3 +142,87 @@ def test_the_packer_refuses_bytes_that_do_not_fit(
     else:
         with pytest.raises(ValueError, match=r"format|rows|columns|bytes"):
             engine.pack([(kind, rows, cols, data)], None)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "choice"),
+    [("Q4_K", "file"), ("Q8_0", "file"), ("F16", "4bit"), ("BF16", "4bit"), ("F32", "4bit")],
+)
+def test_only_matrices_of_plain_floats_leave_a_choice(
+    dtype: str, choice: str, make: SimpleNamespace
+) -> None:
+    data = np.zeros(0, np.uint8)
+    norm = RawTensor(name="norm", dtype="F32", shape=(32,), data=data)
+    matrix = RawTensor(name="matrix", dtype=dtype, shape=(32, 32), data=data)
+    model = make.verified(tensors={"norm": norm, "matrix": matrix})
+    assert pack.choice_of(model, "4bit") == choice
+
+
+# --- layers over bytes that lie somewhere already -------------------------------------------------
+
+
+def aligned(data: np.ndarray) -> np.ndarray:
+    room = np.empty(len(data) + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    room[start : start + len(data)] = data
+    return room[start : start + len(data)]
+
+
+def values_of(linear: _kernels.Linear) -> np.ndarray:
+    out = np.empty((linear.rows, linear.cols), np.float32)
+    _kernels.make_engine(1, "").embed(linear, np.arange(linear.rows), out)
+    return out
+
+
+@pytest.mark.parametrize("kind", pack.FORMATS)
+def test_a_layer_over_its_own_packed_bytes_has_the_same_values(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    blocks = [pack.blocks_of(random_tensor(rng, kind, rows, 2)) for rows in (21, 16)]
+    bias = rng.standard_normal(37, dtype=np.float32)
+    made = _kernels.make_engine(2, "").pack(
+        [(b.format, b.rows, b.cols, b.data) for b in blocks], bias
+    )
+    copies = [(f, rows, cols, aligned(data)) for f, rows, cols, data in made.parts]
+    held = _kernels.hold(copies, made.bias)
+    del copies
+    gc.collect()  # the layer keeps its bytes alive
+    assert (held.rows, held.cols, held.nbytes) == (made.rows, made.cols, made.nbytes)
+    assert np.array_equal(values_of(held), values_of(made), equal_nan=True)
+    assert held.bias is not None
+    assert np.array_equal(held.bias, bias)
+    assert not made.parts[0][3].flags.writeable
+
+
+def test_parts_outlive_their_layer() -> None:
+    tensor = random_tensor(np.random.default_rng(6), "Q8_0", 16, 1)
+    block = pack.blocks_of(tensor)
+    engine = _kernels.make_engine(1, "")
+    parts = engine.pack([(block.format, block.rows, block.cols, block.data)], None).parts
+    before = parts[0][3].copy()
+    del engine
+    gc.collect()
+    assert np.array_equal(parts[0][3], before)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_bytes_that_are_no_layer_are_refused(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(pack.FORMATS))
+    good = random_tensor(np.random.default_rng(7), kind, 16, 1)
+    block = pack.blocks_of(good)
+    packed = (
+        _kernels.make_engine(1, "")
+        .pack([(block.format, block.rows, block.cols, block.data)], None)
+        .parts[0][3]
+    )
+    rows = data.draw(st.integers(-2, 40) | st.sampled_from([1 << 31, 1 << 40]))
+    cols = data.draw(st.sampled_from([0, -32, 16, block.cols, 2 * block.cols, 1 << 40]))
+    size = data.draw(st.sampled_from([0, 1, len(packed) - 1, len(packed)]))
+    shift = data.draw(st.sampled_from([0, 0, 1, 32]))
+    room = aligned(np.zeros(len(packed) + 64, np.uint8))[shift : shift + size]
+    fits = 1 <= rows <= 16 and cols == block.cols and size == len(packed) and shift == 0
+    if fits:
+        assert _kernels.hold([(kind, rows, cols, room)], None).rows == rows
+    else:
+        with pytest.raises(ValueError, match=r"rows|columns|bytes|aligned"):
+            _kernels.hold([(kind, rows, cols, room)], None)

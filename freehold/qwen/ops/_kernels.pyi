@@ -6,10 +6,18 @@ import numpy.typing as npt
 
 _Floats = npt.NDArray[np.float32]
 
+_Parts = list[tuple[str, int, int, npt.NDArray[np.uint8]]]
+"""Format, rows, columns and bytes of the pieces of a layer, whose outputs follow each other."""
+
 class Linear:
     rows: int
     cols: int
     nbytes: int
+    @property
+    def parts(self) -> _Parts:
+        """The packed bytes, read-only: what ``hold`` takes."""
+    @property
+    def bias(self) -> _Floats | None: ...
 
 class KvCache:
     @property
@@ -25,9 +33,8 @@ class Engine:
     def threads(self) -> int: ...
     def read_rate(self) -> float:
         """Bytes per second that all threads together read from memory. Takes 512 MB."""
-    def pack(
-        self, parts: list[tuple[str, int, int, npt.NDArray[np.uint8]]], bias: _Floats | None
-    ) -> Linear: ...
+    def pack(self, parts: _Parts, bias: _Floats | None) -> Linear:
+        """From GGUF blocks."""
     def embed(self, table: Linear, ids: npt.NDArray[np.int64], out: _Floats) -> None: ...
     def norm_linear(
         self, x: _Floats, norm: _Floats, eps: float, weights: Linear, out: _Floats
@@ -49,6 +56,9 @@ class Engine:
         cache: KvCache,
         out: _Floats,
     ) -> None: ...
+
+def hold(parts: _Parts, bias: _Floats | None) -> Linear:
+    """A layer over packed bytes that lie somewhere already, aligned to 64, and are not copied."""
 
 def make_engine(threads: int, isa: str) -> Engine: ...
 def make_cache(

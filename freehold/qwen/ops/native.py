@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,21 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from freehold.errors import UsageError
+from freehold.errors import MalformedError, UsageError
 from freehold.qwen import pack
 from freehold.qwen.config import Config
 from freehold.qwen.ops import SpanLike, _kernels
 from freehold.qwen.ops.pages import PagedState, Pool
 from freehold.qwen.quants import dequantise
 from freehold.qwen.rope import frequencies
-from freehold.types import Bytes, RawTensor
+from freehold.types import (
+    Bytes,
+    PackedLayer,
+    PackedPart,
+    PackedWeights,
+    RawTensor,
+    VerifiedModel,
+)
 
 Floats = npt.NDArray[np.float32]
 NUMERICS = "native-1"
@@ -67,6 +74,7 @@ def open_ops(
     n_pages: int,
     page_size: int,
     kv_dtype: KvType = "bfloat16",
+    weights: pack.WeightChoice = "8bit",
     isa: str | None = None,
 ) -> NativeOps:
     """The back end with an empty cache.
@@ -82,7 +90,7 @@ def open_ops(
         )
     engine = _kernels.make_engine(available_threads() if threads is None else threads, wanted)
     cache = NativeCache(config, n_pages=n_pages, page_size=page_size, dtype=kv_dtype)
-    return NativeOps(config, engine=engine, cache=cache)
+    return NativeOps(config, engine=engine, cache=cache, weights=weights)
 
 
 def _release(data: Bytes) -> None:
@@ -117,10 +125,20 @@ def available_threads(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 class NativeOps:
     """``ops.Ops`` over the kernels. Arrays are float32, C-contiguous."""
 
-    def __init__(self, config: Config, *, engine: _kernels.Engine, cache: NativeCache) -> None:
+    numerics = NUMERICS
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        engine: _kernels.Engine,
+        cache: NativeCache,
+        weights: pack.WeightChoice = "8bit",
+    ) -> None:
         self.config = config
         self.cache = cache
         self.engine = engine
+        self._weights = weights
         inverse, factor = frequencies(config)
         self._inverse_f = inverse
         self._rope_factor = np.float64(factor)
@@ -134,7 +152,17 @@ class NativeOps:
     def pack(
         self, weights: Sequence[RawTensor], biases: Sequence[RawTensor] = ()
     ) -> _kernels.Linear:
-        parts = [pack.blocks_of(tensor) for tensor in weights]
+        parts = [
+            pack.blocks_of(
+                tensor,
+                self._weights,
+                # Embedding and head, which every token passes through, and keys and values, which
+                # are few: 4 bits there cost the most (docs/performance.md).
+                fine=tensor.shape[0] == self.config.vocab or (len(weights) == 3 and i > 0),
+                threads=self.engine.threads,
+            )
+            for i, tensor in enumerate(weights)
+        ]
         bias = np.concatenate([dequantise(b) for b in biases]) if biases else None
         packed = self.engine.pack([(p.format, p.rows, p.cols, p.data) for p in parts], bias)
         for tensor in weights:
@@ -143,6 +171,40 @@ class NativeOps:
 
     def vector(self, weights: RawTensor) -> Floats:
         return dequantise(weights)
+
+    def hold(self, layer: PackedLayer) -> _kernels.Linear:
+        """A layer of a pack, used where it lies. Raises ``MalformedError``."""
+        try:
+            return _kernels.hold(
+                [(p.format, p.rows, p.cols, p.data) for p in layer.parts], layer.bias
+            )
+        except ValueError as error:
+            raise MalformedError(
+                f"the pack holds a layer that cannot be: {error}", file="pack"
+            ) from error
+
+    def packed(
+        self,
+        model: VerifiedModel,
+        layers: Mapping[str, _kernels.Linear],
+        vectors: Mapping[str, Floats],
+    ) -> PackedWeights:
+        """What a pack of these weights, made from ``model``, holds: views, nothing is copied."""
+        return PackedWeights(
+            weights=pack.choice_of(model, self._weights),
+            shapes=model.shapes,
+            layers={
+                name: PackedLayer(
+                    parts=tuple(
+                        PackedPart(format=format, rows=rows, cols=cols, data=data)
+                        for format, rows, cols, data in linear.parts
+                    ),
+                    bias=linear.bias,
+                )
+                for name, linear in layers.items()
+            },
+            vectors=vectors,
+        )
 
     def nbytes(self, weights: _kernels.Linear | Floats) -> int:
         return weights.nbytes

@@ -1,0 +1,135 @@
+"""From the store to a model that answers: out of its pack, or out of its source, then packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+import msgspec
+
+from freehold.engine.wire import EngineSettings
+from freehold.errors import StorageError, UsageError
+from freehold.qwen.model import Model, load
+from freehold.qwen.pack import LAYOUT, WeightChoice
+from freehold.qwen.tokenizer import same_vocabulary
+from freehold.store import Packs, Record, Store, verify
+from freehold.types import VerifiedModel
+
+DRAFT_RATIO = 4
+"""How many times smaller a draft is, at least, for ``auto`` to take it: at two and a half times,
+what it wins for new code it loses for prose."""
+
+
+class Report(Protocol):
+    """Who is told how far it has come, in bytes, and what the owner should know."""
+
+    def progress(self, what: str, done: int, total: int) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+
+def load_model(settings: EngineSettings, report: Report) -> Model:
+    """The model that ``settings`` name, in the back end that they name.
+
+    The native back end computes on the model's pack. Where there is none, the source is verified
+    and packed, and the pack is written for the next start; a disk that does not take it costs the
+    next start its speed, and is noted.
+    """
+    if settings.backend not in ("native", "torch"):
+        raise UsageError(f"backend is {settings.backend!r}: take native or torch", param="backend")
+    if settings.dtype not in ("float32", "bfloat16", "int8"):
+        raise UsageError(
+            f"dtype is {settings.dtype!r}: take float32, bfloat16 or int8", param="dtype"
+        )
+    store = Store(Path(settings.root))
+    if settings.backend == "torch" or settings.secret is None:
+        return _load(verify(store, settings.model), settings, report)
+    packs = Packs(store, Path(settings.secret))
+    if found := packs.open(settings.model, layout=LAYOUT):
+        return _load(found, settings, report)
+    source = verify(store, settings.model)
+    record = packs.record(settings.model)
+    model = _load(source, settings, report, choice_before(record))
+    _keep(packs, source, model, record, report)
+    return model
+
+
+def load_draft(settings: EngineSettings, report: Report) -> Model | None:
+    """The smaller model that guesses ahead, if there is to be one: the one that is named, or with
+    ``auto`` the smallest in the store that is small enough to help.
+
+    Raises ``UsageError`` if the one that is named has another vocabulary, and what loading raises.
+    """
+    off = settings.speculate == "off" or settings.backend != "native"
+    if off or settings.draft in ("", "off"):
+        return None
+    store = Store(Path(settings.root))
+    name = _smallest(store, settings.model) if settings.draft == "auto" else settings.draft
+    if name is None:
+        return None
+    if not same_vocabulary(_head(store, settings, settings.model), _head(store, settings, name)):
+        if settings.draft == "auto":
+            return None
+        raise UsageError(
+            f"{name} has another vocabulary than {settings.model}, so its tokens mean something "
+            "else: take a smaller model of the same family as draft",
+            param="draft",
+        )
+    report.note(f"{name} guesses ahead; what {settings.model} answers stays the same")
+    return load_model(msgspec.structs.replace(settings, model=name), report)
+
+
+def _smallest(store: Store, model: str) -> str | None:
+    sizes = {found.name: sum(file.size for file in found.files) for found in store.list()}
+    small = [(size, name) for name, size in sizes.items() if DRAFT_RATIO * size <= sizes[model]]
+    # Only the smallest is looked at: whoever keeps several names the one that is meant.
+    return min(small)[1] if small else None
+
+
+def _head(store: Store, settings: EngineSettings, name: str) -> VerifiedModel:
+    """All of a model but its weights."""
+    found = None
+    if settings.secret is not None:
+        found = Packs(store, Path(settings.secret)).open_head(name, layout=LAYOUT)
+    return found or verify(store, name, keep=False)
+
+
+def choice_before(record: Record | None) -> WeightChoice:
+    """The owner's choice outlives the pack that was made with it."""
+    return "4bit" if record is not None and record.weights == "4bit" else "8bit"
+
+
+def _load(
+    found: VerifiedModel,
+    settings: EngineSettings,
+    report: Report,
+    weights: WeightChoice = "8bit",
+) -> Model:
+    return load(
+        found,
+        backend="native" if settings.backend == "native" else "torch",
+        dtype=cast("Literal['float32', 'bfloat16', 'int8']", settings.dtype),
+        device=settings.device,
+        weights=weights,
+        threads=settings.threads,
+        cache_tokens=settings.cache_tokens,
+        page_size=settings.page_size,
+        progress=lambda done, total: report.progress("Loading", done, total),
+    )
+
+
+def _keep(
+    packs: Packs, source: VerifiedModel, model: Model, record: Record | None, report: Report
+) -> None:
+    assert model.packed is not None, "the native back end packs"
+    same = record is not None and (record.layout, record.weights) == (LAYOUT, model.packed.weights)
+    try:
+        packs.write(
+            source,
+            model.packed,
+            layout=LAYOUT,
+            quality=record.quality if record is not None and same else None,
+            progress=lambda done, total: report.progress("Keeping the pack of", done, total),
+        )
+    except StorageError as error:
+        report.note(str(error))
