@@ -47,7 +47,7 @@ def load_model(settings: EngineSettings, report: Report) -> Model:
     packs = Packs(store, Path(settings.secret))
     if found := packs.open(settings.model, layout=LAYOUT):
         return _load(found, settings, report)
-    source = verify(store, settings.model)
+    source = verify(store, settings.model, keep=False)  # read once more, piece by piece
     record = packs.record(settings.model)
     model = _load(source, settings, report, choice_before(record))
     _keep(packs, source, model, record, report)

@@ -41,7 +41,7 @@ def pack_model(
     found = None if before is None else packs.open(name, layout=LAYOUT)
     if found is not None and before is not None and weights in (None, before.weights):
         return before
-    source = verify(store, name)
+    source = verify(store, name, keep=False)
     wanted = weights or choice_before(before)
     if weights is not None and choice_of(source, weights) == "file":
         raise UsageError(
