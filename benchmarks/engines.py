@@ -101,9 +101,7 @@ def freehold(setup: Setup, options: dict[str, str]) -> Subject:
         **keys_of(options),
     }
     settings = read_settings(root(), model=setup.model, **keys)
-    engine = runner.run(
-        stack.enter_async_context(living(settings, Bar(quiet=True)))
-    ).engine
+    engine = runner.run(stack.enter_async_context(living(settings, Bar(quiet=True)))).engine
 
     class Ours:
         _open = stack  # collected as garbage it would close the engine

@@ -1,8 +1,8 @@
 """The native kernels against llama.cpp and against the memory-read limit, in one process.
 
-    python benchmarks/kernels.py MODEL.gguf [--threads 2] [--rounds 5] [--tasks decode_1,...]
-    python benchmarks/kernels.py MODEL.gguf --context 4096,16384
-    python benchmarks/kernels.py MODEL.gguf --rows 1,2,3,4,5,6,8,10,12,16
+    python benchmarks/native.py MODEL.gguf [--threads 2] [--rounds 5] [--tasks decode_1,...]
+    python benchmarks/native.py MODEL.gguf --context 4096,16384
+    python benchmarks/native.py MODEL.gguf --rows 1,2,3,4,5,6,8,10,12,16
 
 A round measures the read limit and then every task on both, one right after the other, so that a
 noisy machine disturbs all alike; the order turns with each round. Printed are medians, and medians
@@ -21,14 +21,13 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import llama_cpp as ll
 import numpy as np
 
-from freehold.qwen.config import config_of
-from freehold.qwen.model import Model, Span, _Loader, _read_per_token
-from freehold.qwen.ops.native import KvType, open_ops
+from freehold.qwen.model import Span, load
+from freehold.qwen.ops.native import KvType, NativeOps
 from freehold.store import gguf
 from freehold.types import RawTensor, VerifiedModel
 
@@ -56,16 +55,11 @@ class Ours:
             name=path.stem, digest="", format="gguf", licence="", attested="owner",
             metadata=parsed.metadata, documents={}, tensors=tensors,
         )  # fmt: skip
-        config = config_of(model)
-        self.ops = open_ops(
-            config, threads=threads, n_pages=tokens // 16, page_size=16, kv_dtype=dtype
+        self.model = load(
+            model, backend="native", dtype=dtype, threads=threads, cache_tokens=tokens
         )
-        weights = _Loader(model, self.ops, None).weights(config)
-        card: Any = None
-        self.model = Model(
-            config=config, card=card, ops=self.ops, cache=self.ops.cache, weights=weights
-        )
-        self.bytes_per_token = _read_per_token(self.ops, weights)
+        self.ops = cast("NativeOps", self.model.ops)
+        self.bytes_per_token = self.model.card.bytes_per_token
 
     def prefill(self, n: int, seed: int) -> float:
         state, ids = self.model.cache.new(), ids_of(n, seed)
