@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import signal
-import socket
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 from freehold.engine import reply, wire
 from freehold.engine.admission import Admission
-from freehold.engine.faults import error_of
 from freehold.engine.inbox import Inbox
 from freehold.engine.limits import check_ids, check_room, check_sampling, check_top
-from freehold.errors import EngineError, FreeholdError, UsageError
+from freehold.errors import EngineError, FreeholdError, ProtocolError, UsageError
+from freehold.faults import error_of
+from freehold.pair import Pipe, ending, spawn
 from freehold.types import Done, EngineStats, Event, Ids, Logprobs, ModelCard, Sampling, Tap
 
 CLOSE_SECONDS = 5.0
@@ -50,10 +48,10 @@ class EngineProcess:
         self._asked: dict[int, asyncio.Future[EngineStats]] = {}
         self._admission = Admission(settings.max_running + settings.max_waiting)
         self._ready: asyncio.Future[ModelCard] = asyncio.get_running_loop().create_future()
-        self._pipe: _Pipe | None = None
+        self._pipe: Pipe[wire.AnyFromEngine] | None = None
         self._cause: FreeholdError | None = None
         self._closing = False
-        self._process, self._pair = _spawn()
+        self._process, self._pair = spawn("freehold.engine")
 
     @classmethod
     async def start(
@@ -67,7 +65,8 @@ class EngineProcess:
         engine = cls(settings, progress)
         try:
             _, engine._pipe = await asyncio.get_running_loop().create_connection(
-                lambda: _Pipe(engine), sock=engine._pair
+                lambda: Pipe(wire.read_from_engine, engine.received, engine.broken, engine.lost),
+                sock=engine._pair,
             )
             engine._send(wire.Configure(settings))
             await engine._ready
@@ -177,9 +176,8 @@ class EngineProcess:
                 self._send(wire.Cancel(inbox.number))
 
     def _send(self, message: wire.ToEngine) -> None:
-        data = wire.frame(message)
-        if self._pipe is not None and not self._pipe.transport.is_closing():
-            self._pipe.transport.write(data)
+        if self._pipe is not None:
+            self._pipe.send(message)
 
     def _check_alive(self) -> None:
         if self._closing or self._pipe is None or self._pipe.lost.is_set():
@@ -202,12 +200,12 @@ class EngineProcess:
                 self._show(done, total)
             case wire.Ready(card):
                 if self._ready.done():
-                    raise wire.ProtocolError("the engine said Ready twice")
+                    raise ProtocolError("the engine said Ready twice")
                 self._ready.set_result(card)
             case wire.Fatal(fault):
                 self._cause = error_of(fault)
 
-    def broken(self, error: wire.ProtocolError) -> None:
+    def broken(self, error: ProtocolError) -> None:
         """Bytes came that are no message: nothing that follows can be believed."""
         self._cause = error
         self._process.kill()
@@ -248,64 +246,13 @@ class EngineProcess:
             error.__cause__ = self._cause
             return error
         status = self._process.returncode
-        how = "" if status is None else f" ({_status(status)})"
+        how = "" if status is None else f" ({ending(status)})"
         return EngineError(
             f"the engine process has ended{how}: see its messages on standard error, "
             "and start Freehold again"
         )
 
 
-class _Pipe(asyncio.Protocol):
-    """Bytes from the engine to whole messages."""
-
-    transport: asyncio.WriteTransport
-
-    def __init__(self, engine: EngineProcess) -> None:
-        self.lost = asyncio.Event()
-        self._engine = engine
-        self._frames = wire.Frames()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for payload in self._frames.feed(data):
-                self._engine.received(wire.read_from_engine(payload))
-        except wire.ProtocolError as error:
-            self._engine.broken(error)
-            self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost.set()
-        self._engine.lost()
-
-
-def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start the process with one end of a fresh pair; the other end.
-
-    ``-P``: what lies in the folder Freehold was started from is not imported. A process group of
-    its own: Ctrl-C in the terminal is for the counter, which lets answers finish. Called in the
-    thread of the event loop, as the kernel ends the child when the thread that made it ends.
-    """
-    ours, theirs = socket.socketpair()
-    with theirs:
-        fd = theirs.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "freehold.engine", str(fd)],
-            pass_fds=(fd,),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            process_group=0,
-        )
-    return process, ours
-
-
 def _refuse_adapter(adapter: str | None) -> None:
     if adapter is not None:
         raise UsageError(f"adapter {adapter!r}: this version serves no adapters", param="adapter")
-
-
-def _status(status: int) -> str:
-    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

@@ -8,15 +8,10 @@ parent, whichever comes first.
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import socket
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freehold.engine.faults import fault_of
-from freehold.engine.link import Hungup, Link
 from freehold.engine.runner import Runner
 from freehold.engine.wire import (
     AnyEvent,
@@ -29,29 +24,29 @@ from freehold.engine.wire import (
     Fatal,
     Generate,
     Loading,
-    ProtocolError,
     Read,
     Ready,
     Score,
     Stats,
     event_frames,
-    frame,
+    read_to_engine,
 )
-from freehold.errors import EngineError, FreeholdError, UsageError
+from freehold.errors import EngineError, FreeholdError, ProtocolError, UsageError
+from freehold.faults import fault_of
+from freehold.pair import Hungup, Link, frame, outlive_nobody
 
 if TYPE_CHECKING:
     from freehold.qwen.model import Model
     from freehold.types import VerifiedModel
 
-_PR_SET_PDEATHSIG = 1
 _LAST_WORDS = 5.0
 """Seconds that the counter has to take the message that says why the engine ends."""
 
 
 def run(fd: int) -> int:
     """Serve the counter at the other end of socket ``fd`` until it is done; the exit status."""
-    _outlive_nobody()
-    link = Link(socket.socket(fileno=fd))
+    outlive_nobody()
+    link = Link(socket.socket(fileno=fd), read_to_engine)
     try:
         _serve(link)
     except Hungup:
@@ -67,7 +62,7 @@ def run(fd: int) -> int:
     return 0
 
 
-def _serve(link: Link) -> None:
+def _serve(link: Link[AnyToEngine]) -> None:
     runner = _load(_settings(link), link)
     link.send([frame(Ready(runner.card))])
     events: list[AnyEvent] | None = None
@@ -98,7 +93,7 @@ def _answer(runner: Runner, message: AnyToEngine) -> list[bytes]:
     return []
 
 
-def _settings(link: Link) -> EngineSettings:
+def _settings(link: Link[AnyToEngine]) -> EngineSettings:
     messages: list[AnyToEngine] = []
     while not messages:
         messages = link.receive(wait=True)
@@ -108,7 +103,7 @@ def _settings(link: Link) -> EngineSettings:
     return first.settings
 
 
-def _load(settings: EngineSettings, link: Link) -> Runner:
+def _load(settings: EngineSettings, link: Link[AnyToEngine]) -> Runner:
     from freehold.qwen.model import load
     from freehold.qwen.tokenizer import same_vocabulary
     from freehold.store import Store, verify
@@ -150,16 +145,3 @@ def _load(settings: EngineSettings, link: Link) -> Runner:
             param="draft",
         )
     return Runner(bring(verified), settings, draft=bring(small))
-
-
-def _outlive_nobody() -> None:
-    """Ignore the group's signals; on Linux, have the kernel end this process with its parent.
-
-    A parent that died before this call is noticed all the same: the pair has ended.
-    """
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise EngineError(f"prctl(PR_SET_PDEATHSIG) failed: errno {ctypes.get_errno()}")
