@@ -13,6 +13,7 @@ import typer
 from freehold.cli.hosting import living
 from freehold.cli.output import Bar, say
 from freehold.cli.places import keyring_url, root
+from freehold.cli.recording import recording
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ def serve(
     draft: Annotated[
         str | None, typer.Option(help="A smaller model to guess with, auto or off [auto].")
     ] = None,
+    ledger: Annotated[
+        str | None,
+        typer.Option(help="Record requests in this file or data base, or off [ledger.sqlite]."),
+    ] = None,
+    ledger_content: Annotated[
+        str | None, typer.Option(help="Keep prompts and answers as hash, sealed or clear [hash].")
+    ] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(help="Context held by all requests together, in tokens [32768].")
     ] = None,
@@ -64,6 +72,8 @@ def serve(
         threads=threads,
         speculate=speculate,
         draft=draft,
+        ledger=ledger,
+        ledger_content=ledger_content,
         cache_tokens=cache_tokens,
         max_running=max_running,
         max_waiting=max_waiting,
@@ -87,7 +97,7 @@ async def _serve(settings: Settings, binding: Binding, *, temporary_key: bool) -
 
     keyring = Keyring(keyring_url())
     with Bar() as bar:
-        async with living(settings.model, settings, bar) as model:
+        async with recording(settings) as ledger, living(settings.model, settings, bar) as model:
             hosted = Hosted(
                 name=model.name,
                 card=model.engine.card,
@@ -103,7 +113,7 @@ async def _serve(settings: Settings, binding: Binding, *, temporary_key: bool) -
             )
             key = keyring.add_temporary() if temporary_key else None
             await run(
-                build([hosted], keyring, limits),
+                build([hosted], keyring, limits, ledger),
                 binding,
                 drain_seconds=settings.drain_seconds,
                 on_ready=lambda address: _greet(address, model.name, key),

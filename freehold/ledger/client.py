@@ -1,7 +1,7 @@
 """``LedgerProcess``: the counter's side of the keeper, an asyncio ``types.Ledger``.
 
-When the keeper dies, everything that waits for it fails with a ``LedgerError`` that says why, and so
-does whatever is asked later: no entry, no reply.
+When the keeper dies, everything that waits for it fails with a ``LedgerError`` that says why, and
+so does whatever is asked later: no entry, no reply.
 """
 
 from __future__ import annotations

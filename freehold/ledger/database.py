@@ -1,4 +1,4 @@
-"""The data base that a ledger lies in: SQLite or PostgreSQL, made durable, and held by one writer."""
+"""The data base that a ledger lies in: SQLite or PostgreSQL, made durable, held by one writer."""
 
 from __future__ import annotations
 

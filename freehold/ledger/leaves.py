@@ -40,7 +40,7 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A leaf that has no place yet. ``entry`` is ``None`` where it is to be the leaf's own place."""
+    """A leaf without a place yet. ``entry`` is ``None`` where it is to be the leaf's own place."""
 
     kind: Kind
     entry: int | None

@@ -68,7 +68,7 @@ class Reader:
     def checkpoint(self) -> str:
         """The latest checkpoint."""
         with self._database.transaction() as db:
-            note: str | None = db.execute(_latest()).scalar()
+            note = _latest(db)
         if note is None:
             raise NotFoundError("the ledger is empty: it has no checkpoint yet", param="ledger")
         return note
@@ -101,7 +101,7 @@ class Reader:
             size = _bounded(db, size, "size")
             path = merkle.inclusion(leaf, size, _subtrees(db))
             row = db.execute(sql.select(LEAVES).where(LEAVES.c.place == leaf)).mappings().one()
-            note = db.execute(_latest()).scalar()
+            note = _latest(db)
         return {
             "leaf": leaf,
             "size": size,
@@ -116,7 +116,7 @@ class Reader:
         with self._database.transaction() as db:
             second = _bounded(db, second, "second")
             proof = merkle.consistency(first, second, _subtrees(db))
-            note = db.execute(_latest()).scalar()
+            note = _latest(db)
         return {
             "first": first,
             "second": second,
@@ -227,7 +227,7 @@ class Log(Reader):
         with self._database.transaction() as db:
             size = _size(db)
             edge = merkle.Frontier(size, merkle.peaks(size, _subtrees(db)))
-            note = db.execute(_latest()).scalar()
+            note = _latest(db)
             latest = 0
             if note is not None:
                 signed = notes.parse(note)
@@ -240,9 +240,10 @@ class Log(Reader):
                 raise IntegrityError(_changed(self.where))
             if self._known is not None:
                 known, root = self._known
-                if known > size or merkle.Frontier(
-                    known, merkle.peaks(known, _subtrees(db))
-                ).root() != root:
+                if (
+                    known > size
+                    or merkle.Frontier(known, merkle.peaks(known, _subtrees(db))).root() != root
+                ):
                     raise LedgerError(
                         f"the ledger at {self.where} is not the one this server wrote: it was "
                         "set back or replaced while the server ran; bring the right one back"
@@ -278,8 +279,10 @@ def shown(row: Any) -> dict[str, Any]:
     }
 
 
-def _latest() -> sql.Select[tuple[str]]:
-    return sql.select(CHECKPOINTS.c.note).order_by(CHECKPOINTS.c.size.desc()).limit(1)
+def _latest(db: sql.Connection) -> str | None:
+    newest = sql.select(CHECKPOINTS.c.note).order_by(CHECKPOINTS.c.size.desc()).limit(1)
+    note: Any = db.execute(newest).scalar()
+    return None if note is None else str(note)
 
 
 def _size(db: sql.Connection) -> int:

@@ -1,9 +1,9 @@
 """The ledger's tables, and how an older data base becomes a newer one.
 
-``leaves`` is the log. ``subtrees`` only saves time: roots of complete subtrees, every eighth height.
-``checkpoints`` keeps the latest signed note and one for about every thousand leaves;
-``witnessed`` the notes that others have cosigned. ``wishes`` are erasures that were asked for while
-a server held the lock.
+``leaves`` is the log. ``subtrees`` only saves time: roots of complete subtrees of every eighth
+height. ``checkpoints`` keeps the latest signed note and one for about every thousand leaves,
+``witnessed`` the notes that others have cosigned. ``wishes`` are erasures that were asked for
+while a server held the lock.
 """
 
 from __future__ import annotations
