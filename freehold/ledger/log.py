@@ -25,6 +25,7 @@ from freehold.ledger.schema import (
     META,
     SUBTREES,
     WISHES,
+    WITNESSED,
     migrate,
     version_of,
 )
@@ -123,6 +124,54 @@ class Reader:
             "proof": [one.hex() for one in proof],
             "checkpoint": note,
         }
+
+    def prove(self, number: int) -> dict[str, Any]:
+        """Every leaf of an entry with its audit path under one checkpoint, for
+        ``verifier.check_proof``. Raises ``NotFoundError``."""
+        found = self.entry(number)
+        with self._database.transaction() as db:
+            note = _latest(db)
+            size = 0 if note is None else notes.checkpoint(notes.parse(note)).size
+            proofs = []
+            for leaf in found:
+                path = merkle.inclusion(leaf["place"], size, _subtrees(db))
+                proofs.append({"leaf": leaf, "path": [one.hex() for one in path]})
+        return {
+            "entry": number,
+            "leaves": proofs,
+            "checkpoint": note,
+            "key": str(self.verifier),
+        }
+
+    def keep_witnessed(self, text: str) -> int:
+        """Keep a cosigned checkpoint of this log beside its own; the leaves it covers. Raises
+        ``MalformedError``, ``SignatureError``."""
+        note = notes.parse(text)
+        notes.check(note, self.verifier)
+        size = notes.checkpoint(note).size
+        with self._database.transaction(write=True) as db:
+            there: str | None = db.execute(
+                sql.select(WITNESSED.c.note).where(WITNESSED.c.size == size)
+            ).scalar()
+            if there is not None and notes.parse(there).text == note.text:
+                note = notes.join(notes.parse(there), note.lines)
+            db.execute(sql.delete(WITNESSED).where(WITNESSED.c.size == size))
+            db.execute(sql.insert(WITNESSED).values(size=size, note=str(note)))
+        return size
+
+    def wish(self, entry: int, reason: str) -> None:
+        """Ask whoever has the lock to erase an entry."""
+        with self._database.transaction(write=True) as db:
+            db.execute(sql.delete(WISHES).where(WISHES.c.entry == entry))
+            db.execute(sql.insert(WISHES).values(entry=entry, reason=reason))
+
+    def erased(self, entry: int) -> bool:
+        """Whether an entry's records are destroyed and nobody is asked to any more."""
+        with self._database.transaction() as db:
+            asked = sql.select(WISHES.c.entry).where(WISHES.c.entry == entry)
+            if db.execute(asked).first() is not None:
+                return False
+        return all(x["body"] is None for x in self.entry(entry) if x["kind"] in ("open", "seal"))
 
     def close(self) -> None:
         """Give the data base back."""
