@@ -68,6 +68,7 @@ class ModelCard:
 
     ``context`` is in tokens. ``numerics`` names the arithmetic (for example ``torch-float32``).
     ``bytes_per_token`` is how many bytes of weights one decoded token reads, as they are held.
+    ``isa`` is what it runs on (an instruction set, a device).
     ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``.
     """
 
@@ -78,6 +79,7 @@ class ModelCard:
     bytes_per_token: int
     numerics: str
     caps: frozenset[str]
+    isa: str = ""
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -315,6 +317,7 @@ class Record:
     model: str
     digest: str
     numerics: str
+    isa: str
     engine: str
     prompts: tuple[tuple[int, ...], ...]
     input: Any

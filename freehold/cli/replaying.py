@@ -160,6 +160,7 @@ def _changed(body: dict[str, Any], now: Living) -> list[tuple[str, str, str]]:
     pairs = (
         ("model digest", body["digest"], card.digest),
         ("numerics", body["numerics"], card.numerics),
+        ("instruction set", body["isa"], card.isa),
         ("engine", body["engine"], f"freehold {__version__}"),
     )
     return [(name, was, is_) for name, was, is_ in pairs if was != is_]

@@ -12,7 +12,7 @@ from freehold.errors import IntegrityError, MalformedError, NotFoundError
 from freehold.ledger import verifier
 from freehold.ledger.database import Database
 from freehold.ledger.log import STRIDE
-from freehold.ledger.schema import CHECKPOINTS, LEAVES, META, SUBTREES, WITNESSED, version_of
+from freehold.ledger.schema import CHECKPOINTS, LEAVES, META, ROW, SUBTREES, WITNESSED, version_of
 
 _AT_ONCE = 2000
 
@@ -51,7 +51,7 @@ def check(
 
         found = verifier.Check(own, notes_of(db), kept, _ed25519, seen)
         rows = db.execution_options(yield_per=_AT_ONCE).execute(
-            sql.select(LEAVES).order_by(LEAVES.c.place)
+            sql.select(*ROW).order_by(LEAVES.c.place)
         )
         for batch in rows.partitions(_AT_ONCE):
             for row in batch:
@@ -67,12 +67,12 @@ def check(
     return found
 
 
-def notes_of(db: sql.Connection) -> list[tuple[str, str]]:
-    """Every checkpoint that the data base keeps: what to call it, and the note."""
-    found = []
-    for table, what in ((CHECKPOINTS, "of"), (WITNESSED, "witnessed, of")):
+def notes_of(db: sql.Connection) -> list[tuple[int, str]]:
+    """Every checkpoint that the data base keeps: the size it is filed under, and the note."""
+    found: list[tuple[int, str]] = []
+    for table in (CHECKPOINTS, WITNESSED):
         wanted = sql.select(table.c.size, table.c.note).order_by(table.c.size)
-        found += [(f"{what} {row.size} leaves", row.note) for row in db.execute(wanted)]
+        found += [(int(row.size), str(row.note)) for row in db.execute(wanted)]
     return found
 
 

@@ -216,6 +216,8 @@ class Database:
 
 def _make_durable(connection: Any, _: object) -> None:
     """SQLite's own settings: a commit has reached the disk, and what is deleted is overwritten."""
+    # Text that somebody broke is read all the same, and found to be changed.
+    connection.text_factory = lambda data: data.decode("utf-8", "replace")
     for pragma in (
         "journal_mode=WAL",
         "synchronous=FULL",

@@ -21,7 +21,7 @@ from freehold.ledger import verifier
 from freehold.ledger.checking import notes_of
 from freehold.ledger.database import Database
 from freehold.ledger.log import shown
-from freehold.ledger.schema import LEAVES, META, version_of
+from freehold.ledger.schema import LEAVES, META, ROW, version_of
 
 _AT_ONCE = 2000
 
@@ -64,13 +64,13 @@ def _write(database: Database, folder: Path, progress: Callable[[int], None]) ->
         line = db.execute(sql.select(META.c.value).where(META.c.key == "verifier")).scalar()
         with (folder / "leaves.jsonl").open("x", encoding="utf-8") as file:
             rows = db.execution_options(yield_per=_AT_ONCE).execute(
-                sql.select(LEAVES).order_by(LEAVES.c.place)
+                sql.select(*ROW).order_by(LEAVES.c.place)
             )
             for batch in rows.mappings().partitions(_AT_ONCE):
                 file.writelines(json.dumps(shown(row)) + "\n" for row in batch)
                 count += len(batch)
                 progress(len(batch))
-        notes = [{"size": int(name.split()[-2]), "note": note} for name, note in notes_of(db)]
+        notes = [{"size": size, "note": note} for size, note in notes_of(db)]
     about = {"format": verifier.FORMAT, "leaves": count}
     (folder / "checkpoints.json").write_text(json.dumps(notes, indent=1), encoding="utf-8")
     (folder / "ledger.vkey").write_text(f"{line}\n", encoding="utf-8")

@@ -75,6 +75,7 @@ class Writer:
             "policy": record.policy,
             "engine": record.engine,
             "numerics": record.numerics,
+            "isa": record.isa,
             "sampling": msgspec.to_builtins(record.sampling, str_keys=True),
             "seeds": record.seeds,
             "choices": record.choices,

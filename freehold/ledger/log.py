@@ -23,6 +23,7 @@ from freehold.ledger.schema import (
     CHECKPOINTS,
     LEAVES,
     META,
+    ROW,
     SUBTREES,
     WISHES,
     WITNESSED,
@@ -78,14 +79,14 @@ class Reader:
         """Leaves from place ``first`` on, at most ``count``, as plain data (``shown``)."""
         _check(first, "first")
         _check(count, "count")
-        wanted = sql.select(LEAVES).where(LEAVES.c.place >= first).order_by(LEAVES.c.place)
+        wanted = sql.select(*ROW).where(LEAVES.c.place >= first).order_by(LEAVES.c.place)
         with self._database.transaction() as db:
             return [shown(row) for row in db.execute(wanted.limit(count)).mappings()]
 
     def entry(self, number: int) -> list[dict[str, Any]]:
         """An entry's leaves, first to last. Raises ``NotFoundError``."""
         _check(number, "entry")
-        wanted = sql.select(LEAVES).where(LEAVES.c.entry == number).order_by(LEAVES.c.place)
+        wanted = sql.select(*ROW).where(LEAVES.c.entry == number).order_by(LEAVES.c.place)
         with self._database.transaction() as db:
             found = [shown(row) for row in db.execute(wanted).mappings()]
         if not found:
@@ -101,7 +102,7 @@ class Reader:
         with self._database.transaction() as db:
             size = _bounded(db, size, "size")
             path = merkle.inclusion(leaf, size, _subtrees(db))
-            row = db.execute(sql.select(LEAVES).where(LEAVES.c.place == leaf)).mappings().one()
+            row = db.execute(sql.select(*ROW).where(LEAVES.c.place == leaf)).mappings().one()
             note = _latest(db)
         return {
             "leaf": leaf,
@@ -323,7 +324,7 @@ def shown(row: Any) -> dict[str, Any]:
         "entry": row["entry"],
         "commitment": row["commitment"].hex(),
         "salt": None if row["salt"] is None else row["salt"].hex(),
-        "body": None if row["body"] is None else row["body"].decode("utf-8", "surrogateescape"),
+        "body": None if row["body"] is None else row["body"].decode("utf-8", "replace"),
         "content": None if row["content"] is None else row["content"].hex(),
     }
 
@@ -377,7 +378,7 @@ def _subtrees(db: sql.Connection) -> merkle.Subtree:
             hashes = [row.root for row in db.execute(wanted)]
         else:
             rows = db.execute(
-                sql.select(LEAVES.c.kind, LEAVES.c.entry, LEAVES.c.commitment)
+                sql.select(*ROW)
                 .where(LEAVES.c.place.between(first, first + count - 1))
                 .order_by(LEAVES.c.place)
             )

@@ -233,14 +233,14 @@ class Leaf(NamedTuple):
 class Check:
     """Takes leaves in order, then says what it found.
 
-    ``checkpoints`` are (where it was found, note) pairs of the log's own; ``against`` those that
-    were kept elsewhere. ``verify`` checks one Ed25519 signature.
+    ``checkpoints`` are (size it is filed under, note) pairs of the log's own; ``against`` (name,
+    note) pairs that were kept elsewhere. ``verify`` checks one Ed25519 signature.
     """
 
     def __init__(
         self,
         key: Key,
-        checkpoints: Iterable[tuple[str, str]],
+        checkpoints: Iterable[tuple[int, str]],
         against: Sequence[tuple[str, str]] = (),
         verify: Verify = ed25519,
         seen: Callable[[int, int, bytes], None] | None = None,
@@ -256,17 +256,27 @@ class Check:
         self._sound = 0
         self._marks: dict[int, list[tuple[str, bytes, bool]]] = {}
         self._last: int | None = None
-        for where, note in [*checkpoints, *against]:
-            elsewhere = (where, note) in against
-            try:
-                size, root = read_checkpoint(note, key, verify)
-            except Broken as error:
-                self._say(f"{where}: {error}")
-                continue
-            self._marks.setdefault(size, []).append((where, root, elsewhere))
-            if not elsewhere:
+        for filed, note in checkpoints:
+            where = f"of {filed} leaves"
+            size = self._mark(where, note, key, verify, elsewhere=False)
+            if size is not None and size != filed:
+                self._say(f"checkpoint {where}: it is of {size}")
+            if size is not None:
                 self._last = max(size, self._last or 0)
+        for where, note in against:
+            self._mark(where, note, key, verify, elsewhere=True)
         self._compare()
+
+    def _mark(
+        self, where: str, note: str, key: Key, verify: Verify, *, elsewhere: bool
+    ) -> int | None:
+        try:
+            size, root = read_checkpoint(note, key, verify)
+        except Broken as error:
+            self._say(f"checkpoint {where}: {error}")
+            return None
+        self._marks.setdefault(size, []).append((where, root, elsewhere))
+        return size
 
     @property
     def size(self) -> int:
@@ -328,11 +338,7 @@ class Check:
         if hashlib.sha256(b"freehold ledger record v1\x00" + salt + body).digest() != commitment:
             self._say(f"leaf {place}: its record is not the one that was committed to")
             return
-        try:
-            said = json.loads(body).get("content")
-        except (ValueError, AttributeError):
-            self._say(f"leaf {place}: its record is no JSON object")
-            return
+        said = json.loads(body).get("content")
         if said is None or said["policy"] == "hash":
             right = content is None
         elif content is None:
@@ -437,6 +443,15 @@ def read_leaves(path: Path) -> Iterator[Leaf]:
                 raise Broken(f"{path.name}, line {number} is no leaf") from None
 
 
+def read_notes(folder: Path) -> list[tuple[int, str]]:
+    """The checkpoints of an export: what size each is said to be of, and the note."""
+    try:
+        notes = json.loads((folder / "checkpoints.json").read_text(encoding="utf-8"))
+        return [(int(one["size"]), str(one["note"])) for one in notes]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise Broken("checkpoints.json is not what an export writes") from None
+
+
 def read_kept(text: str) -> str:
     """A note, or a note in base64 as a reply's header carries it."""
     if "\n\n" in text:
@@ -460,9 +475,8 @@ def verify_export(
     given = parse_key((folder / "ledger.vkey").read_text(encoding="utf-8"))
     if key is not None and parse_key(key) != given:
         raise Broken("the export's key is not the one you know: the log was begun or signed anew")
-    notes = json.loads((folder / "checkpoints.json").read_text(encoding="utf-8"))
     kept = [(name, read_kept(text)) for name, text in against]
-    check = Check(given, [(f"of {one['size']} leaves", one["note"]) for one in notes], kept, verify)
+    check = Check(given, read_notes(folder), kept, verify)
     for leaf in read_leaves(folder / "leaves.jsonl"):
         check.leaf(leaf)
     check.finish()
@@ -488,8 +502,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check = verify_export(folder, given.key, against)
         for line in given.witness:
             key = parse_key(line)
-            notes = json.loads((folder / "checkpoints.json").read_text(encoding="utf-8"))
-            sizes = [read_checkpoint(n["note"], key)[0] for n in notes if key[0] in n["note"]]
+            notes = [note for _, note in read_notes(folder) if key[0] in note]
+            sizes = [read_checkpoint(note, key)[0] for note in notes]
             if not sizes:
                 raise Broken(f"no checkpoint is cosigned by {key[0]}")
             print(f"cosigned by {key[0]} up to leaf {max(sizes) - 1}")

@@ -133,7 +133,7 @@ def load(
     names.check(config, naming, model.tensors)
     for tensor in model.tensors.values():
         quants.check(tensor)
-    ops, numerics = _open(
+    ops, numerics, isa = _open(
         config,
         backend,
         dtype,
@@ -150,6 +150,7 @@ def load(
         vocab=config.vocab,
         bytes_per_token=_read_per_token(ops, weights),
         numerics=numerics,
+        isa=isa,
         # Only the native arithmetic is specified to the bit.
         caps=frozenset({"ids", "score", "taps"} | ({"replay"} if backend == "native" else set())),
     )
@@ -165,8 +166,9 @@ def _open(
     threads: int | None,
     n_pages: int,
     page_size: int,
-) -> tuple[Ops, str]:
-    """The back end and the name of its arithmetic. Its import waits until a model is loaded."""
+) -> tuple[Ops, str, str]:
+    """The back end, the names of its arithmetic and of what it runs on. Its import waits until a
+    model is loaded."""
     if backend == "torch":
         if importlib.util.find_spec("torch") is None:
             raise UsageError(
@@ -176,21 +178,26 @@ def _open(
             )
         from freehold.qwen.ops import torch as torch_ops
 
-        return torch_ops.open_ops(
-            config,
-            dtype=dtype,
-            device=device,
-            threads=threads,
-            n_pages=n_pages,
-            page_size=page_size,
-        ), f"torch-{dtype}"
+        return (
+            torch_ops.open_ops(
+                config,
+                dtype=dtype,
+                device=device,
+                threads=threads,
+                n_pages=n_pages,
+                page_size=page_size,
+            ),
+            f"torch-{dtype}",
+            device,
+        )
     from freehold.qwen.ops import native
 
     if device != "cpu":
         raise UsageError(f"device is {device!r}: the native back end is for cpu", param="device")
-    return native.open_ops(
+    ops = native.open_ops(
         config, kv_dtype=dtype, threads=threads, n_pages=n_pages, page_size=page_size
-    ), f"{native.NUMERICS}-{dtype}"
+    )
+    return ops, f"{native.NUMERICS}-{dtype}", ops.engine.isa
 
 
 def _check_options(

@@ -42,6 +42,7 @@ def record(asker: Asker, hosted: Hosted, asks: Sequence[Ask], choices: int, give
         model=hosted.name,
         digest=hosted.card.digest,
         numerics=hosted.card.numerics,
+        isa=hosted.card.isa,
         engine=f"freehold {__version__}",
         prompts=tuple(tuple(ask.ids) for ask in firsts),
         input=given,
