@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from freehold.errors import LedgerError, NotFoundError, UsageError
 
 _LOCK_NUMBER = 0x66726565686F6C64  # "freehold", in PostgreSQL's 64-bit advisory lock numbers
+_LOCK_SECONDS = 2.0
 _BUSY_SECONDS = 10
 _WAL_PAGES = 4000
 """SQLite copies its log back into the file itself beyond so many pages; before, when idle."""
@@ -161,12 +163,19 @@ class Database:
             self._own(self._file)
         self._connection = self._engine.connect()
         if self._file is None and self._writer:
-            lock = sql.text("SELECT pg_try_advisory_lock(:number)")
-            got = self._connection.execute(lock, {"number": _LOCK_NUMBER}).scalar()
-            self._connection.commit()
-            if not got:
-                self._taken()
+            self._lock_server(self._connection)
         return self._connection
+
+    def _lock_server(self, db: sql.Connection) -> None:
+        """PostgreSQL's lock, which ends with the session; that of a process that was killed ends a
+        moment after it."""
+        lock = sql.text("SELECT pg_try_advisory_lock(:number)")
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not db.execute(lock, {"number": _LOCK_NUMBER}).scalar():
+            if time.monotonic() > deadline:
+                self._taken()
+            time.sleep(0.1)
+        db.commit()
 
     def _own(self, file: Path) -> None:
         """The lock, and a file that only its owner can read."""

@@ -41,8 +41,8 @@ LEAVES = sql.Table(
     sql.Column("content", sql.LargeBinary),
 )
 ROW = tuple(sql.cast(column, column.type).label(column.name) for column in LEAVES.columns)
-"""A leaf's columns as they are read. SQLite keeps any type in any column: what somebody else put there
-is read as the type it should have, and then found to be wrong."""
+"""A leaf's columns as they are read. SQLite keeps any type in any column: what somebody else put
+there is read as the type it should have, and then found to be wrong."""
 
 SUBTREES = sql.Table(
     "subtrees",
