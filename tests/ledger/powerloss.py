@@ -52,7 +52,8 @@ def record(command: list[str], folder: Path, trace: Path, env: dict[str, str]) -
         call, given, result = found[1], found[2], int(found[3])
         number = int(given.split(",")[0]) if given[:1].isdigit() else -1
         if call == "openat":
-            files.update({result: name for name in _name(given, folder)})
+            for name in _name(given, folder):
+                files[result] = name
         elif call == "close":
             files.pop(number, None)
         elif call == "unlink":
@@ -76,7 +77,7 @@ def _name(given: str, folder: Path) -> list[str]:
 def _step(call: str, given: str, name: str) -> Step:
     match call:
         case "pwrite64":
-            return Step("write", name, int(given.split(",")[-1]), _bytes(given))
+            return Step("write", name, int(given.rsplit(",", 1)[1]), _bytes(given))
         case "ftruncate":
             return Step("cut", name, int(given.split(",")[1]))
         case "fsync" | "fdatasync":

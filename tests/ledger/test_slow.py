@@ -11,17 +11,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
+from freehold.errors import LedgerError
 from freehold.ledger import KeeperSettings, LedgerProcess
 from freehold.ledger.checking import check
 from freehold.ledger.database import Database, place
 from freehold.ledger.export import export
+from freehold.ledger.leaves import Writer
 from freehold.ledger.log import Log, Reader
+from freehold.signing import keys
 from tests.ledger.conftest import OUTCOME, RECORD
 
 ENTRIES = int(os.environ.get("FREEHOLD_TEST_ENTRIES", "100000"))
@@ -185,12 +187,8 @@ def test_no_answer_outlives_its_entry(
         )
 
 
-def test_a_real_full_disk(tmp_path: Path, open_log: Callable[..., Log]) -> None:
+def test_a_real_full_disk(tmp_path: Path, key: keys.SigningKey) -> None:
     """A file system of 4 MB, filled to the last byte and emptied again."""
-    from freehold.errors import LedgerError
-    from freehold.ledger.leaves import Writer
-    from freehold.signing import keys
-
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -200,7 +198,6 @@ def test_a_real_full_disk(tmp_path: Path, open_log: Callable[..., Log]) -> None:
     if mounted is None or mounted.returncode:
         pytest.skip("needs the right to mount a small file system")
     try:
-        key = keys.create(tmp_path / "keys", "ledger", "ed25519")
         log = Log(Database(place("ledger.sqlite", small), writer=True), key)
         writer = Writer("clear")
         log.commit([writer.open(RECORD)])
