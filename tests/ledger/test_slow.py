@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -197,17 +198,13 @@ def test_a_real_full_disk(tmp_path: Path, key: keys.SigningKey) -> None:
     ) if shutil.which("mount") else None  # fmt: skip
     if mounted is None or mounted.returncode:
         pytest.skip("needs the right to mount a small file system")
+    log = Log(Database(place("ledger.sqlite", small), writer=True), key)
     try:
-        log = Log(Database(place("ledger.sqlite", small), writer=True), key)
         writer = Writer("clear")
         log.commit([writer.open(RECORD)])
         filler = small / "filler"
-        with filler.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-            except OSError:
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)) == 4096:
                 pass
         for _ in range(3):
             with pytest.raises(LedgerError, match="no entry, so no reply"):
@@ -215,6 +212,6 @@ def test_a_real_full_disk(tmp_path: Path, key: keys.SigningKey) -> None:
         filler.unlink()
         log.commit([writer.seal(0, OUTCOME)])
         assert check(log._database).findings == []
-        log.close()
     finally:
+        log.close()
         subprocess.run(["umount", str(small)], check=True)
