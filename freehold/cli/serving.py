@@ -97,7 +97,7 @@ async def _serve(settings: Settings, binding: Binding, *, temporary_key: bool) -
 
     keyring = Keyring(keyring_url())
     with Bar() as bar:
-        async with recording(settings) as ledger, living(settings.model, settings, bar) as model:
+        async with recording(settings) as opened, living(settings.model, settings, bar) as model:
             hosted = Hosted(
                 name=model.name,
                 card=model.engine.card,
@@ -113,7 +113,7 @@ async def _serve(settings: Settings, binding: Binding, *, temporary_key: bool) -
             )
             key = keyring.add_temporary() if temporary_key else None
             await run(
-                build([hosted], keyring, limits, ledger),
+                build([hosted], keyring, limits, await opened()),
                 binding,
                 drain_seconds=settings.drain_seconds,
                 on_ready=lambda address: _greet(address, model.name, key),
