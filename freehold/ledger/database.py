@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import sqlalchemy as sql
 from sqlalchemy.engine import URL, make_url
 
-from freehold.errors import LedgerError, NotFoundError, UsageError
+from freehold.errors import FreeholdError, LedgerError, NotFoundError, UsageError
 
 _LOCK_NUMBER = 0x66726565686F6C64  # "freehold", in PostgreSQL's 64-bit advisory lock numbers
 _LOCK_SECONDS = 2.0
@@ -91,6 +91,10 @@ class Database:
         except (sql.exc.SQLAlchemyError, OSError) as error:
             self.drop()
             self._fail(error)
+        except FreeholdError:
+            # A refusal of our own: the connection is sound, and with PostgreSQL it is the lock.
+            self._roll_back()
+            raise
         except BaseException:
             self.drop()
             raise
@@ -101,20 +105,33 @@ class Database:
             with contextlib.suppress(sql.exc.SQLAlchemyError):
                 self._connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").all()
 
-    def shred(self) -> None:
-        """Let nothing of what was deleted stay behind in the data base's own files."""
+    def shred(self) -> bool:
+        """Leave nothing behind of what was deleted; whether that was possible now.
+
+        SQLite has overwritten it in its file (``secure_delete``); its log is emptied here, unless
+        somebody is reading. PostgreSQL is told to free the space, and overwrites it in time.
+        """
         try:
-            db = self._connect()
             if self._file is not None:
-                db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
-            else:
-                db.commit()
-                vacuum = db.execution_options(isolation_level="AUTOCOMMIT")
-                vacuum.exec_driver_sql("VACUUM FULL leaves")
-                self.drop()
+                found = self._connect().exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+                return not found[0]
+            with self._engine.connect() as another:
+                free = another.execution_options(isolation_level="AUTOCOMMIT")
+                free.exec_driver_sql("VACUUM leaves")
+            return True
         except (sql.exc.SQLAlchemyError, OSError) as error:
             self.drop()
             self._fail(error)
+
+    def _roll_back(self) -> None:
+        if self._connection is None:
+            return
+        try:
+            if self._file is not None and self._connection.connection.in_transaction:
+                self._connection.exec_driver_sql("ROLLBACK")
+            self._connection.rollback()
+        except (sql.exc.SQLAlchemyError, OSError):
+            self.drop()
 
     def drop(self) -> None:
         """Forget the connection, and what it had not committed."""
@@ -145,6 +162,8 @@ class Database:
         return sql.create_engine(
             self._url,
             poolclass=sql.NullPool,
+            # Whoever walks the log must see one moment of it, however long that takes.
+            isolation_level="REPEATABLE READ",
             connect_args={
                 "connect_timeout": 3,
                 "keepalives_idle": 5,
@@ -161,10 +180,15 @@ class Database:
             self.drop()
         if self._file is not None:
             self._own(self._file)
-        self._connection = self._engine.connect()
+        made = self._engine.connect()
         if self._file is None and self._writer:
-            self._lock_server(self._connection)
-        return self._connection
+            try:
+                self._lock_server(made)
+            except BaseException:
+                made.close()
+                raise
+        self._connection = made
+        return made
 
     def _lock_server(self, db: sql.Connection) -> None:
         """PostgreSQL's lock, which ends with the session; that of a process that was killed ends a

@@ -7,6 +7,7 @@ costs. It ends when told to, when the pair is closed, and with its parent, which
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -85,9 +86,9 @@ def _serve(link: Link[AnyToKeeper]) -> None:
                 if any(isinstance(message, Close) for message in messages):
                     return
             elif restless:
-                keeper.log.rest()
+                keeper.rest()
                 restless = False
-            keeper.grant()
+            restless |= keeper.grant()
     finally:
         keeper.log.close()
 
@@ -150,17 +151,22 @@ class Keeper:
         answers += [self._answer(message) for message in messages if isinstance(message, Ask)]
         return answers
 
-    def grant(self) -> None:
-        """Do the erasures that were asked for while this process held the lock."""
+    def rest(self) -> None:
+        """Tidy up while nobody waits."""
+        with contextlib.suppress(LedgerError):
+            self.log.rest()
+
+    def grant(self) -> bool:
+        """Do the erasures that were asked for while this process held the lock; whether any."""
         now = time.monotonic()
         if now - self._looked < _WISHES:
-            return
+            return False
         self._looked = now
         try:
-            grant(self.log, self._writer)
-        except LedgerError:
+            return bool(grant(self.log, self._writer))
+        except FreeholdError:
             # Told to the next request that needs the ledger; the wish stays where it is.
-            return
+            return False
 
     def _draft(self, message: Open | Seal | Note) -> Draft:
         match message:

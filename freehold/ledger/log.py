@@ -189,6 +189,7 @@ class Log(Reader):
     def __init__(self, database: Database, key: SigningKey) -> None:
         self._key = key
         self._known: tuple[int, bytes] | None = None
+        self._littered = False
         with database.transaction(write=True) as db:
             migrate(db)
             if _meta(db, "verifier", missing=True) is None:
@@ -259,7 +260,7 @@ class Log(Reader):
         with self._database.transaction(write=True) as db:
             db.execute(sql.update(LEAVES).where(mine).values(salt=None, body=None, content=None))
             db.execute(sql.delete(WISHES).where(WISHES.c.entry == entry))
-        self._database.shred()
+        self._littered = not self._database.shred()
         return done
 
     def drop_wish(self, entry: int) -> None:
@@ -270,6 +271,8 @@ class Log(Reader):
     def rest(self) -> None:
         """Do what is better done while nobody waits."""
         self._database.rest()
+        if self._littered:
+            self._littered = not self._database.shred()
 
     def _load(self) -> tuple[merkle.Frontier, int]:
         """The tree's edge as the data base has it, held against the last checkpoint and against

@@ -82,7 +82,7 @@ class Account:
         try:
             await self._seal("failed", code)
         except LedgerError as error:
-            LOG.error("an entry stays open: %s", error)
+            LOG.error("a request could not be sealed: %s", error)
 
     def abandon(self, ending: Ending) -> None:
         """The same for a request that is being torn down: written after it."""
@@ -98,7 +98,7 @@ class Account:
         try:
             await self._seal(ending)
         except FreeholdError as error:
-            LOG.error("an entry stays open: %s", error)
+            LOG.error("a request could not be sealed: %s", error)
 
     async def _seal(self, ending: Ending, code: str | None = None) -> None:
         if self._opening is None or self._usage is None or self._settled:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,37 @@ def test_who_reads_needs_no_lock(open_log: Open, url: str) -> None:
     fill(log, 1)
     assert reader.checkpoint() == log.checkpoint()
     reader.close()
+
+
+def test_a_ledger_is_verified_while_it_is_written(open_log: Open, url: str) -> None:
+    log, ended = open_log(url), threading.Event()
+    fill(log, 1)
+
+    def verify() -> list[list[str]]:
+        database, found = Database(place(url, Path()), writer=False), []
+        while not ended.is_set():
+            found.append(check(database).findings)
+        database.close()
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        verifying = pool.submit(verify)
+        fill(log, 150)
+        ended.set()
+    assert len(verifying.result()) > 3
+    assert not any(verifying.result())
+
+
+def test_a_refused_question_costs_no_connection(open_log: Open, url: str) -> None:
+    """With PostgreSQL the connection is the lock."""
+    log = open_log(url)
+    fill(log, 1)
+    before = log._database._connection
+    with pytest.raises(UsageError):
+        log.inclusion(99)
+    assert log._database._connection is before
+    fill(log, 1)
+    assert log._database._connection is before
 
 
 def test_another_key_is_refused(open_log: Open, tmp_path: Path) -> None:
