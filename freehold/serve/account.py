@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from freehold.errors import FreeholdError, LedgerError
 from freehold.serve.answer import Piece, Usage
 from freehold.types import Ending, Entry, Ledger, Outcome, Receipt, Record
 
 LOG = logging.getLogger("freehold.serve")
+
+_SETTLE_SECONDS = 5.0
 
 ENTRY_HEADER = "x-freehold-entry"
 CHECKPOINT_HEADER = "x-freehold-checkpoint"
@@ -27,20 +31,40 @@ class Ledgers:
 
     def __init__(self, ledger: Ledger | None) -> None:
         self.ledger = ledger
-        self._late: set[asyncio.Task[None]] = set()
+        self._late: set[asyncio.Task[Any]] = set()
+        self._open = 0
+        self._none_open = asyncio.Event()
+        self._none_open.set()
 
     def account(self) -> Account:
         return Account(self)
 
-    def later(self, work: asyncio.Task[None]) -> None:
-        """Hold on to what is written after its request has gone."""
+    def later(self, work: asyncio.Task[Any]) -> None:
+        """Hold on to what may be written after its request has gone."""
         self._late.add(work)
-        work.add_done_callback(self._late.discard)
+        work.add_done_callback(self._forget)
+
+    def opened(self) -> None:
+        """One more entry is to be sealed before the end."""
+        self._open += 1
+        self._none_open.clear()
+
+    def sealed(self) -> None:
+        """One less, whether it could be or not."""
+        self._open -= 1
+        if not self._open:
+            self._none_open.set()
+
+    def _forget(self, work: asyncio.Task[Any]) -> None:
+        self._late.discard(work)
+        if not work.cancelled():
+            work.exception()  # whoever waited for it was told; nobody may be left
 
     async def settle(self) -> None:
-        """Wait until all that is under way is written."""
-        while self._late:
-            await asyncio.wait(self._late)
+        """Wait until all that is under way is written, ``_SETTLE_SECONDS`` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await self._none_open.wait()
 
 
 class Account:
@@ -57,6 +81,7 @@ class Account:
         """Send the first leaf off; ``usage`` is where what is answered will be found."""
         if self._ledgers.ledger is not None:
             self._usage = usage
+            self._ledgers.opened()
             self._opening = asyncio.create_task(_open(self._ledgers.ledger, record))
 
     async def opened(self) -> int | None:
@@ -67,10 +92,11 @@ class Account:
         return (await asyncio.shield(self._opening)).number
 
     async def sealed(self, pieces: AsyncGenerator[Piece], count: int) -> AsyncGenerator[Piece]:
-        """Pass on the pieces of ``count`` answers, but seal before the last one of all. Raises
-        ``LedgerError``."""
+        """Pass on the pieces of ``count`` answers: none before the entry is open, and the last one
+        of all once it is sealed. Raises ``LedgerError``, so that nothing is made in vain."""
         async with aclosing(pieces):
             async for piece in pieces:
+                await self.opened()
                 if piece.finish is not None:
                     count -= 1
                     if count == 0:
@@ -112,9 +138,15 @@ class Account:
             cached_tokens=sum(self._usage.cached.values()),
             completion_tokens=self._usage.completion_tokens,
         )
-        entry = await asyncio.shield(self._opening)
-        # Shielded too: half-way through, it will be written whatever becomes of the request.
-        self.receipt = await asyncio.shield(entry.seal(outcome))
+        # Shielded: half-way through, it will be written whatever becomes of the request.
+        sealing = asyncio.create_task(_seal(self._opening, outcome))
+        sealing.add_done_callback(lambda _: self._ledgers.sealed())
+        self._ledgers.later(sealing)
+        self.receipt = await asyncio.shield(sealing)
+
+
+async def _seal(opening: asyncio.Task[Entry], outcome: Outcome) -> Receipt:
+    return await (await opening).seal(outcome)
 
 
 async def _open(ledger: Ledger, record: Record) -> Entry:

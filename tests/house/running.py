@@ -57,7 +57,7 @@ class Server:
         return self.process.wait(60)
 
 
-def start(root: Path, *options: str) -> Server:
+def start(root: Path, *options: str, **env: str) -> Server:
     """Start a server on a free port and wait until it answers.
 
     It records in a ledger of its own and signs with a key of its own, not with the user's.
@@ -72,7 +72,12 @@ def start(root: Path, *options: str) -> Server:
         ],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "FREEHOLD_HOME": str(root), "FREEHOLD_KEYS": str(apart / "keys")},
+        env={
+            **os.environ,
+            "FREEHOLD_HOME": str(root),
+            "FREEHOLD_KEYS": str(apart / "keys"),
+            **env,
+        },
     )
     server = Server(process=process)
     threading.Thread(target=server.listen, daemon=True).start()

@@ -7,11 +7,13 @@ import json
 import os
 import random
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
+from freehold.signing import keys
 from tests.house.running import DEFAULT, FREEHOLD, Server, start
 
 ENTRIES = int(os.environ.get("FREEHOLD_TEST_REPLAYS", "200"))
@@ -86,6 +88,41 @@ def test_200_entries_are_replayed_bit_for_bit(
     tokens = sum(one["tokens"] for one in found["results"])
     with capsys.disabled():
         print(f"\n{found['identical']} of {ENTRIES} entries bit-identical, {tokens} tokens")
+
+
+def test_a_sealed_entry_is_replayed_with_the_owner_s_key(real_root: Path, tmp_path: Path) -> None:
+    """The server has the public half only; the private one comes back to replay."""
+    folder = tmp_path / "signing"
+    keys.create(folder, "owner", "p256")
+    private = (folder / "owner.key").read_bytes()
+    (folder / "owner.key").unlink()
+    config = tmp_path / "freehold.toml"
+    config.write_text('ledger_content = "sealed"\nledger_reader = "owner"\n')
+    env = {
+        "FREEHOLD_HOME": str(real_root),
+        "FREEHOLD_KEYS": str(folder),
+        "FREEHOLD_CONFIG": str(config),
+    }
+    ledger = str(tmp_path / "ledger.sqlite")
+    server = start(real_root, "--ledger", ledger, **env)
+    try:
+        httpx.post(
+            f"{server.address}/v1/completions",
+            headers={"Authorization": f"Bearer {server.key}"},
+            json={"model": DEFAULT, "prompt": "The winter lake", "max_tokens": 9, "stream": True},
+            timeout=60,
+        ).raise_for_status()
+    finally:
+        assert server.stop() == 0
+    assert b"winter lake" not in Path(ledger).read_bytes()
+    words = [*FREEHOLD, "ledger", "replay", "0", "--ledger", ledger, "--key", "owner"]
+    run = partial(subprocess.run, check=False, capture_output=True, text=True)
+    assert run(words, env={**os.environ, **env}).returncode == 2
+    (folder / "owner.key").write_bytes(private)
+    (folder / "owner.key").chmod(0o600)
+    done = run(words, env={**os.environ, **env})
+    assert done.returncode == 0, done.stderr
+    assert "entry 0: bit-identical" in done.stdout
 
 
 def test_a_changed_answer_is_shown(

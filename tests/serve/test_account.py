@@ -277,6 +277,15 @@ def test_nothing_goes_out_while_the_keeper_is_silent(recorded: Callable[..., Any
     assert ask(server, CHAT, chat()).status_code == 200
 
 
+def test_an_answer_without_an_entry_is_not_made_to_its_end(
+    recorded: Callable[..., Any], scripted: Any
+) -> None:
+    server = recorded(engine=scripted.ScriptedEngine(delay=0.05))
+    os.kill(server.ledger.pid, signal.SIGKILL)
+    assert ask(server, CHAT, chat("x" * 400)).status_code == 503
+    assert (server.engine.started, server.engine.closed, server.engine.finished) == (1, 1, 0)
+
+
 def test_a_keeper_that_dies_ends_all_answers(recorded: Callable[..., Any], scripted: Any) -> None:
     server = recorded(engine=scripted.ScriptedEngine(delay=0.02))
     with httpx.stream(
