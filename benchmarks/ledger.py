@@ -5,7 +5,9 @@
 Each round asks both servers the same: one stream alone (time to the first token, tokens per second)
 and eight at once (tokens per second over all). Which goes first alternates. The difference is taken
 round by round, so that what the machine does meanwhile hits both alike; the median is printed with
-the middle half. Beside it stands what the disk takes for one durable commit.
+the middle half. On a noisy machine the rates say little: beside them stands the processor time that
+counter and keeper took for a request, which noise touches less, and what the disk takes for one
+durable commit.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 MODEL = "qwen2.5-coder-0.5b-instruct"
 TOKENS = 64
@@ -41,6 +44,17 @@ class Server:
 
     url: str
     key: str
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all its processes but the engine's, since their start."""
+        counter = psutil.Process(self.pid)
+        found = 0.0
+        for process in (counter, *counter.children(recursive=True)):
+            if "freehold.engine" not in process.cmdline():
+                times = process.cpu_times()
+                found += times.user + times.system
+        return found
 
 
 @contextlib.contextmanager
@@ -75,7 +89,7 @@ def serving(folder: Path, *options: str) -> Iterator[Server]:
     assert url is not None
     assert key is not None
     try:
-        yield Server(url.group(1), key.group(1))
+        yield Server(url.group(1), key.group(1), process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.stderr.close()
@@ -150,12 +164,17 @@ def main() -> None:
             serving(folder, "--ledger", "off") as off,
         ):
             servers = {"on": on, "off": off}
+            began = dict.fromkeys(servers, 0.0)
             for turn in range(-1, rounds):
                 order = ("on", "off") if turn % 2 else ("off", "on")
                 for which in order:
                     found = asyncio.run(measure(servers[which], turn))
                     if turn >= 0:  # the first round warms up
                         seen[which].append(found)
+                    else:
+                        began[which] = servers[which].cpu_seconds()
+            requests = rounds * (1 + AT_ONCE)
+            cpu = {w: 1000 * (servers[w].cpu_seconds() - began[w]) / requests for w in servers}
             fsync = disk(folder)
     print(f"{rounds} rounds, {TOKENS} tokens an answer, {MODEL}")
     for what, unit in (
@@ -170,6 +189,10 @@ def main() -> None:
         else:
             share = [100 * (1 - a / b) for a, b in zip(on_, off_, strict=True)]
             print("  fewer, %    ", middle(share))
+    print(
+        f"processor time of counter and keeper, ms a request: without {cpu['off']:.2f}, "
+        f"with {cpu['on']:.2f}"
+    )
     print("one durable append here, ms:", middle(fsync))
 
 
