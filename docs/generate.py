@@ -62,7 +62,9 @@ Generated from the settings' own descriptions by `make docs`.
 Freehold keeps everything under one folder: `$FREEHOLD_HOME`, else `freehold` in your user data
 folder (`$XDG_DATA_HOME`, else `~/.local/share`). The owner's file is `freehold.toml` in that
 folder, or the file that `$FREEHOLD_CONFIG` names. There need not be one. A key that is not in this
-table is an error, and a command-line option goes before the file.
+table is an error, and a command-line option goes before the file. Signing keys lie elsewhere: in
+`$FREEHOLD_KEYS`, else in `freehold/keys` in your configuration folder (`$XDG_CONFIG_HOME`, else
+`~/.config`).
 
 | key | default | meaning |
 |---|---|---|

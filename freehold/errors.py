@@ -12,7 +12,10 @@
     ├── SourceError           nothing could deliver the bytes (unreachable, incomplete)
     ├── StorageError          this machine's disk cannot hold or return them
     ├── BusyError             the queue is full; says when to come back
-    └── EngineError           the engine process failed or is gone
+    └── ProcessError          one of the house's own processes failed or is gone
+        ├── EngineError       the engine
+        ├── LedgerError       the keeper, or its data base: no entry, so no reply
+        └── ProtocolError     the bytes on the pair between two of them are no message
 
 A message names the thing, the reason and the next step. Misuse, tampering and bad luck are
 different errors because a user does different things about them: each class carries the exit code
@@ -101,7 +104,19 @@ class BusyError(FreeholdError):
         self.retry_after = retry_after
 
 
-class EngineError(FreeholdError):
-    """The engine process failed, or is gone."""
+class ProcessError(FreeholdError):
+    """One of the house's own processes failed, or is gone."""
 
     exit_code = 7
+
+
+class EngineError(ProcessError):
+    """The engine process failed, or is gone."""
+
+
+class LedgerError(ProcessError):
+    """The ledger could not be written or read: the keeper, its disk or its data base failed."""
+
+
+class ProtocolError(ProcessError):
+    """The bytes on a pair are no message. The end that reads them stops reading."""

@@ -108,6 +108,7 @@ class ModelCard:
 
     ``context`` is in tokens. ``numerics`` names the arithmetic (for example ``torch-float32``).
     ``bytes_per_token`` is how many bytes of weights one decoded token reads, as they are held.
+    ``isa`` is what it runs on (an instruction set, a device).
     ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``.
     """
 
@@ -118,6 +119,7 @@ class ModelCard:
     bytes_per_token: int
     numerics: str
     caps: frozenset[str]
+    isa: str = ""
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -334,3 +336,111 @@ class Codec(Protocol):
         ...
 
     def decoder(self, stop: Sequence[str] = ()) -> Decoder: ...
+
+
+# --- ledger ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is known of a request when it opens: enough to ask the engine the same again.
+
+    ``request`` is the id the client was told, ``key`` the API key's. ``prompts`` are the token ids
+    the engine is asked with, ``input`` what the client wrote (plain JSON data). Answer number
+    ``i`` continues ``prompts[i // choices]`` with ``sampling``, but ``seeds[i // choices]`` as its
+    seed and ``i % choices`` as its choice. ``digest`` is the model's, of its manifest.
+    """
+
+    request: str
+    endpoint: str
+    key: str
+    model: str
+    digest: str
+    numerics: str
+    isa: str
+    engine: str
+    prompts: tuple[tuple[int, ...], ...]
+    input: Any
+    sampling: Sampling
+    seeds: tuple[int, ...]
+    choices: int
+    stop: tuple[str, ...] = ()
+    adapter: str | None = None
+    guard: str | None = None
+    policy: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """One answer as the engine gave it, whole or broken off."""
+
+    ids: tuple[int, ...]
+    text: str
+    finish: str | None
+
+
+Ending: TypeAlias = Literal["answered", "cancelled", "failed"]
+"""How a request ended: with an answer, because the client hung up, or with an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a request. ``error`` is the code the client was told."""
+
+    ending: Ending
+    answers: tuple[Answered, ...]
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    error: str | None = None
+    verdicts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """Proof of sealing: entry number ``entry`` ends with leaf ``leaf``, which the signed
+    ``checkpoint`` (a C2SP note) covers. Kept elsewhere, it shows a log that was cut later."""
+
+    entry: int
+    leaf: int
+    checkpoint: str
+
+
+class Entry(Protocol):
+    """An opened request, numbered by its first leaf."""
+
+    @property
+    def number(self) -> int: ...
+
+    async def seal(self, outcome: Outcome) -> Receipt:
+        """Write the second leaf; returns when it is durable. Raises ``LedgerError``."""
+        ...
+
+
+class Ledger(Protocol):
+    """The record of what the server did. Every method raises ``LedgerError`` when it cannot be
+    reached; what is read comes as plain JSON data."""
+
+    async def open(self, record: Record) -> Entry:
+        """Write the first leaf; returns when it is durable."""
+        ...
+
+    async def checkpoint(self) -> str:
+        """The latest signed checkpoint, a C2SP note."""
+        ...
+
+    async def leaves(self, first: int, count: int) -> list[dict[str, Any]]:
+        """Leaves from number ``first`` on, at most ``count``."""
+        ...
+
+    async def entry(self, number: int) -> list[dict[str, Any]]:
+        """The leaves of one entry. Raises ``NotFoundError``."""
+        ...
+
+    async def inclusion(self, leaf: int, size: int | None = None) -> dict[str, Any]:
+        """The proof that a leaf is in the tree of ``size`` leaves (default: all)."""
+        ...
+
+    async def consistency(self, first: int, second: int | None = None) -> dict[str, Any]:
+        """The proof that the tree of ``second`` leaves begins with that of ``first``."""
+        ...

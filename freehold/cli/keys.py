@@ -20,15 +20,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("add")
 def add(
-    name: Annotated[str, typer.Argument(help="Who or what the key is for.")], json: Json = False
+    name: Annotated[str, typer.Argument(help="Who or what the key is for.")],
+    role: Annotated[
+        str,
+        typer.Option(
+            help="user asks the model; auditor reads the ledger and passports, nothing else."
+        ),
+    ] = "user",
+    json: Json = False,
 ) -> None:
     """Make a key. The secret is shown once and stored only as a hash."""
     from freehold.serve.keys import Keyring
 
-    new = Keyring(keyring_url()).add(name)
+    new = Keyring(keyring_url()).add(name, role=role)
     emit(
-        {"id": new.id, "name": new.name, "secret": new.secret},
-        [f"key {new.id} for {new.name}, shown only now:", new.secret],
+        {"id": new.id, "name": new.name, "role": role, "secret": new.secret},
+        [f"{role} key {new.id} for {new.name}, shown only now:", new.secret],
         as_json=json,
     )
 
@@ -42,8 +49,11 @@ def list_keys(json: Json = False) -> None:
     emit(
         [_row(key) for key in found],
         table(
-            ("id", "name", "made", "state"),
-            ((key.id, key.name, f"{key.created:%Y-%m-%d %H:%M}Z", _state(key)) for key in found),
+            ("id", "name", "role", "made", "state"),
+            (
+                (key.id, key.name, key.role, f"{key.created:%Y-%m-%d %H:%M}Z", _state(key))
+                for key in found
+            ),
         )
         if found
         else ["no keys yet: make one with `freehold keys add NAME`"],
@@ -66,6 +76,7 @@ def _row(key: KeyInfo) -> dict[str, str | None]:
     return {
         "id": key.id,
         "name": key.name,
+        "role": key.role,
         "created": key.created.isoformat(),
         "revoked": key.revoked.isoformat() if key.revoked else None,
     }

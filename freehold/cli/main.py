@@ -11,7 +11,7 @@ import sys
 import typer
 
 from freehold import __version__
-from freehold.cli import benching, keys, models, packing, serving, talking
+from freehold.cli import benching, keys, ledger, models, packing, serving, talking
 from freehold.cli.output import fail
 from freehold.errors import FreeholdError
 
@@ -33,6 +33,7 @@ app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
 app.add_typer(keys.app, name="keys")
+app.add_typer(ledger.app, name="ledger")
 
 
 def _version(value: bool) -> None:

@@ -1,5 +1,5 @@
-"""Where things lie on this machine: everything is under one folder, the root, but for the secret
-that seals packs. The root may be a disk that others can write to."""
+"""Where things lie on this machine: everything is under one folder, the root, but for signing keys
+and the secret that seals packs. The root may be a disk that others can write to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ def root() -> Path:
     from freehold.store import default_root
 
     return default_root()
+
+
+def keys_folder() -> Path:
+    """Where signing keys lie, outside the store: ``$FREEHOLD_KEYS``, else the user's configuration
+    folder."""
+    named = os.environ.get("FREEHOLD_KEYS")
+    if named:
+        return Path(named).expanduser()
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(config) / "freehold" / "keys"
 
 
 def keyring_url() -> str:

@@ -13,6 +13,7 @@ import typer
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, say
 from freehold.cli.places import keyring_url, root
+from freehold.cli.recording import recording
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ def serve(
     draft: Annotated[
         str | None, typer.Option(help="A smaller model to guess with, auto or off [auto].")
     ] = None,
+    ledger: Annotated[
+        str | None,
+        typer.Option(help="Record requests in this file or data base, or off [ledger.sqlite]."),
+    ] = None,
+    ledger_content: Annotated[
+        str | None, typer.Option(help="Keep prompts and answers as hash, sealed or clear [hash].")
+    ] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(help="Context held by all requests together, in tokens [32768].")
     ] = None,
@@ -63,6 +71,8 @@ def serve(
         threads=threads,
         speculate=speculate,
         draft=draft,
+        ledger=ledger,
+        ledger_content=ledger_content,
         cache_tokens=cache_tokens,
         max_running=max_running,
         max_waiting=max_waiting,
@@ -91,7 +101,7 @@ async def _serve(
 
     keyring = Keyring(keyring_url())
     with Bar() as bar:
-        async with living(settings, bar, child) as model:
+        async with recording(settings) as opened, living(settings, bar, child) as model:
             hosted = Hosted(
                 name=model.name,
                 card=model.engine.card,
@@ -107,7 +117,7 @@ async def _serve(
             )
             key = keyring.add_temporary() if temporary_key else None
             await run(
-                build([hosted], keyring, limits),
+                build([hosted], keyring, limits, await opened()),
                 binding,
                 drain_seconds=settings.drain_seconds,
                 on_ready=lambda address: _greet(address, model.name, key),

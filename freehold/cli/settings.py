@@ -58,6 +58,19 @@ class Settings:
         "a smaller model of the same vocabulary that guesses where lookup finds nothing; `auto` "
         "takes the smallest one in the vault that is at most a quarter of the model, `off` none",
     )
+    ledger: str = _key(
+        "ledger.sqlite",
+        "where requests are recorded: a file in the store's folder, a data base "
+        "(`postgresql://USER@HOST/NAME`), or `off` for no record at all",
+    )
+    ledger_content: str = _key(
+        "hash",
+        "how prompts and answers are recorded: `hash` keeps a salted hash only, `sealed` encrypts "
+        "them to the owner's key, `clear` keeps them as they are",
+    )
+    ledger_reader: str = _key(
+        "", "the P-256 signing key that `sealed` prompts and answers are encrypted to, by name"
+    )
     cache_tokens: int = _key(
         32768, "how many tokens of context all running requests may hold together"
     )
@@ -78,6 +91,13 @@ class Settings:
             raise UsageError(
                 f"speculate is {self.speculate!r}: take lookup or off", param="speculate"
             )
+        if self.ledger_content not in ("hash", "sealed", "clear"):
+            raise UsageError(
+                f"ledger_content is {self.ledger_content!r}: take hash, sealed or clear",
+                param="ledger_content",
+            )
+        if not self.ledger:
+            raise UsageError("ledger is empty: name a file or a data base, or off", param="ledger")
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}: it must lie between 0 and 65535", param="port")
         if self.threads < 0:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from freehold import spawning
 
 if TYPE_CHECKING:
     from freehold.engine.wire import EngineSettings
@@ -23,9 +24,10 @@ class Child:
     def configure(self, settings: EngineSettings) -> None:
         """Tell it what to load. Once, before it is handed to ``EngineProcess``."""
         from freehold.engine import wire
+        from freehold.pair import frame
 
         try:
-            self.pair.sendall(wire.frame(wire.Configure(settings)))
+            self.pair.sendall(frame(wire.Configure(settings)))
         except (BrokenPipeError, ConnectionResetError):
             return  # it has ended: whoever listens to the pair will be told so
 
@@ -38,20 +40,6 @@ class Child:
 
 
 def spawn() -> Child:
-    """Start the process with one end of a fresh pair.
-
-    ``-P``: what lies in the folder Freehold was started from is not imported. A process group of
-    its own: Ctrl-C in the terminal is for the counter, which lets answers finish. Called in the
-    thread of the event loop, as the kernel ends the child when the thread that made it ends.
-    """
-    ours, theirs = socket.socketpair()
-    with theirs:
-        fd = theirs.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "freehold.engine", str(fd)],
-            pass_fds=(fd,),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            process_group=0,
-        )
-    return Child(process=process, pair=ours)
+    """Start the engine's process with one end of a fresh pair."""
+    process, pair = spawning.spawn("freehold.engine")
+    return Child(process=process, pair=pair)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import signal
 import subprocess
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +17,11 @@ from typing import Protocol
 from freehold.engine import reply, wire
 from freehold.engine.admission import Admission
 from freehold.engine.child import Child, spawn
-from freehold.engine.faults import error_of
 from freehold.engine.inbox import Inbox
 from freehold.engine.limits import check_ids, check_room, check_sampling, check_top
-from freehold.errors import EngineError, FreeholdError, UsageError
+from freehold.errors import EngineError, FreeholdError, ProtocolError, UsageError
+from freehold.faults import error_of
+from freehold.pair import Pipe, ending
 from freehold.types import Done, EngineStats, Event, Ids, Logprobs, ModelCard, Sampling, Tap
 
 CLOSE_SECONDS = 5.0
@@ -52,7 +52,7 @@ class EngineProcess:
         self._asked: dict[int, asyncio.Future[EngineStats]] = {}
         self._admission = Admission(settings.max_running + settings.max_waiting)
         self._ready: asyncio.Future[ModelCard] = asyncio.get_running_loop().create_future()
-        self._pipe: _Pipe | None = None
+        self._pipe: Pipe[wire.AnyFromEngine] | None = None
         self._cause: FreeholdError | None = None
         self._closing = False
         self._process, self._pair = child.process, child.pair
@@ -77,7 +77,8 @@ class EngineProcess:
         engine = cls(settings, progress, child)
         try:
             _, engine._pipe = await asyncio.get_running_loop().create_connection(
-                lambda: _Pipe(engine), sock=engine._pair
+                lambda: Pipe(wire.read_from_engine, engine.received, engine.broken, engine.lost),
+                sock=engine._pair,
             )
             await engine._ready
         except BaseException:
@@ -186,9 +187,8 @@ class EngineProcess:
                 self._send(wire.Cancel(inbox.number))
 
     def _send(self, message: wire.ToEngine) -> None:
-        data = wire.frame(message)
-        if self._pipe is not None and not self._pipe.transport.is_closing():
-            self._pipe.transport.write(data)
+        if self._pipe is not None:
+            self._pipe.send(message)
 
     def _check_alive(self) -> None:
         if self._closing or self._pipe is None or self._pipe.lost.is_set():
@@ -214,12 +214,12 @@ class EngineProcess:
                     self._progress.note(line)
             case wire.Ready(card):
                 if self._ready.done():
-                    raise wire.ProtocolError("the engine said Ready twice")
+                    raise ProtocolError("the engine said Ready twice")
                 self._ready.set_result(card)
             case wire.Fatal(fault):
                 self._cause = error_of(fault)
 
-    def broken(self, error: wire.ProtocolError) -> None:
+    def broken(self, error: ProtocolError) -> None:
         """Bytes came that are no message: nothing that follows can be believed."""
         self._cause = error
         self._process.kill()
@@ -261,44 +261,13 @@ class EngineProcess:
             error.__cause__ = self._cause
             return error
         status = self._process.returncode
-        how = "" if status is None else f" ({_status(status)})"
+        how = "" if status is None else f" ({ending(status)})"
         return EngineError(
             f"the engine process has ended{how}: see its messages on standard error, "
             "and start Freehold again"
         )
 
 
-class _Pipe(asyncio.Protocol):
-    """Bytes from the engine to whole messages."""
-
-    transport: asyncio.WriteTransport
-
-    def __init__(self, engine: EngineProcess) -> None:
-        self.lost = asyncio.Event()
-        self._engine = engine
-        self._frames = wire.Frames()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            for payload in self._frames.feed(data):
-                self._engine.received(wire.read_from_engine(payload))
-        except wire.ProtocolError as error:
-            self._engine.broken(error)
-            self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost.set()
-        self._engine.lost()
-
-
 def _refuse_adapter(adapter: str | None) -> None:
     if adapter is not None:
         raise UsageError(f"adapter {adapter!r}: this version serves no adapters", param="adapter")
-
-
-def _status(status: int) -> str:
-    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

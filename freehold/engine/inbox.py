@@ -7,9 +7,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from freehold.engine.faults import error_of
 from freehold.engine.wire import WINDOW, AnyEvent, Done, Failed, Scored, cost
 from freehold.errors import FreeholdError
+from freehold.faults import error_of
 
 _ACKNOWLEDGE = WINDOW // 4
 """Far enough below the window that the engine never waits for a reader who keeps up."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from freehold.engine import wire
-from freehold.engine.wire import ProtocolError
+from freehold.errors import ProtocolError
 from freehold.types import Done, Event, Floats, Logprobs, Prefilled, Token
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from freehold.engine.drafting import Drafter
-from freehold.engine.faults import fault_of
 from freehold.engine.limits import (
     check_ids,
     check_room,
@@ -41,6 +40,7 @@ from freehold.engine.wire import (
     cost,
 )
 from freehold.errors import FreeholdError, UsageError
+from freehold.faults import fault_of
 from freehold.qwen.config import Config
 from freehold.qwen.model import Span
 from freehold.qwen.ops import Cache, Ops, TapFn

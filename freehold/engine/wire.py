@@ -1,7 +1,6 @@
 """What the two ends of the engine's pair say to each other, and how it lies in the stream.
 
-A frame is a big-endian 32-bit length and that many bytes of msgpack: one message. Both ends bound
-the length before they take memory for it, and decode strictly: an unknown tag, a missing, surplus
+Frames are those of ``freehold.pair``. Both ends decode strictly: an unknown tag, a missing, surplus
 or wrongly typed field is a ``ProtocolError``, after which the stream is not read any further.
 
 Plain data only: no pickle, no class is named by the bytes but those of the two unions below.
@@ -15,11 +14,10 @@ from typing import Literal, TypeAlias
 import msgspec
 import numpy as np
 
-from freehold.errors import EngineError
+from freehold.errors import ProtocolError
+from freehold.faults import Fault
+from freehold.pair import frame
 from freehold.types import EngineStats, Floats, ModelCard, Sampling, Tap
-
-MAX_FRAME = 64 << 20
-"""Bytes in one frame, its length excluded."""
 
 SOFT_FRAME = 8 << 20
 """Events of a step are spread over further frames once one has grown to about this many bytes."""
@@ -27,12 +25,6 @@ SOFT_FRAME = 8 << 20
 WINDOW = 64 << 10
 """Bytes (as ``cost`` counts them) of a request's events that may be on the way, unread: about a
 thousand plain tokens. A request whose reader falls behind by more waits for it; others go on."""
-
-_LENGTH = 4
-
-
-class ProtocolError(EngineError):
-    """The bytes on the pair are no message. The end that reads them stops reading."""
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -177,17 +169,6 @@ class Scored(Event, frozen=True):
     last: bool
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An error of ``freehold.errors``: ``kind`` is its class, the rest its fields."""
-
-    kind: str
-    message: str
-    param: str | None = None
-    file: str | None = None
-    chunk: int | None = None
-    retry_after: int | None = None
-
-
 class Failed(Event, frozen=True):
     """The request has ended with an error; others go on."""
 
@@ -246,22 +227,11 @@ class Fatal(FromEngine, frozen=True):
 AnyToEngine: TypeAlias = Configure | Generate | Score | Cancel | Read | AskStats | Close
 AnyFromEngine: TypeAlias = Loading | Note | Ready | Events | Stats | Fatal
 
-_encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[AnyToEngine] = msgspec.msgpack.Decoder(AnyToEngine)
 _from_engine: msgspec.msgpack.Decoder[AnyFromEngine] = msgspec.msgpack.Decoder(AnyFromEngine)
 
 
 # --- frames ---------------------------------------------------------------------------------------
-
-
-def frame(message: ToEngine | FromEngine) -> bytes:
-    """One message as a frame. Raises ``ProtocolError`` if it is larger than ``MAX_FRAME``."""
-    payload = _encoder.encode(message)
-    if len(payload) > MAX_FRAME:
-        raise ProtocolError(
-            f"a message to or from the engine has {len(payload)} bytes; {MAX_FRAME} is the most"
-        )
-    return len(payload).to_bytes(_LENGTH, "big") + payload
 
 
 def event_frames(events: list[AnyEvent]) -> Iterator[bytes]:
@@ -284,41 +254,6 @@ def cost(event: AnyEvent) -> int:
         pairs = sum(len(best) for best in event.top)
         return 48 + len(event.values) + 16 * pairs + sum(len(tap.values) for tap in event.taps)
     return 48
-
-
-class Frames:
-    """Cuts a byte stream into frames' payloads, as the bytes come.
-
-    At most one frame, bounded by ``MAX_FRAME``, and what was fed last are held.
-    """
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield each payload that ``data`` completes. Raises ``ProtocolError``."""
-        self._buffer += data
-        start = 0
-        try:
-            while len(self._buffer) - start >= _LENGTH:
-                length = int.from_bytes(self._buffer[start : start + _LENGTH], "big")
-                if length > MAX_FRAME:
-                    raise ProtocolError(
-                        f"a frame announces {length} bytes; {MAX_FRAME} is the most"
-                    )
-                end = start + _LENGTH + length
-                if len(self._buffer) < end:
-                    return
-                payload = bytes(self._buffer[start + _LENGTH : end])
-                start = end
-                yield payload
-        finally:
-            del self._buffer[:start]
-
-    @property
-    def torn(self) -> bool:
-        """Whether the stream stands in the middle of a frame."""
-        return bool(self._buffer)
 
 
 def read_to_engine(payload: bytes) -> AnyToEngine:

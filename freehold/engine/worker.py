@@ -8,13 +8,8 @@ parent, whichever comes first.
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import socket
-import sys
 
-from freehold.engine.faults import fault_of
-from freehold.engine.link import Hungup, Link
 from freehold.engine.loading import load_draft, load_model
 from freehold.engine.runner import Runner
 from freehold.engine.wire import (
@@ -29,25 +24,25 @@ from freehold.engine.wire import (
     Generate,
     Loading,
     Note,
-    ProtocolError,
     Read,
     Ready,
     Score,
     Stats,
     event_frames,
-    frame,
+    read_to_engine,
 )
-from freehold.errors import EngineError, FreeholdError
+from freehold.errors import EngineError, FreeholdError, ProtocolError
+from freehold.faults import fault_of
+from freehold.pair import Hungup, Link, frame, outlive_nobody
 
-_PR_SET_PDEATHSIG = 1
 _LAST_WORDS = 5.0
 """Seconds that the counter has to take the message that says why the engine ends."""
 
 
 def run(fd: int) -> int:
     """Serve the counter at the other end of socket ``fd`` until it is done; the exit status."""
-    _outlive_nobody()
-    link = Link(socket.socket(fileno=fd))
+    outlive_nobody()
+    link = Link(socket.socket(fileno=fd), read_to_engine)
     try:
         _serve(link)
     except Hungup:
@@ -63,7 +58,7 @@ def run(fd: int) -> int:
     return 0
 
 
-def _serve(link: Link) -> None:
+def _serve(link: Link[AnyToEngine]) -> None:
     settings = _settings(link)
     teller = _Teller(link)
     model, draft = load_model(settings, teller), load_draft(settings, teller)
@@ -97,7 +92,7 @@ def _answer(runner: Runner, message: AnyToEngine) -> list[bytes]:
     return []
 
 
-def _settings(link: Link) -> EngineSettings:
+def _settings(link: Link[AnyToEngine]) -> EngineSettings:
     messages: list[AnyToEngine] = []
     while not messages:
         messages = link.receive(wait=True)
@@ -110,7 +105,7 @@ def _settings(link: Link) -> EngineSettings:
 class _Teller:
     """Tells the counter of each percent, and of what is to be known."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link[AnyToEngine]) -> None:
         self._link = link
         self._said = ("", -1)
 
@@ -122,16 +117,3 @@ class _Teller:
 
     def note(self, line: str) -> None:
         self._link.send([frame(Note(line))])
-
-
-def _outlive_nobody() -> None:
-    """Ignore the group's signals; on Linux, have the kernel end this process with its parent.
-
-    A parent that died before this call is noticed all the same: the pair has ended.
-    """
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise EngineError(f"prctl(PR_SET_PDEATHSIG) failed: errno {ctypes.get_errno()}")

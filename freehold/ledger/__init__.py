@@ -1,1 +1,6 @@
-"""The archive: what the server did, append-only, hash-chained, signed, verifiable by anyone."""
+"""The archive: append-only, hash-chained, signed, self-verifying; kept by a process of its own."""
+
+from freehold.ledger.client import LedgerProcess
+from freehold.ledger.wire import KeeperSettings
+
+__all__ = ["KeeperSettings", "LedgerProcess"]

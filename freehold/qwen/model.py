@@ -156,7 +156,7 @@ def load(
         ops = native = _open_native(
             config, dtype, device, weights, threads=threads, n_pages=n_pages, page_size=page_size
         )
-        numerics = f"{native.numerics}-{dtype}"
+        numerics, isa = f"{native.numerics}-{dtype}", native.engine.isa
         if packed is None:
             source = file = _File(model, ops, progress)
             fused = _weights(config, naming, source)
@@ -166,7 +166,7 @@ def load(
     else:
         assert packed is None, "packs are for the native back end"
         assert dtype != "int8", "checked before"
-        numerics = f"torch-{dtype}"
+        numerics, isa = f"torch-{dtype}", device
         ops = _open_torch(
             config, dtype, device, threads=threads, n_pages=n_pages, page_size=page_size
         )
@@ -178,6 +178,7 @@ def load(
         vocab=config.vocab,
         bytes_per_token=_read_per_token(ops, fused),
         numerics=numerics,
+        isa=isa,
         # Only the native arithmetic is specified to the bit.
         caps=frozenset({"ids", "score", "taps"} | ({"replay"} if backend == "native" else set())),
     )

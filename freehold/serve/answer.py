@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from freehold.errors import EngineError
 from freehold.serve.metrics import Meter
 from freehold.types import (
+    Answered,
     Codec,
     Done,
     Engine,
@@ -53,8 +54,18 @@ class Ask:
 
 
 @dataclass(kw_only=True)
+class Said:
+    """What one choice has come to so far: every token of the engine's, and the text let out."""
+
+    ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    finish: FinishReason | None = None
+
+
+@dataclass(kw_only=True)
 class Usage:
-    """Tokens of one request, in OpenAI's sense: a prompt counts once, whatever ``n`` is."""
+    """What one request has brought. Tokens are counted in OpenAI's sense: a prompt once, whatever
+    ``n`` is."""
 
     prompt_tokens: int
     completion_tokens: int = 0
@@ -62,6 +73,15 @@ class Usage:
     """Cached prompt tokens by choice."""
 
     choices_per_prompt: int = 1
+    said: dict[int, Said] = field(default_factory=dict)
+    """By choice."""
+
+    def answered(self) -> tuple[Answered, ...]:
+        """Every choice as it is now, in order."""
+        return tuple(
+            Answered(ids=tuple(one.ids), text="".join(one.texts), finish=one.finish)
+            for _, one in sorted(self.said.items())
+        )
 
     def json(self) -> dict[str, object]:
         """OpenAI's usage object."""
@@ -129,6 +149,7 @@ async def answer(
     held = _Held(codec, ask.sampling.logprobs is not None)
     decoder = codec.decoder(ask.stop)
     clock = meter.clock()
+    said = usage.said.setdefault(ask.index, Said())
     async with aclosing(engine.generate(ask.ids, ask.sampling)) as events:
         async for event in events:
             match event:
@@ -136,8 +157,11 @@ async def answer(
                     usage.completion_tokens += 1
                     clock.token()
                     held.add(event)
+                    said.ids.append(event.id)
                     delta = decoder.push(event.id)
+                    said.texts.append(delta.text)
                     if delta.stopped:
+                        said.finish = "stop"
                         tokens = held.release_stopped(delta.text)
                         yield Piece(index=ask.index, text=delta.text, tokens=tokens, finish="stop")
                         return
@@ -151,6 +175,8 @@ async def answer(
                 case Done():
                     delta = decoder.finish()
                     reason: FinishReason = "stop" if delta.stopped else event.reason
+                    said.texts.append(delta.text)
+                    said.finish = reason
                     tokens = held.release(delta.text)
                     yield Piece(index=ask.index, text=delta.text, tokens=tokens, finish=reason)
                     return

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from freehold.serve import records
 from freehold.serve.chat import chat_completions
 from freehold.serve.completions import completions
 from freehold.serve.desk import Desk, Hosted
@@ -21,6 +22,7 @@ from freehold.serve.limits import Limits
 from freehold.serve.middleware import Authenticate, BodyLimit, Catch, Observe
 from freehold.serve.models import health, list_models, metrics, show_model
 from freehold.serve.schema import ChatRequest, CompletionRequest
+from freehold.types import Ledger
 
 __all__ = ["Hosted", "Limits", "build"]
 
@@ -28,13 +30,15 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 _REF = "#/components/schemas/{model}"
 
 
-def build(models: Sequence[Hosted], keys: Keyring, limits: Limits) -> FastAPI:
-    """The application that serves ``models`` to holders of ``keys``.
+def build(
+    models: Sequence[Hosted], keys: Keyring, limits: Limits, ledger: Ledger | None = None
+) -> FastAPI:
+    """The application that serves ``models`` to holders of ``keys``, and records in ``ledger``.
 
     Interactive documentation pages are off (they load scripts from elsewhere); the schema itself
     is at ``/openapi.json``, behind the key. Raises ``UsageError`` when two models share a name.
     """
-    desk = Desk(models, keys, limits)
+    desk = Desk(models, keys, limits, ledger)
     app = _Application(
         title="Freehold",
         docs_url=None,
@@ -53,6 +57,11 @@ def build(models: Sequence[Hosted], keys: Keyring, limits: Limits) -> FastAPI:
     _get(app, "/metrics", metrics)
     _get(app, "/v1/models", list_models)
     _get(app, "/v1/models/{model:path}", show_model)
+    _get(app, "/v1/ledger/checkpoint", records.checkpoint)
+    _get(app, "/v1/ledger/leaves", records.leaves)
+    _get(app, "/v1/ledger/entries/{number}", records.entry)
+    _get(app, "/v1/ledger/inclusion/{leaf}", records.inclusion)
+    _get(app, "/v1/ledger/consistency", records.consistency)
     _post(app, "/v1/chat/completions", chat_completions, ChatRequest)
     _post(app, "/v1/completions", completions, CompletionRequest)
     return app

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from freehold.serve.answer import Ask, Piece, Usage, answer, interleave
+from freehold.serve.asker import Asker, asker_of, record
 from freehold.serve.desk import Desk, Served, desk_of
 from freehold.serve.intake import read
 from freehold.serve.reply import Outlet, Reply, event
@@ -26,17 +27,22 @@ async def chat_completions(request: Request) -> Response:
     asked = await read(request, ChatRequest)
     served = desk.find(asked.model)
     check_choices(asked.n, desk.limits)
-    work = _Chat(desk, served, asked)
+    work = _Chat(desk, served, asked, asker_of(request))
     return Reply(desk, served.hosted, work.run)
 
 
 class _Chat:
     """One conversation's next turn."""
 
-    def __init__(self, desk: Desk, served: Served, asked: ChatRequest) -> None:
+    def __init__(self, desk: Desk, served: Served, asked: ChatRequest, asker: Asker) -> None:
         self._desk = desk
+        self._asker = asker
         self._served = served
         self._asked = asked
+        self._messages = [
+            message.model_dump(include={"role", "content", "reasoning_content"}, exclude_none=True)
+            for message in asked.messages
+        ]
         self._head = {
             "id": new_id("chatcmpl"),
             "object": "chat.completion.chunk" if asked.stream else "chat.completion",
@@ -50,10 +56,13 @@ class _Chat:
         asks = await self._asks()
         usage = Usage(prompt_tokens=len(asks[0].ids), choices_per_prompt=len(asks))
         hosted = self._served.hosted
+        given = {"messages": self._messages, "options": self._asked.options}
+        outlet.account.open(record(self._asker, hosted, asks, self._asked.n, given), usage)
         answers = [
             answer(hosted.engine, hosted.codec, ask, usage, self._served.meter) for ask in asks
         ]
         pieces = interleave(answers, self._desk.limits.at_once)
+        pieces = outlet.account.sealed(pieces, len(asks))
         if self._asked.stream:
             await outlet.stream(self._chunks(pieces, usage))
         else:
@@ -61,11 +70,7 @@ class _Chat:
 
     async def _asks(self) -> list[Ask]:
         asked, served = self._asked, self._served
-        messages = [
-            message.model_dump(include={"role", "content", "reasoning_content"}, exclude_none=True)
-            for message in asked.messages
-        ]
-        ids = await served.tokenising.chat(messages, asked.options)
+        ids = await served.tokenising.chat(self._messages, asked.options)
         name, wanted = asked.limit
         max_tokens = served.tokenising.room(len(ids), name, wanted)
         top = (asked.top_logprobs or 0) if asked.logprobs else None

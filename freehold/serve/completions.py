@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from freehold.errors import UsageError
 from freehold.serve.answer import Ask, Piece, Scored, Usage, answer, interleave, scored
+from freehold.serve.asker import Asker, asker_of, record
 from freehold.serve.desk import Desk, Served, desk_of
 from freehold.serve.intake import read
 from freehold.serve.reply import Outlet, Reply, event
@@ -28,7 +29,7 @@ async def completions(request: Request) -> Response:
     asked = await read(request, CompletionRequest)
     served = desk.find(asked.model)
     check_choices(asked.n, desk.limits)
-    work = _Completion(desk, served, asked)
+    work = _Completion(desk, served, asked, asker_of(request))
     return Reply(desk, served.hosted, work.run)
 
 
@@ -43,8 +44,9 @@ class _Echo:
 class _Completion:
     """One request: ``n`` choices for each prompt, numbered prompt by prompt."""
 
-    def __init__(self, desk: Desk, served: Served, asked: CompletionRequest) -> None:
+    def __init__(self, desk: Desk, served: Served, asked: CompletionRequest, asker: Asker) -> None:
         self._desk = desk
+        self._asker = asker
         self._served = served
         self._asked = asked
         self._head = {
@@ -59,9 +61,13 @@ class _Completion:
         asked, limits = self._asked, self._desk.limits
         prompts = await self._served.tokenising.prompts(asked.prompt, limits.max_prompts)
         usage = Usage(prompt_tokens=sum(map(len, prompts)), choices_per_prompt=asked.n)
-        answers = [self._answer(ask, usage) for ask in self._asks(prompts)]
+        asks = self._asks(prompts)
+        given = {"prompt": asked.prompt, "echo": asked.echo}
+        outlet.account.open(record(self._asker, self._served.hosted, asks, asked.n, given), usage)
+        answers = [self._answer(ask, usage) for ask in asks]
         echoes = [await self._echo(place, ids) for place, ids in enumerate(prompts)]
-        pieces = self._echoed(interleave(answers, limits.at_once), echoes)
+        pieces = outlet.account.sealed(interleave(answers, limits.at_once), len(asks))
+        pieces = self._echoed(pieces, echoes)
         if asked.stream:
             await outlet.stream(self._chunks(pieces, usage))
         else:

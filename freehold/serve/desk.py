@@ -9,13 +9,14 @@ from typing import cast
 from starlette.requests import Request
 
 from freehold.errors import UsageError
+from freehold.serve.account import Ledgers
 from freehold.serve.errors import Problem, ProblemError
 from freehold.serve.keys import Keyring
 from freehold.serve.limits import Admission, Deadlines, Limits
 from freehold.serve.metrics import Meter, Metrics
 from freehold.serve.prompt import Tokenising
 from freehold.serve.pulse import Pulse
-from freehold.types import Codec, Engine, ModelCard
+from freehold.types import Codec, Engine, Ledger, ModelCard
 
 FINGERPRINT_DIGITS = 12
 
@@ -49,8 +50,15 @@ class Served:
 class Desk:
     """Everything a request needs, in one place. Belongs to one application and one event loop."""
 
-    def __init__(self, models: Sequence[Hosted], keys: Keyring, limits: Limits) -> None:
+    def __init__(
+        self,
+        models: Sequence[Hosted],
+        keys: Keyring,
+        limits: Limits,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.keys = keys
+        self.ledgers = Ledgers(ledger)
         self.limits = limits
         self.metrics = Metrics()
         self.admission = Admission(limits)

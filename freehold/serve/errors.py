@@ -1,7 +1,7 @@
 """Every refusal in OpenAI's shape, and how our error tree maps to HTTP.
 
     UsageError, ContextOverflowError  400      NotFoundError     404
-    BusyError                         429      EngineError       503
+    BusyError                         429      ProcessError      503
     SourceError, StorageError         503      IntegrityError    500
 
 The body is always ``{"error": {"message", "type", "param", "code"}}``. What is not in our tree is a
@@ -18,9 +18,10 @@ from starlette.responses import Response
 from freehold.errors import (
     BusyError,
     ContextOverflowError,
-    EngineError,
     FreeholdError,
+    LedgerError,
     NotFoundError,
+    ProcessError,
     SourceError,
     StorageError,
     UsageError,
@@ -80,7 +81,8 @@ _TREE: tuple[tuple[type[FreeholdError], tuple[int, str, str]], ...] = (
     (NotFoundError, (404, INVALID, "not_found")),
     (ContextOverflowError, (400, INVALID, "context_length_exceeded")),
     (UsageError, (400, INVALID, "invalid_value")),
-    (EngineError, (503, SERVER, "engine_unavailable")),
+    (LedgerError, (503, SERVER, "ledger_unavailable")),
+    (ProcessError, (503, SERVER, "engine_unavailable")),
     (SourceError, (503, SERVER, "unavailable")),
     (StorageError, (503, SERVER, "unavailable")),
     (FreeholdError, (500, SERVER, "internal_error")),

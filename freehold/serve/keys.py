@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import sqlalchemy as sql
 from sqlalchemy.engine import make_url
 
 from freehold.errors import NotFoundError, StorageError, UsageError
+from freehold.serve.roles import ROLES
 
 _SCHEMA = sql.MetaData()
 _KEYS = sql.Table(
@@ -31,6 +32,7 @@ _KEYS = sql.Table(
     sql.Column("secret_sha256", sql.LargeBinary(32), nullable=False),
     sql.Column("created", sql.Float, nullable=False),
     sql.Column("revoked", sql.Float),
+    sql.Column("role", sql.String(16), nullable=False, server_default="user"),
 )
 _MAX_SECRET = 128
 _MAX_NAME = 64
@@ -44,6 +46,7 @@ class KeyInfo:
     name: str
     created: datetime
     revoked: datetime | None = None
+    role: str = "user"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +82,16 @@ class Keyring:
         self._temporary: dict[str, tuple[KeyInfo, bytes]] = {}
         with self._reading("made"):
             _SCHEMA.create_all(self._engine)
+            self._give_roles()
 
-    def add(self, name: str) -> NewKey:
-        """Make and store a key called ``name``, which no key in use may have already."""
+    def add(self, name: str, *, role: str = "user") -> NewKey:
+        """Make and store a key called ``name``, which no key in use may have already, for ``role``
+        (``freehold.serve.roles``)."""
         _check_name(name)
+        if role not in ROLES:
+            raise UsageError(f"role is {role!r}: it must be {' or '.join(ROLES)}", param="role")
         new, row = _mint(name)
+        row["role"] = role
         with self._reading("added"), self._engine.begin() as db:
             taken = sql.select(_KEYS.c.id).where(_KEYS.c.name == name, _KEYS.c.revoked.is_(None))
             if db.execute(taken).first() is not None:
@@ -122,7 +130,7 @@ class Keyring:
             change = sql.update(_KEYS).where(_KEYS.c.id == row.id)
             db.execute(change.values(revoked=now.timestamp()))
         info = _info(row)
-        return KeyInfo(id=info.id, name=info.name, created=info.created, revoked=now)
+        return replace(info, revoked=now)
 
     def check(self, secret: str) -> KeyInfo | None:
         """The key this secret opens, or ``None``. Constant-time in the secret."""
@@ -135,6 +143,15 @@ class Keyring:
         # Compared even when the id is unknown, so that both refusals take the same time.
         matches = hmac.compare_digest(digest, wanted)
         return info if matches and info is not None and info.revoked is None else None
+
+    def _give_roles(self) -> None:
+        """Bring a key file from before there were roles up to date: its keys are users'."""
+        with self._engine.begin() as db:
+            if "role" not in {column["name"] for column in sql.inspect(db).get_columns("api_keys")}:
+                # Spelled out: SQLAlchemy Core has no ALTER TABLE.
+                db.exec_driver_sql(
+                    "ALTER TABLE api_keys ADD COLUMN role VARCHAR(16) NOT NULL DEFAULT 'user'"
+                )
 
     def _find(self, key_id: str) -> tuple[KeyInfo | None, bytes]:
         if key_id in self._temporary:
@@ -181,9 +198,11 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def _info(row: sql.Row[tuple[str, str, bytes, float, float | None]]) -> KeyInfo:
+def _info(row: sql.Row[tuple[str, str, bytes, float, float | None, str]]) -> KeyInfo:
     revoked = None if row.revoked is None else _time(row.revoked)
-    return KeyInfo(id=row.id, name=row.name, created=_time(row.created), revoked=revoked)
+    return KeyInfo(
+        id=row.id, name=row.name, created=_time(row.created), revoked=revoked, role=row.role
+    )
 
 
 def _time(stamp: float) -> datetime:

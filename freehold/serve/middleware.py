@@ -22,6 +22,8 @@ from freehold.serve.errors import (
     ProblemError,
     problem_of,
 )
+from freehold.serve.keys import KeyInfo
+from freehold.serve.roles import may
 
 ACCESS = logging.getLogger("freehold.access")
 LOG = logging.getLogger("freehold.serve")
@@ -112,7 +114,8 @@ class Catch:
 
 
 class Authenticate:
-    """Lets nothing pass without a key, but for ``OPEN_PATHS``: not even a 404."""
+    """Lets nothing pass without a key, but for ``OPEN_PATHS``: not even a 404. And nothing that is
+    not for the key's role."""
 
     def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
         self._app = app
@@ -120,10 +123,13 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] not in OPEN_PATHS:
-            scope["state"]["key_id"] = self._key_id(Headers(scope=scope))
+            key = self._key(Headers(scope=scope))
+            scope["state"]["key_id"] = key.id
+            if not may(key.role, scope["path"]):
+                raise ProblemError(_not_yours(key.role))
         await self._app(scope, receive, send)
 
-    def _key_id(self, headers: Headers) -> str:
+    def _key(self, headers: Headers) -> KeyInfo:
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise ProblemError(
@@ -141,7 +147,18 @@ class Authenticate:
                     code="invalid_api_key",
                 )
             )
-        return key.id
+        return key
+
+
+def _not_yours(role: str) -> Problem:
+    return Problem(
+        status=403,
+        message=(
+            f"this key's role is {role}, which may not ask for this: an auditor reads the ledger "
+            "and passports and nothing else, a user everything but the ledger"
+        ),
+        code="wrong_role",
+    )
 
 
 def _unauthorised(message: str, code: str | None) -> Problem:

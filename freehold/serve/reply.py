@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from freehold.errors import FreeholdError
+from freehold.serve.account import CHECKPOINT_HEADER, ENTRY_HEADER, Account
 from freehold.serve.desk import Desk, Hosted
 from freehold.serve.errors import ClientGoneError, problem_of
 from freehold.serve.wire import encode
@@ -34,11 +35,13 @@ def event(data: object) -> bytes:
 
 
 class Outlet:
-    """Where one reply goes out: call ``whole`` or ``stream``, once."""
+    """Where one reply goes out: call ``whole`` or ``stream``, once. ``account`` is its entry in the
+    ledger: nothing goes out before that is open."""
 
-    def __init__(self, send: Send, hosted: Hosted) -> None:
+    def __init__(self, send: Send, hosted: Hosted, account: Account) -> None:
         self._send = send
         self._digest = hosted.card.digest.encode()
+        self.account = account
         self.streaming = False
 
     async def whole(self, data: object) -> None:
@@ -55,7 +58,10 @@ class Outlet:
             while chunk is not None:
                 await self._write(chunk)
                 chunk = await anext(chunks, None)
-        await self._write(DONE, more=False)
+        # A comment, which clients that do not know of it skip.
+        known = self.account.header
+        receipt = b": %s %s\n\n" % (CHECKPOINT_HEADER.encode(), known) if known else b""
+        await self._write(receipt + DONE, more=False)
 
     async def fail(self, error: FreeholdError) -> None:
         """End a stream that has begun with an error event instead of ``[DONE]``."""
@@ -67,11 +73,11 @@ class Outlet:
             await asyncio.wait({first}, timeout=_PATIENCE)
             if first.done() and first.exception() is not None:
                 return first.result()
-            self.streaming = True
             await self._begin(
                 (b"content-type", b"text/event-stream; charset=utf-8"),
                 (b"cache-control", b"no-store"),
                 (b"x-accel-buffering", b"no"),
+                streaming=True,
             )
             return await first
         finally:
@@ -79,8 +85,14 @@ class Outlet:
             first.cancel()
             await asyncio.wait({first})
 
-    async def _begin(self, *headers: tuple[bytes, bytes]) -> None:
+    async def _begin(self, *headers: tuple[bytes, bytes], streaming: bool = False) -> None:
         named = [*headers, (DIGEST_HEADER.encode(), self._digest)]
+        entry = await self.account.opened()
+        if entry is not None:
+            named.append((ENTRY_HEADER.encode(), str(entry).encode()))
+        if self.account.header:
+            named.append((CHECKPOINT_HEADER.encode(), self.account.header))
+        self.streaming = streaming
         await self._send({"type": "http.response.start", "status": 200, "headers": named})
 
     async def _write(self, body: bytes, *, more: bool = True) -> None:
@@ -99,7 +111,8 @@ class Reply(Response):
         self._make = make
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await while_connected(receive, self._run(Outlet(send, self._hosted)))
+        outlet = Outlet(send, self._hosted, self._desk.ledgers.account())
+        await while_connected(receive, self._run(outlet))
 
     async def _run(self, outlet: Outlet) -> None:
         try:
@@ -107,9 +120,16 @@ class Reply(Response):
                 async with self._desk.deadlines.deadline():
                     await self._make(outlet)
         except FreeholdError as error:
+            await outlet.account.fail(problem_of(error).code)
             if not outlet.streaming:
                 raise
             await outlet.fail(error)
+        except asyncio.CancelledError:
+            outlet.account.abandon("cancelled")
+            raise
+        except BaseException:
+            outlet.account.abandon("failed")
+            raise
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

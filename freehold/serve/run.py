@@ -83,6 +83,7 @@ async def run(
             await server.serve(sockets=[listener])
         finally:
             server.hang_up()
+            await desk.ledgers.settle()
 
 
 class _Server(uvicorn.Server):

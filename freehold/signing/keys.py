@@ -59,6 +59,12 @@ class PublicKey:
             raise UsageError(f"key {self.key_id[:16]} is P-256: an Ed25519 key is needed here")
         return self._key.public_bytes_raw()
 
+    def p256(self) -> ec.EllipticCurvePublicKey:
+        """The key itself. Raises ``UsageError`` for another kind."""
+        if not isinstance(self._key, ec.EllipticCurvePublicKey):
+            raise UsageError(f"key {self.key_id[:16]} is Ed25519: a P-256 key is needed here")
+        return self._key
+
     def pem(self) -> str:
         """SubjectPublicKeyInfo, PEM."""
         return self._key.public_bytes(
@@ -109,6 +115,12 @@ class SigningKey:
         if isinstance(self._key, ed25519.Ed25519PrivateKey):
             return self._key.sign(data)
         return self._key.sign(data, _ECDSA)
+
+    def p256(self) -> ec.EllipticCurvePrivateKey:
+        """The private key itself. Raises ``UsageError`` for another kind."""
+        if not isinstance(self._key, ec.EllipticCurvePrivateKey):
+            raise UsageError(f"key {self.name!r} is Ed25519: a P-256 key is needed here")
+        return self._key
 
     def __repr__(self) -> str:  # nothing of the private half may reach a log
         return f"SigningKey({self.name!r}, {self.kind}, {self.key_id[:16]})"

@@ -27,7 +27,12 @@ def freehold(tmp_path: Path) -> Run:
             capture_output=True,
             text=True,
             timeout=60,
-            env={**os.environ, "FREEHOLD_HOME": str(tmp_path / "home"), **env},
+            env={
+                **os.environ,
+                "FREEHOLD_HOME": str(tmp_path / "home"),
+                "FREEHOLD_KEYS": str(tmp_path / "signing"),
+                **env,
+            },
         )
 
     return run

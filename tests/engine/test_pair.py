@@ -17,6 +17,7 @@ import pytest
 
 from freehold.engine import EngineSettings, wire
 from freehold.errors import EngineError
+from freehold.pair import Frames, frame
 
 Make = Callable[..., EngineSettings]
 
@@ -73,12 +74,12 @@ def bare(settings: EngineSettings | None) -> tuple[subprocess.Popen[bytes], sock
         )
     ours.settimeout(30)
     if settings is not None:
-        ours.sendall(wire.frame(wire.Configure(settings)))
+        ours.sendall(frame(wire.Configure(settings)))
     return process, ours
 
 
 def messages_until_end(sock: socket.socket) -> list[wire.AnyFromEngine]:
-    frames, found = wire.Frames(), list[wire.AnyFromEngine]()
+    frames, found = Frames(), list[wire.AnyFromEngine]()
     while data := sock.recv(1 << 16):
         found += map(wire.read_from_engine, frames.feed(data))
     return found
@@ -90,7 +91,7 @@ GARBAGE = {
     "no-msgpack": b"\x00\x00\x00\x01\xc1",
     "wrong-type": b"\x00\x00\x00\x0b" + b"\x92\xa8Generate" + b"\x01",
     "unknown-tag": b"\x00\x00\x00\x06\x91\xa4Nope",
-    "twice": wire.frame(wire.Configure(EngineSettings(root="", model=""))),
+    "twice": frame(wire.Configure(EngineSettings(root="", model=""))),
 }
 
 
@@ -105,7 +106,7 @@ def test_garbage_ends_the_engine_with_a_reason(tiny_settings: Make, kind: str, w
         sock.sendall(GARBAGE[kind] * (2 if when == "first" else 1))
         last = messages_until_end(sock)[-1]
         assert isinstance(last, wire.Fatal)
-        assert last.fault.kind == "EngineError"
+        assert last.fault.kind == "ProtocolError"
         assert process.wait(10) == EngineError.exit_code
 
 

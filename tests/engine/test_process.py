@@ -20,7 +20,7 @@ import psutil
 import pytest
 from safetensors.numpy import save_file
 
-from freehold.engine import EngineProcess, EngineSettings, wire
+from freehold.engine import EngineProcess, EngineSettings
 from freehold.errors import (
     BusyError,
     ContextOverflowError,
@@ -29,6 +29,7 @@ from freehold.errors import (
     NotFoundError,
     UsageError,
 )
+from freehold.pair import Frames
 from freehold.store import Store, pull
 from freehold.types import Done, Event, Prefilled, Sampling, Tap, Token
 from tests.engine.conftest import CONFIG, _Quiet, _weights
@@ -336,7 +337,7 @@ async def test_garbage_from_the_engine_fails_everyone_with_a_reason(
     task = asyncio.create_task(answer(engine, prompt_of(1), ENDLESS))
     await asyncio.sleep(0.05)
     assert engine._pipe is not None
-    engine._pipe._frames = wire.Frames()
+    engine._pipe._frames = Frames()
     engine._pipe.data_received(b"\xff\xff\xff\xff" + junk)
     with pytest.raises(EngineError, match="announces"):
         await asyncio.wait_for(task, 5)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from freehold.engine.faults import error_of
 from freehold.engine.runner import Runner
 from freehold.engine.wire import (
     AnyEvent,
@@ -22,6 +21,7 @@ from freehold.engine.wire import (
     Token,
 )
 from freehold.errors import BusyError, ContextOverflowError, EngineError, UsageError
+from freehold.faults import error_of
 from freehold.qwen.model import Model, Span
 from freehold.types import Sampling, Tap
 

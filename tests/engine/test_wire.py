@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freehold.engine import wire
-from freehold.engine.faults import error_of, fault_of
 from freehold.engine.reply import complete, event_of, logprobs_of
 from freehold.errors import (
     BusyError,
@@ -22,13 +21,18 @@ from freehold.errors import (
     EngineError,
     FreeholdError,
     IntegrityError,
+    LedgerError,
     MalformedError,
     NotFoundError,
+    ProcessError,
+    ProtocolError,
     RefusedError,
     SourceError,
     StorageError,
     UsageError,
 )
+from freehold.faults import Fault, error_of, fault_of
+from freehold.pair import MAX_FRAME, Frames, frame
 from freehold.types import EngineStats, ModelCard, Sampling, Tap
 
 CARD = ModelCard(
@@ -59,25 +63,25 @@ FROM_ENGINE = [
             wire.Token(1, 7, -0.5, [(7, -0.5), (8, -1.5)], [wire.Tapped("block_in", 0, 1, VALUES)]),
             wire.Done(1, "stop", 1),
             wire.Scored(2, VALUES, [[(1, -2.0)]], [], True),
-            wire.Failed(3, wire.Fault(kind="BusyError", message="m", retry_after=4)),
+            wire.Failed(3, Fault(kind="BusyError", message="m", retry_after=4)),
         ]
     ),
     wire.Stats(3, EngineStats(running=1, waiting=2, pages_total=3, pages_free=4, pages_cached=5)),
-    wire.Fatal(wire.Fault(kind="DigestError", message="m", file="f", chunk=0)),
+    wire.Fatal(Fault(kind="DigestError", message="m", file="f", chunk=0)),
 ]
 
 
 def payloads(data: bytes, *, cut: int) -> list[bytes]:
-    frames = wire.Frames()
+    frames = Frames()
     pieces = [data[i : i + cut] for i in range(0, len(data), cut)]
     return [payload for piece in pieces for payload in frames.feed(piece)]
 
 
 @pytest.mark.parametrize("cut", [1, 3, 10_000])
 def test_messages_survive_the_stream(cut: int) -> None:
-    stream = b"".join(map(wire.frame, TO_ENGINE))
+    stream = b"".join(map(frame, TO_ENGINE))
     assert [wire.read_to_engine(p) for p in payloads(stream, cut=cut)] == TO_ENGINE
-    stream = b"".join(map(wire.frame, FROM_ENGINE))
+    stream = b"".join(map(frame, FROM_ENGINE))
     assert [wire.read_from_engine(p) for p in payloads(stream, cut=cut)] == FROM_ENGINE
 
 
@@ -85,60 +89,60 @@ def test_messages_survive_the_stream(cut: int) -> None:
 def test_random_bytes_are_no_message(data: bytes) -> None:
     for read in (wire.read_to_engine, wire.read_from_engine):
         # Msgpack is dense: a few short strings are valid. Then they are exactly one message.
-        with suppress(EngineError):
+        with suppress(ProtocolError):
             message = read(data)
-            assert read(wire.frame(message)[4:]) == message
+            assert read(frame(message)[4:]) == message
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from([*TO_ENGINE, *FROM_ENGINE]))
 def test_damaged_messages_are_refused_or_read_whole(rng: random.Random, message: Any) -> None:
-    data = bytearray(wire.frame(message)[4:])
+    data = bytearray(frame(message)[4:])
     for _ in range(rng.randint(1, 4)):
         data[rng.randrange(len(data))] = rng.randrange(256)
     read = wire.read_to_engine if isinstance(message, wire.ToEngine) else wire.read_from_engine
     # UsageError: Sampling's own check of a number out of range. Nothing else may be raised.
-    with suppress(EngineError, UsageError):
+    with suppress(ProtocolError, UsageError):
         assert isinstance(read(bytes(data)), wire.ToEngine | wire.FromEngine)
 
 
 @pytest.mark.parametrize("message", [*TO_ENGINE, *FROM_ENGINE], ids=lambda m: type(m).__name__)
 def test_every_truncation_and_surplus_is_refused(message: Any) -> None:
-    data = wire.frame(message)[4:]
+    data = frame(message)[4:]
     read = wire.read_to_engine if isinstance(message, wire.ToEngine) else wire.read_from_engine
     for end in range(len(data)):
-        with pytest.raises(EngineError):
+        with pytest.raises(ProtocolError):
             read(data[:end])
-    with pytest.raises(EngineError):
+    with pytest.raises(ProtocolError):
         read(data + b"\x00")
     fields = msgspec.msgpack.decode(data, strict=False)
-    with pytest.raises(EngineError):
+    with pytest.raises(ProtocolError):
         read(msgspec.msgpack.encode([*fields, 1]))
     for i in range(len(fields)):
         for wrong in (None, {"a": 1}, "x", [[]], -1.5):
             changed = [*fields]
             changed[i] = wrong
             if type(wrong) is not type(fields[i]) and not isinstance(fields[i], float | list):
-                with pytest.raises(EngineError):
+                with pytest.raises(ProtocolError):
                     read(msgspec.msgpack.encode(changed))
 
 
 def test_one_side_does_not_take_the_other_sides_messages() -> None:
     for message in FROM_ENGINE:
-        with pytest.raises(EngineError):
-            wire.read_to_engine(wire.frame(message)[4:])
+        with pytest.raises(ProtocolError):
+            wire.read_to_engine(frame(message)[4:])
 
 
 def test_deep_nesting_is_refused() -> None:
-    with pytest.raises(EngineError):
+    with pytest.raises(ProtocolError):
         wire.read_to_engine(b"\x91" * 100_000)
 
 
 def test_an_oversized_frame_is_refused_before_it_is_read() -> None:
-    frames = wire.Frames()
-    with pytest.raises(EngineError, match="announces"):
-        list(frames.feed((wire.MAX_FRAME + 1).to_bytes(4, "big")))
-    with pytest.raises(EngineError, match="the most"):
-        wire.frame(wire.Score(1, [1 << 40] * (wire.MAX_FRAME // 8), 0))
+    frames = Frames()
+    with pytest.raises(ProtocolError, match="announces"):
+        list(frames.feed((MAX_FRAME + 1).to_bytes(4, "big")))
+    with pytest.raises(ProtocolError, match="the most"):
+        frame(wire.Score(1, [1 << 40] * (MAX_FRAME // 8), 0))
 
 
 def test_a_large_step_goes_out_in_several_frames() -> None:
@@ -166,14 +170,14 @@ def test_a_large_step_goes_out_in_several_frames() -> None:
     ],
 )
 def test_events_that_cannot_be_are_refused(event: wire.AnyEvent) -> None:
-    with pytest.raises(EngineError, match="the engine sent"):
+    with pytest.raises(ProtocolError, match="the engine sent"):
         event_of(event, vocab=5)
 
 
 def test_scores_of_the_wrong_length_are_refused() -> None:
-    with pytest.raises(EngineError, match="bytes of scores"):
+    with pytest.raises(ProtocolError, match="bytes of scores"):
         logprobs_of([wire.Scored(1, VALUES, [], [], True)], 5)
-    with pytest.raises(EngineError, match="for a scored text"):
+    with pytest.raises(ProtocolError, match="for a scored text"):
         complete([wire.Done(1, "stop", 0)])
 
 
@@ -191,6 +195,8 @@ def test_scores_of_the_wrong_length_are_refused() -> None:
         StorageError("s"),
         BusyError("b", retry_after=9),
         EngineError("e"),
+        LedgerError("l"),
+        ProtocolError("p"),
     ],
     ids=lambda e: type(e).__name__,
 )
@@ -201,7 +207,6 @@ def test_errors_cross_unchanged(error: FreeholdError) -> None:
     assert vars(back) == vars(error)
 
 
-def test_an_error_of_an_unknown_kind_is_an_engine_error() -> None:
-    assert type(error_of(wire.Fault(kind="Exploit", message="m"))) is EngineError
-    assert type(error_of(fault_of(wire.ProtocolError("m")))) is EngineError
-    assert fault_of(FreeholdError("m")).kind == "EngineError"
+def test_an_error_of_an_unknown_kind_is_the_process_s() -> None:
+    assert type(error_of(Fault(kind="Exploit", message="m"))) is ProcessError
+    assert fault_of(FreeholdError("m")).kind == "ProcessError"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,13 +57,27 @@ class Server:
         return self.process.wait(60)
 
 
-def start(root: Path, *options: str) -> Server:
-    """Start a server on a free port and wait until it answers."""
+def start(root: Path, *options: str, **env: str) -> Server:
+    """Start a server on a free port and wait until it answers.
+
+    It records in a ledger of its own and signs with a key of its own, not with the user's.
+    """
+    apart = Path(tempfile.mkdtemp(prefix="freehold-house-"))
+    atexit.register(shutil.rmtree, apart, ignore_errors=True)
     process = subprocess.Popen(
-        [*FREEHOLD, "serve", "--port", "0", "--temporary-key", *options],
+        [
+            *FREEHOLD,
+            *("serve", "--port", "0", "--temporary-key"),
+            *("--ledger", str(apart / "ledger.sqlite"), *options),
+        ],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "FREEHOLD_HOME": str(root)},
+        env={
+            **os.environ,
+            "FREEHOLD_HOME": str(root),
+            "FREEHOLD_KEYS": str(apart / "keys"),
+            **env,
+        },
     )
     server = Server(process=process)
     threading.Thread(target=server.listen, daemon=True).start()

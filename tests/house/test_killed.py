@@ -40,14 +40,19 @@ def tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(3600)
-def test_serve_killed_at_random_moments(real_root: Path) -> None:
+def test_serve_killed_at_random_moments(real_root: Path, tmp_path: Path) -> None:
     """Kills fall anywhere between the first instruction and the second after being ready."""
+    apart = ("--ledger", str(tmp_path / "ledger.sqlite"))
     moments = random.Random(6)
     for _ in range(KILLS):
         process = subprocess.Popen(
-            [*FREEHOLD, "serve", "--port", "0", "--temporary-key"],
+            [*FREEHOLD, "serve", "--port", "0", "--temporary-key", *apart],
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "FREEHOLD_HOME": str(real_root)},
+            env={
+                **os.environ,
+                "FREEHOLD_HOME": str(real_root),
+                "FREEHOLD_KEYS": str(tmp_path / "keys"),
+            },
         )
         time.sleep(moments.uniform(0, 8))
         family = tree(process)

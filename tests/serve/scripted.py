@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from freehold.errors import EngineError, UsageError
+from freehold.ledger import KeeperSettings, LedgerProcess
 from freehold.serve.app import Hosted, Limits, build
 from freehold.serve.keys import Keyring
 from freehold.serve.run import Binding, run
@@ -227,6 +228,7 @@ class Running:
     keys: Keyring
     app: Any
     loop: asyncio.AbstractEventLoop
+    ledger: LedgerProcess | None = None
 
     @property
     def auth(self) -> dict[str, str]:
@@ -245,7 +247,9 @@ class Opened:
         *,
         binding: Binding | None = None,
         card: ModelCard | None = None,
+        keeper: KeeperSettings | None = None,
     ) -> None:
+        self._keeper = keeper
         self._engine, self._codec, self._limits = engine, codec, limits
         self._card = card or engine.card
         self._binding = binding or Binding(port=0)
@@ -264,6 +268,13 @@ class Opened:
         assert not self._thread.is_alive(), "the server did not end"
 
     async def _main(self) -> None:
+        if self._keeper is None:
+            await self._serve(None)
+        else:
+            async with await LedgerProcess.start(self._keeper) as ledger:
+                await self._serve(ledger)
+
+    async def _serve(self, ledger: LedgerProcess | None) -> None:
         hosted = Hosted(
             name=NAME,
             card=self._card,
@@ -272,7 +283,7 @@ class Opened:
             created=1_700_000_000,
             aliases=("scripted/alias",),
         )
-        app = build([hosted], self._keys, self._limits)
+        app = build([hosted], self._keys, self._limits, ledger)
         self._loop = asyncio.get_running_loop()
 
         def ready(url: str) -> None:
@@ -284,6 +295,7 @@ class Opened:
                 keys=self._keys,
                 app=app,
                 loop=self._loop,
+                ledger=ledger,
             )
             self._ready.set()
 
@@ -293,8 +305,9 @@ class Opened:
             self._task.result()
 
 
-def _program(folder: str, drain_seconds: str, delay: str) -> None:
-    """Serve from the main thread, where signals arrive; print the address and a key."""
+def _program(folder: str, drain_seconds: str, delay: str, ledger: str = "") -> None:
+    """Serve from the main thread, where signals arrive; print the address, a key, and the process
+    id of the keeper where there is a ``ledger``."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     limits = replace(Limits(), drain_seconds=float(drain_seconds))
     keys = Keyring(f"sqlite:///{folder}/keys.db")
@@ -306,14 +319,27 @@ def _program(folder: str, drain_seconds: str, delay: str) -> None:
         created=1_700_000_000,
     )
     key = keys.add_temporary()
-    asyncio.run(
-        run(
-            build([hosted], keys, limits),
+
+    async def serve(keeper: LedgerProcess | None) -> None:
+        pid = keeper.pid if keeper else ""
+        await run(
+            build([hosted], keys, limits, keeper),
             Binding(port=0),
             drain_seconds=limits.drain_seconds,
-            on_ready=lambda url: print(url, key, flush=True),
+            on_ready=lambda url: print(url, key, pid, flush=True),
         )
-    )
+
+    async def main() -> None:
+        if not ledger:
+            await serve(None)
+            return
+        settings = KeeperSettings(
+            root=folder, keys=f"{folder}/keys", ledger=ledger, content="clear"
+        )
+        async with await LedgerProcess.start(settings) as keeper:
+            await serve(keeper)
+
+    asyncio.run(main())
     print("ended well", flush=True)
 
 

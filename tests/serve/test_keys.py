@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -134,3 +135,23 @@ def test_a_damaged_database_is_a_storage_error(tmp_path: Path) -> None:
     file.write_bytes(b"this is no database, whatever else" * 100)
     with pytest.raises(StorageError, match="key database"):
         Keyring(_url(tmp_path))
+
+
+def test_a_role_is_kept_and_an_unknown_one_refused(ring: Keyring) -> None:
+    new = ring.add("auditor of 2026", role="auditor")
+    found = ring.check(new.secret)
+    assert found is not None
+    assert found.role == "auditor"
+    assert next(key for key in ring.list() if key.id == new.id).role == "auditor"
+    with pytest.raises(UsageError, match="user or auditor"):
+        ring.add("x", role="root")
+
+
+def test_a_file_from_before_there_were_roles_holds_users(tmp_path: Path) -> None:
+    new = Keyring(_url(tmp_path)).add("old")
+    with sqlite3.connect(tmp_path / "deep" / "keys.db") as db:
+        db.execute("ALTER TABLE api_keys DROP COLUMN role")
+    for _ in range(2):
+        found = Keyring(_url(tmp_path)).check(new.secret)
+        assert found is not None
+        assert found.role == "user"

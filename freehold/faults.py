@@ -1,9 +1,10 @@
-"""Errors of the house as plain data, so that one raised in the engine can be raised again, as the
-same class with the same words, on the counter's side of the pair."""
+"""Errors of the house as plain data, so that one raised in another process can be raised again, as
+the same class with the same words, on the counter's side of the pair."""
 
 from __future__ import annotations
 
-from freehold.engine.wire import Fault
+import msgspec
+
 from freehold.errors import (
     BusyError,
     ContextOverflowError,
@@ -11,9 +12,13 @@ from freehold.errors import (
     EngineError,
     FreeholdError,
     IntegrityError,
+    LedgerError,
     MalformedError,
     NotFoundError,
+    ProcessError,
+    ProtocolError,
     RefusedError,
+    SignatureError,
     SourceError,
     StorageError,
     UsageError,
@@ -21,11 +26,32 @@ from freehold.errors import (
 
 _PLAIN: dict[str, type[FreeholdError]] = {
     kind.__name__: kind
-    for kind in (EngineError, IntegrityError, RefusedError, SourceError, StorageError)
+    for kind in (
+        EngineError,
+        IntegrityError,
+        LedgerError,
+        ProcessError,
+        ProtocolError,
+        RefusedError,
+        SignatureError,
+        SourceError,
+        StorageError,
+    )
 }
 _MISUSE: dict[str, type[UsageError]] = {
     kind.__name__: kind for kind in (UsageError, NotFoundError, ContextOverflowError)
 }
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An error of ``freehold.errors``: ``kind`` is its class, the rest its fields."""
+
+    kind: str
+    message: str
+    param: str | None = None
+    file: str | None = None
+    chunk: int | None = None
+    retry_after: int | None = None
 
 
 def fault_of(error: FreeholdError) -> Fault:
@@ -38,7 +64,7 @@ def fault_of(error: FreeholdError) -> Fault:
             or base.__name__ in _MISUSE
             or base in (BusyError, DigestError, MalformedError)
         ),
-        EngineError.__name__,
+        ProcessError.__name__,
     )
     return Fault(
         kind=kind,
@@ -51,7 +77,7 @@ def fault_of(error: FreeholdError) -> Fault:
 
 
 def error_of(fault: Fault) -> FreeholdError:
-    """The data as an error again; an unknown ``kind`` is an ``EngineError``."""
+    """The data as an error again; an unknown ``kind`` is a ``ProcessError``."""
     if fault.kind in _MISUSE:
         return _MISUSE[fault.kind](fault.message, param=fault.param)
     if fault.kind == BusyError.__name__:
@@ -60,4 +86,4 @@ def error_of(fault: Fault) -> FreeholdError:
         return DigestError(fault.message, file=fault.file or "", chunk=fault.chunk)
     if fault.kind == MalformedError.__name__:
         return MalformedError(fault.message, file=fault.file or "")
-    return _PLAIN.get(fault.kind, EngineError)(fault.message)
+    return _PLAIN.get(fault.kind, ProcessError)(fault.message)

@@ -1,0 +1,239 @@
+"""The keeper process: the ledger, its key, and one descriptor to the counter.
+
+One thread does everything: read what has come, write it as one group, answer. While a group goes to
+the disk the next one gathers in the socket, so the busier the server, the fewer commits a request
+costs. It ends when told to, when the pair is closed, and with its parent, whichever comes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from freehold.errors import FreeholdError, LedgerError, NotFoundError, ProtocolError, UsageError
+from freehold.faults import fault_of
+from freehold.ledger.database import Database, place
+from freehold.ledger.leaves import Draft, Writer
+from freehold.ledger.log import Log
+from freehold.ledger.wire import (
+    AnyFromKeeper,
+    AnyToKeeper,
+    Ask,
+    Close,
+    Configure,
+    Failed,
+    Fatal,
+    Found,
+    KeeperSettings,
+    Note,
+    Open,
+    Opened,
+    Ready,
+    Seal,
+    Sealed,
+    read_to_keeper,
+)
+from freehold.pair import Hungup, Link, frame, outlive_nobody
+from freehold.signing import keys
+
+MAX_LEAVES = 1000
+"""Leaves that one question may bring."""
+
+_IDLE = 0.5
+"""Seconds of silence before the data base is tidied."""
+
+_WISHES = 2.0
+"""Seconds between two looks for erasures that were asked for elsewhere."""
+
+_LAST_WORDS = 5.0
+
+
+def run(fd: int) -> int:
+    """Serve the counter at the other end of socket ``fd`` until it is done; the exit status."""
+    outlive_nobody()
+    os.umask(0o077)
+    link = Link(socket.socket(fileno=fd), read_to_keeper)
+    try:
+        _serve(link)
+    except Hungup:
+        return 0
+    except FreeholdError as error:
+        link.say_last(Fatal(fault_of(error)), seconds=_LAST_WORDS)
+        return error.exit_code
+    except Exception as error:
+        # Not handled, only reported: whoever waits for an entry must learn why none will come.
+        why = LedgerError(f"the keeper process failed: {type(error).__name__}: {error}")
+        link.say_last(Fatal(fault_of(why)), seconds=_LAST_WORDS)
+        raise
+    return 0
+
+
+def _serve(link: Link[AnyToKeeper]) -> None:
+    keeper, notes = start(_settings(link))
+    verifier = str(keeper.log.verifier)
+    link.send([frame(Ready(keeper.log.size, verifier, notes))])
+    restless = False
+    try:
+        while True:
+            messages = link.receive(wait=True, seconds=_IDLE if restless else _WISHES)
+            if messages:
+                link.send(frame(answer) for answer in keeper.obey(messages))
+                restless = True
+                if any(isinstance(message, Close) for message in messages):
+                    return
+            elif restless:
+                keeper.rest()
+                restless = False
+            restless |= keeper.grant()
+    finally:
+        keeper.log.close()
+
+
+def start(settings: KeeperSettings) -> tuple[Keeper, list[str]]:
+    """Open the ledger that ``settings`` describe, and what its owner should be told of it.
+
+    Raises ``UsageError``, ``IntegrityError`` or ``LedgerError``.
+    """
+    folder, said = Path(settings.keys), list[str]()
+    reader = None
+    if settings.content == "sealed":
+        if not settings.reader:
+            raise UsageError(
+                "sealed entries need the name of the key they are for: set ledger_reader",
+                param="ledger_reader",
+            )
+        reader = keys.load_public(folder / f"{settings.reader}.pub")
+        reader.p256()
+    try:
+        key = keys.load(folder, settings.key)
+    except NotFoundError:
+        key = keys.create(folder, settings.key, "ed25519")
+        said.append(
+            f"made the ledger's signing key, {folder / settings.key}.key: keep a copy of it, "
+            f"and of {settings.key}.pub where this machine cannot reach"
+        )
+    database = Database(place(settings.ledger, Path(settings.root)), writer=True)
+    return Keeper(Log(database, key), Writer(settings.content, reader)), said
+
+
+class Keeper:
+    """Obeys messages, group by group."""
+
+    def __init__(self, log: Log, writer: Writer) -> None:
+        self.log = log
+        self._writer = writer
+        self._open: set[int] = set()
+        self._looked = 0.0
+
+    def obey(self, messages: list[AnyToKeeper]) -> list[AnyFromKeeper]:
+        """Do what messages ask: everything that is to be written as one group, then the reading."""
+        answers: list[AnyFromKeeper] = []
+        group: list[tuple[Open | Seal | Note, Draft]] = []
+        for message in messages:
+            match message:
+                case Open() | Note():
+                    group.append((message, self._draft(message)))
+                case Seal(number, entry):
+                    if entry in self._open:
+                        self._open.remove(entry)
+                        group.append((message, self._draft(message)))
+                    else:
+                        fault = UsageError(f"entry {entry} is not open", param="entry")
+                        answers.append(Failed(number, fault_of(fault)))
+                case Configure():
+                    raise ProtocolError("the keeper was told its settings twice")
+        if group:
+            answers += self._write(group)
+        answers += [self._answer(message) for message in messages if isinstance(message, Ask)]
+        return answers
+
+    def rest(self) -> None:
+        """Tidy up while nobody waits."""
+        with contextlib.suppress(LedgerError):
+            self.log.rest()
+
+    def grant(self) -> bool:
+        """Do the erasures that were asked for while this process held the lock; whether any."""
+        now = time.monotonic()
+        if now - self._looked < _WISHES:
+            return False
+        self._looked = now
+        try:
+            return bool(grant(self.log, self._writer))
+        except FreeholdError:
+            # Told to the next request that needs the ledger; the wish stays where it is.
+            return False
+
+    def _draft(self, message: Open | Seal | Note) -> Draft:
+        match message:
+            case Open():
+                return self._writer.open(message.record)
+            case Seal():
+                return self._writer.seal(message.entry, message.outcome)
+            case Note():
+                return self._writer.note(message.what, message.detail)
+
+    def _write(self, group: list[tuple[Open | Seal | Note, Draft]]) -> list[AnyFromKeeper]:
+        try:
+            done = self.log.commit([draft for _, draft in group])
+        except FreeholdError as error:
+            # Whatever is wrong with it, to a request the ledger is not there, and may come back.
+            fault = fault_of(LedgerError(str(error)))
+            self._open.update(m.entry for m, _ in group if isinstance(m, Seal))
+            return [Failed(message.number, fault) for message, _ in group]
+        answers: list[AnyFromKeeper] = []
+        for leaf, (message, _) in enumerate(group, done.first):
+            match message:
+                case Open(number):
+                    self._open.add(leaf)
+                    answers.append(Opened(number, leaf))
+                case Seal(number, entry):
+                    answers.append(Sealed(number, entry, leaf, done.note))
+                case Note(number):
+                    answers.append(Sealed(number, leaf, leaf, done.note))
+        return answers
+
+    def _answer(self, ask: Ask) -> AnyFromKeeper:
+        try:
+            return Found(ask.number, self._read(ask))
+        except FreeholdError as error:
+            return Failed(ask.number, fault_of(error))
+
+    def _read(self, ask: Ask) -> Any:
+        match ask.what:
+            case "checkpoint":
+                return self.log.checkpoint()
+            case "leaves":
+                return self.log.leaves(ask.first, min(ask.second or MAX_LEAVES, MAX_LEAVES))
+            case "entry":
+                return self.log.entry(ask.first)
+            case "inclusion":
+                return self.log.inclusion(ask.first, ask.second)
+            case "consistency":
+                return self.log.consistency(ask.first, ask.second)
+
+
+def grant(log: Log, writer: Writer) -> list[int]:
+    """Do all erasures that were asked for; which they were. Raises ``LedgerError``."""
+    done = []
+    for entry, reason in log.wishes():
+        try:
+            log.erase(entry, writer.erase(entry, reason))
+            done.append(entry)
+        except NotFoundError:
+            log.drop_wish(entry)
+    return done
+
+
+def _settings(link: Link[AnyToKeeper]) -> KeeperSettings:
+    messages: list[AnyToKeeper] = []
+    while not messages:
+        messages = link.receive(wait=True)
+    first, *more = messages
+    if not isinstance(first, Configure) or more:
+        raise ProtocolError("the keeper must be told its settings, and nothing else, before Ready")
+    return first.settings
