@@ -1,7 +1,8 @@
-"""Where things lie on this machine: everything is under one folder, the root."""
+"""Where things lie on this machine: everything but signing keys is under one folder, the root."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -10,6 +11,16 @@ def root() -> Path:
     from freehold.store import default_root
 
     return default_root()
+
+
+def keys_folder() -> Path:
+    """Where signing keys lie, outside the store: ``$FREEHOLD_KEYS``, else the user's configuration
+    folder."""
+    named = os.environ.get("FREEHOLD_KEYS")
+    if named:
+        return Path(named).expanduser()
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(config) / "freehold" / "keys"
 
 
 def keyring_url() -> str:
