@@ -231,17 +231,25 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def disk_errors(root: Path) -> Iterator[None]:
-    """Turn the operating system's disk errors into ``StorageError``."""
+def disk_errors(root: Path, outcome: str = "") -> Iterator[None]:
+    """Turn the operating system's disk errors into ``StorageError``. ``outcome`` says what became
+    of the work; without it, a pull's."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise StorageError(
-                f"The disk that holds {root} is full ({error.strerror}). Nothing was admitted. "
-                "Free some space and pull again: it goes on where it stopped."
+                f"The disk that holds {root} is full ({error.strerror}). "
+                + (
+                    outcome
+                    or "Nothing was admitted. Free some space and pull again: it goes on where it "
+                    "stopped."
+                )
             ) from error
         raise StorageError(
-            f"{root} cannot be written or read: {error}. Check that this user owns it, or choose "
-            "another place with FREEHOLD_HOME."
+            f"{root} cannot be written or read: {error}. "
+            + (
+                outcome
+                or "Check that this user owns it, or choose another place with FREEHOLD_HOME."
+            )
         ) from error

@@ -18,6 +18,8 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 from safetensors.numpy import save_file
 
+from freehold.signing import keys
+from freehold.signing.keys import PublicKey, SigningKey
 from freehold.store import Store
 
 
@@ -123,6 +125,7 @@ class Hub:
     url: str = ""
     in_lfs: Callable[[str], bool] = lambda path: not path.endswith((".json", ".txt"))
     licence: str = "apache-2.0"
+    licence_name: str | None = None
     listing_status: int = 200
     listing_body: bytes | None = None
     file_status: int = 200
@@ -193,6 +196,8 @@ class _Handler(BaseHTTPRequestHandler):
                 entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 130}
             siblings.append(entry)
         card = {"license": self.hub.licence}
+        if self.hub.licence_name:
+            card["license_name"] = self.hub.licence_name
         return {"id": repository, "sha": "c0ffee", "siblings": siblings, "cardData": card,
                 "tags": [], "private": False, "downloads": 0, "likes": 0}  # fmt: skip
 
@@ -253,3 +258,19 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     yield served
     server.shutdown()
     server.server_close()
+
+
+# --- people who sign ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SigningKey]:
+    """Signing keys, by whose they are."""
+    folder = tmp_path_factory.mktemp("keys")
+    return {name: keys.create(folder, name, "p256") for name in ("ada", "bob", "eve")}
+
+
+@pytest.fixture(scope="session")
+def trust(people: dict[str, SigningKey]) -> dict[str, PublicKey]:
+    """Ada and Bob are trusted; Eve is not."""
+    return {name: people[name].public for name in ("ada", "bob")}
