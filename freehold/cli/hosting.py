@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from freehold.cli.gating import admit
 from freehold.cli.output import Bar
 from freehold.cli.places import root
 from freehold.cli.settings import Settings
@@ -65,7 +66,7 @@ async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Livin
     Both sides verify for themselves: the counter takes only the tokenizer and the template, the
     engine only the weights, and neither trusts the other's word for what lies on disk.
 
-    Raises ``NotFoundError``, ``IntegrityError`` or ``EngineError``.
+    Raises ``NotFoundError``, ``IntegrityError``, ``GateError`` or ``EngineError``.
     """
     from freehold.engine import EngineProcess, EngineSettings
     from freehold.qwen import codec
@@ -73,6 +74,7 @@ async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Livin
 
     store = Store(root())
     verified = verify(store, name)
+    admit(verified, settings, "serve")
     if settings.backend == "native" and holds_plain_floats(verified):
         bar.note("plain floating-point weights are rounded to 8 bits; --backend torch keeps them")
     draft = draft_for(verified, settings, store)

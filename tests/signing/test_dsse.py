@@ -135,11 +135,13 @@ def test_another_structure_is_refused(data: bytes) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["payload", "payloadType", "signatures", "keyid", "sig", "x"]),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["payload", "payloadType", "signatures", "keyid", "sig", "x"]),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )
