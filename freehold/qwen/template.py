@@ -61,11 +61,9 @@ class ChatTemplate:
 
 def template_of(model: VerifiedModel) -> ChatTemplate | None:
     """The model's own template, or ``None`` for a base model without one."""
-    source = source_of(model)
-    if source is None:
-        return None
-    settings = _tokenizer_config(model)
-    return ChatTemplate(source, special=_special_tokens(settings) if settings else {})
+    source, settings = source_of(model), _tokenizer_config(model)
+    special = _special_tokens(settings) if settings else {}
+    return None if source is None else ChatTemplate(source, special=special)
 
 
 def source_of(model: VerifiedModel) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,10 @@ from freehold.store import Store
 def _online(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other rooms keep their libraries from the network; here the real client must ask."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    # Read once, at the library's import, which may have been in another room's test.
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.fixture
