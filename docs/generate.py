@@ -16,7 +16,8 @@ import typer
 from typer.testing import CliRunner
 
 from freehold.cli.main import app
-from freehold.cli.settings import Settings
+from freehold.cli.settings import Settings, is_table
+from freehold.store.policy import Policy
 
 HERE = Path(__file__).resolve().parent
 INTRO = """# The command line
@@ -71,13 +72,31 @@ table is an error, and a command-line option goes before the file. Signing keys 
 """
 
 
+TABLES = """
+## Tables
+
+{which}. Both take the same keys. Without them, a model must be verified and nothing more.
+
+| key | default | meaning |
+|---|---|---|
+"""
+
+
 def configuration_page() -> str:
     """``docs/configuration.md``, whole."""
-    rows = [
-        f"| `{f.name}` | `{json.dumps(f.default)}` | {f.metadata['help']} |\n"
-        for f in dataclasses.fields(Settings)
-    ]
-    return CONFIGURATION + "".join(rows)
+    keys = dataclasses.fields(Settings)
+    which = ", ".join(f"`[{f.name}]`: {f.metadata['help']}" for f in keys if is_table(f))
+    return (
+        CONFIGURATION
+        + "".join(row(f) for f in keys if not is_table(f))
+        + TABLES.format(which=which)
+        + "".join(map(row, dataclasses.fields(Policy)))
+    )
+
+
+def row(key: dataclasses.Field[object]) -> str:
+    """One key of a table of settings."""
+    return f"| `{key.name}` | `{json.dumps(key.default)}` | {key.metadata['help']} |\n"
 
 
 PAGES = {"cli.md": cli_page, "configuration.md": configuration_page}

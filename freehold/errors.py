@@ -9,6 +9,7 @@
     │   ├── MalformedError    a file breaks its format's rules; names the file and the rule
     │   ├── SignatureError    a signature is not the named key's over these bytes
     │   └── RefusedError      a file type that could run code
+    ├── GateError             the owner's policy asks for evidence that a model does not have
     ├── SourceError           nothing could deliver the bytes (unreachable, incomplete)
     ├── StorageError          this machine's disk cannot hold or return them
     ├── BusyError             the queue is full; says when to come back
@@ -80,6 +81,17 @@ class SignatureError(IntegrityError):
 
 class RefusedError(IntegrityError):
     """A file of a kind that can carry code (pickle, ``.py``, ``auto_map``) is never opened."""
+
+
+class GateError(FreeholdError):
+    """The owner's policy asks for evidence that a model does not have. ``missing`` are the policy's
+    keys that are not met."""
+
+    exit_code = 8
+
+    def __init__(self, message: str, *, missing: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class SourceError(FreeholdError):

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from freehold.cli.gating import admit
 from freehold.cli.output import Bar
 from freehold.cli.places import pack_secret, root
 from freehold.cli.settings import Settings, dtype_of
@@ -55,7 +56,7 @@ async def living(settings: Settings, bar: Bar, child: Child | None = None) -> As
     Both sides verify for themselves what they use: the counter the tokenizer and the template, the
     engine the weights; neither trusts the other's word for what lies on disk.
 
-    Raises ``NotFoundError``, ``IntegrityError`` or ``EngineError``.
+    Raises ``NotFoundError``, ``IntegrityError``, ``GateError`` or ``EngineError``.
     """
     from freehold.engine.client import EngineProcess
 
@@ -93,6 +94,7 @@ def _codec(settings: Settings, bar: Bar) -> tuple[Codec, str]:
         found = Packs(store, pack_secret()).open_head(settings.model, layout=LAYOUT)
     if found is None:
         found = verify(store, settings.model, keep=False)
+    admit(found, settings, "serve")
     choice = choice_of(found, "8bit")
     if settings.backend == "native" and choice != "file":
         bar.note(

@@ -11,7 +11,18 @@ import sys
 import typer
 
 from freehold import __version__
-from freehold.cli import benching, keys, ledger, models, packing, serving, talking
+from freehold.cli import (
+    benching,
+    checking,
+    keys,
+    ledger,
+    models,
+    packing,
+    passports,
+    serving,
+    signers,
+    talking,
+)
 from freehold.cli.output import fail
 from freehold.errors import FreeholdError
 
@@ -26,14 +37,18 @@ app = typer.Typer(
 app.command("pull")(models.pull)
 app.command("list")(models.list_models)
 app.command("show")(models.show)
-app.command("verify")(models.verify)
+app.command("template")(models.template)
+app.command("verify")(checking.verify)
+app.command("sign")(checking.sign)
 app.command("rm")(models.remove)
 app.command("pack")(packing.pack)
 app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
+app.add_typer(passports.app, name="passport")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(signers.app, name="signer")
 
 
 def _version(value: bool) -> None:
@@ -51,7 +66,7 @@ def hall(
     """Run open-weight Qwen models on hardware you own.
 
     Exit codes: 0 done, 1 failed, 2 wrong request, 3 bytes are not what they must be, 4 no source
-    could deliver, 5 disk, 6 busy, 7 engine failed, 130 interrupted.
+    could deliver, 5 disk, 6 busy, 7 engine failed, 8 refused by the gate, 130 interrupted.
     """
 
 

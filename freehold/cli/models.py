@@ -1,14 +1,15 @@
-"""``pull``, ``list``, ``show``, ``verify``, ``rm``: the vault's counter."""
+"""``pull``, ``list``, ``show``, ``template``, ``rm``: the vault's counter."""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from freehold.cli import packing
-from freehold.cli.output import Bar, emit, size, table
+from freehold.cli.checking import VOUCHED
+from freehold.cli.output import Bar, emit, say, size, table
+from freehold.cli.passphrases import PassphraseFd
 from freehold.cli.places import pack_secret, root
 from freehold.cli.settings import read_settings
 from freehold.errors import IntegrityError
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[str, typer.Argument(help="A model in the vault, see `freehold list`.")]
-
-VOUCHED = {
-    "catalog": "pinned in the catalog",
-    "hub": "attested by the hub",
-    "owner": "attested by the owner",
-}
 
 
 def pull(
@@ -43,14 +38,20 @@ def pull(
     weights: Annotated[
         str | None, typer.Option(help=f"{packing.WEIGHTS_HELP} Packs at once, see `pack`.")
     ] = None,
+    passphrase_fd: PassphraseFd = None,
     json: Json = False,
 ) -> None:
-    """Get a model, verify it and put it in the vault."""
-    from freehold.store import Store, sources_from
+    """Get a model, verify it and put it in the vault. With a `signer` in freehold.toml, sign what
+    is known of it."""
+    from freehold.cli.passports import first
+    from freehold.cli.trust import trusted
+    from freehold.store import Store, licences, sources_from
     from freehold.store import pull as fetch
 
     packing.check(weights)
     settings = read_settings(root(), sources=tuple(source) if source else None)
+    if settings.signer:
+        trusted(settings)  # a key that is missing is named before anything is fetched
     with Bar(quiet=json) as bar:
         manifest = fetch(
             Store(root()),
@@ -58,7 +59,12 @@ def pull(
             sources=sources_from(settings.sources),
             progress=bar,
         )
-    lines = [f"{manifest.name} is in the vault, {_vouched(manifest)}"]
+    if settings.signer:
+        first(manifest, settings.signer, passphrase_fd)
+    lines = [
+        f"{manifest.name} is in the vault, {_vouched(manifest)}",
+        *licences.told(manifest.licence),
+    ]
     if weights is not None:
         record = packing.make(
             manifest.name, weights, again=False, threads=settings.threads, quiet=json
@@ -102,33 +108,25 @@ def show(model: Model, json: Json = False) -> None:
     emit(facts, lines, as_json=json)
 
 
-def verify(model: Model, json: Json = False) -> None:
-    """Read every byte of a model, and of its pack, again and compare it with its digests."""
-    from freehold.qwen.pack import LAYOUT
-    from freehold.store import Packs, Store
+def template(model: Model, json: Json = False) -> None:
+    """Print a model's chat template, which writes every prompt. `sha256sum` prints its digest."""
+    import sys
+
+    from freehold.qwen.template import digest_of, source_of
+    from freehold.store import Store, gate
     from freehold.store import verify as check
 
-    start = time.perf_counter()
     verified = check(Store(root()), model)
-    packed = Packs(Store(root()), pack_secret()).open(model, layout=LAYOUT)
-    seconds = time.perf_counter() - start
-    n_bytes = sum(tensor.data.nbytes for tensor in verified.tensors.values())
-    emit(
-        {
-            "name": verified.name,
-            "digest": verified.digest,
-            "attested": verified.attested,
-            "tensors": len(verified.tensors),
-            "pack": packed is not None,
-            "seconds": round(seconds, 3),
-        },
-        [
-            f"{verified.name}: every byte matches, digests {VOUCHED[verified.attested]}",
-            f"{len(verified.tensors)} tensors, {size(n_bytes)}"
-            f"{' and the pack of them' if packed else ''}, in {seconds:.2f} s",
-        ],
-        as_json=json,
-    )
+    source, digest = source_of(verified), digest_of(verified)
+    if json:
+        known = digest in gate.known_templates()
+        emit(
+            {"name": model, "digest": digest, "known": known, "template": source}, (), as_json=True
+        )
+    elif source is None:
+        say(f"{model} has no chat template: it only continues text")
+    else:
+        sys.stdout.write(source)  # nothing added: the digest is over these very bytes
 
 
 def remove(model: Model, json: Json = False) -> None:
@@ -156,11 +154,14 @@ def _pack(name: str) -> dict[str, Any] | None:
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
+    from freehold.store.licences import about
+
     return {
         "name": manifest.name,
         "digest": manifest.digest,
         "source": manifest.source,
         "licence": manifest.licence,
+        "commercial_use": about(manifest.licence).commercial,
         "attested": manifest.attested,
         "admitted": manifest.admitted,
         "bytes": manifest.size,

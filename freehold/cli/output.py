@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from freehold.errors import BusyError, DigestError, FreeholdError, MalformedError, UsageError
+from freehold.errors import (
+    BusyError,
+    DigestError,
+    FreeholdError,
+    GateError,
+    MalformedError,
+    StorageError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -57,12 +66,37 @@ def fail(error: FreeholdError, *, as_json: bool) -> int:
             detail["file"] = error.file
         if isinstance(error, DigestError):
             detail["chunk"] = error.chunk
+        if isinstance(error, GateError):
+            detail["missing"] = list(error.missing)
         if isinstance(error, BusyError):
             detail["retry_after"] = error.retry_after
         print(json.dumps({"error": detail}, ensure_ascii=False))
     else:
         say(f"freehold: {error}")
     return error.exit_code
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a whole file or none; never over another. Raises ``UsageError``, ``StorageError``."""
+    import os
+    import tempfile
+
+    try:
+        descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=".freehold-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(fresh).chmod(0o644)
+            # A link fails where a rename would overwrite.
+            os.link(fresh, path)
+        finally:
+            Path(fresh).unlink()
+    except FileExistsError:
+        raise UsageError(f"{path} is there already: name another file", param="output") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
 
 
 class Bar:

@@ -2,18 +2,23 @@
 
 ``$FREEHOLD_CONFIG`` names it; else it is ``freehold.toml`` in the store's folder; without one, the
 defaults below hold. A key that is not listed here is an error, never ignored. What a command is
-told on its command line goes before what the file says.
+told on its command line goes before what the file says. Tables stand for whole objects of another
+room, which describes their keys itself.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from freehold.errors import UsageError
+
+if TYPE_CHECKING:
+    from freehold.store.policy import Policy
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
 FILE_NAME = "freehold.toml"
@@ -21,6 +26,12 @@ FILE_NAME = "freehold.toml"
 
 def _key(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
+
+
+def _policy(**keys: Any) -> Policy:
+    from freehold.store.policy import Policy
+
+    return Policy(**keys)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +90,24 @@ class Settings:
     max_body: int = _key(16 * 1024 * 1024, "largest request body, in bytes")
     request_seconds: int = _key(600, "longest time one request may take")
     drain_seconds: int = _key(30, "how long running answers may finish after a stop signal")
+    signer: str = _key(
+        "",
+        "the signing key that `pull` signs a model's first statements with, by its name (see "
+        "`freehold signer list`); empty signs nothing",
+    )
+    trust: tuple[str, ...] = _key(
+        (),
+        "the keys whose statements count as evidence: names of your own signing keys, or paths of "
+        "public keys (`/PATH/NAME.pub` is called NAME); `signer` is trusted too",
+    )
+    gate: Policy = field(
+        default_factory=_policy,
+        metadata={"help": "what a model needs before it runs (`serve`, `chat`, `bench`)"},
+    )
+    publish: Policy = field(
+        default_factory=_policy,
+        metadata={"help": "what it needs before `freehold passport export --publish`"},
+    )
 
     def __post_init__(self) -> None:
         if self.backend not in ("native", "torch"):
@@ -138,19 +167,50 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
-    known = {f.name: f.default for f in fields(Settings)}
+    known = {f.name: f for f in fields(Settings)}
+    given = _values(found, {name: f.default for name, f in known.items()}, f"{path}: ")
+    for name, value in given.items():
+        if is_table(known[name]):
+            given[name] = _read_table(path, name, value)
+    return given
+
+
+def is_table(key: Field[Any]) -> bool:
+    """Whether a key of ``Settings`` is a table of its own in the file."""
+    return key.default is MISSING
+
+
+def _read_table(path: Path, name: str, found: Any) -> Policy:
+    from freehold.store.policy import policy_keys
+
+    where = f"{path}: [{name}] "
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: {name} must be a table: begin it with [{name}]", param=name)
+    try:
+        return _policy(**_values(found, policy_keys(), where))
+    except UsageError as error:
+        if str(error).startswith(where):
+            raise
+        raise UsageError(f"{where}{error}", param=error.param) from None
+
+
+def _values(found: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """``found`` with lists as tuples, each key known and of its default's type."""
+    given = dict(found)
     for key, value in found.items():
-        if key not in known:
-            raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(known)}", param=key)
-        default = known[key]
+        if key not in defaults:
+            raise UsageError(f"{where}unknown key {key!r}; known: {', '.join(defaults)}", param=key)
+        default = defaults[key]
         if isinstance(default, tuple):
             if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-                raise UsageError(f"{path}: {key} must be a list of strings", param=key)
-            found[key] = tuple(value)
-        elif type(value) is not type(default):
-            raise UsageError(f"{path}: {key} must be {_kind(default)}", param=key)
-    return found
+                raise UsageError(f"{where}{key} must be a list of strings", param=key)
+            given[key] = tuple(value)
+        elif default is not MISSING and type(value) is not type(default):
+            raise UsageError(f"{where}{key} must be {_kind(default)}", param=key)
+    return given
 
 
 def _kind(default: object) -> str:
+    if isinstance(default, bool):
+        return "true or false"
     return "a whole number" if isinstance(default, int) else "a string"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,26 +60,39 @@ class ChatTemplate:
 
 
 def template_of(model: VerifiedModel) -> ChatTemplate | None:
-    """The model's own template, or ``None`` for a base model without one.
+    """The model's own template, or ``None`` for a base model without one."""
+    source, settings = source_of(model), _tokenizer_config(model)
+    special = _special_tokens(settings) if settings else {}
+    return None if source is None else ChatTemplate(source, special=special)
+
+
+def source_of(model: VerifiedModel) -> str | None:
+    """The template's own text, as it is run; ``None`` for a base model without one.
 
     Looked for in the GGUF key-values, ``chat_template.jinja`` and ``tokenizer_config.json``.
     """
     source = model.metadata.get("tokenizer.chat_template")
-    special: dict[str, str] = {}
-    if "tokenizer_config.json" in model.documents:
-        settings = Reader(
-            parse_json(model.documents["tokenizer_config.json"], file="tokenizer_config.json"),
-            file="tokenizer_config.json",
-        )
-        source = _named_default(settings) if source is None else source
-        special = _special_tokens(settings)
+    settings = _tokenizer_config(model)
+    if settings is not None and source is None:
+        source = _named_default(settings)
     if "chat_template.jinja" in model.documents:
         source = _utf8(model.documents["chat_template.jinja"])
-    if source is None:
+    if source is None or isinstance(source, str):
+        return source
+    raise MalformedError("the chat template is not text", file=FILE)
+
+
+def digest_of(model: VerifiedModel) -> str:
+    """``sha256:`` and the SHA-256 of the template's UTF-8 bytes; empty where there is none."""
+    source = source_of(model)
+    return "" if source is None else f"sha256:{hashlib.sha256(source.encode()).hexdigest()}"
+
+
+def _tokenizer_config(model: VerifiedModel) -> Reader | None:
+    file = "tokenizer_config.json"
+    if file not in model.documents:
         return None
-    if not isinstance(source, str):
-        raise MalformedError("the chat template is not text", file=FILE)
-    return ChatTemplate(source, special=special)
+    return Reader(parse_json(model.documents[file], file=file), file=file)
 
 
 def _named_default(settings: Reader) -> Any:

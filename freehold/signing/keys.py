@@ -194,6 +194,12 @@ def load_public(path: Path) -> PublicKey:
     return parse_public(_read(path, f"there is no public key at {path}"), file=str(path))
 
 
+def named(folder: Path, name: str) -> PublicKey:
+    """The public half of the key ``name``. Raises ``NotFoundError``, ``MalformedError``."""
+    _check(name)
+    return load_public(folder / f"{name}.pub")
+
+
 def parse_public(pem: bytes, *, file: str = "public key") -> PublicKey:
     """The key in PEM bytes. Raises ``MalformedError``."""
     try:
@@ -225,7 +231,9 @@ def _read(path: Path, missing: str) -> bytes:
         with path.open("rb") as file:
             data = file.read(_MAX_PEM + 1)
     except FileNotFoundError:
-        raise NotFoundError(missing, param="key") from None
+        raise NotFoundError(
+            f"{missing}: `freehold signer list` shows the keys that are here", param="key"
+        ) from None
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
     if len(data) > _MAX_PEM:

@@ -58,10 +58,12 @@ class CatalogFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogModel:
-    """A known model. ``repository`` is its name on the hubs, ``licence`` its SPDX id."""
+    """A known model. ``repository`` is its name on the hubs, ``licence`` its SPDX id, ``template``
+    the digest of its chat template (``sha256:`` and hex), as `freehold template` prints it."""
 
     repository: str
     licence: str
+    template: str
     files: tuple[CatalogFile, ...]
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from freehold import strictjson
 from freehold.errors import MalformedError, NotFoundError, RefusedError, UsageError
-from freehold.store import gguf, refuse, safetensors, strictjson
+from freehold.store import gguf, refuse, safetensors
 from freehold.store.spans import TensorSpan
 
 INDEX = "model.safetensors.index.json"

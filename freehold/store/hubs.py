@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 from freehold import __version__
 from freehold.errors import FreeholdError, SourceError, UsageError
-from freehold.store.sources import UNKNOWN_LICENCE, Listing, RemoteFile, Wanted
+from freehold.store import licences
+from freehold.store.sources import Listing, RemoteFile, Wanted
 
 if TYPE_CHECKING:
     import httpx
@@ -74,7 +75,8 @@ class HuggingFace:
                 timeout=(CONNECT_SECONDS, LISTING_SECONDS, LISTING_SECONDS, CONNECT_SECONDS),
             )
             files = tuple(_hf_file(sibling) for sibling in info.siblings or ())
-            licence = (info.card_data or {}).get("license")
+            card = info.card_data or {}
+            licence = licences.published(card.get("license"), card.get("license_name"))
             revision = str(info.sha)
         except HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else 0
@@ -84,7 +86,7 @@ class HuggingFace:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _nonsense(self.endpoint, error) from error
         return Listing(
-            wanted=wanted, revision=revision, licence=_spdx(wanted, licence), files=files
+            wanted=wanted, revision=revision, licence=_licence(wanted, licence), files=files
         )
 
     def read(
@@ -138,7 +140,10 @@ class ModelScope:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _nonsense(self.endpoint, error) from error
         return Listing(
-            wanted=wanted, revision=self.revision, licence=_spdx(wanted, None), files=files
+            wanted=wanted,
+            revision=self.revision,
+            licence=_licence(wanted, licences.UNKNOWN_LICENCE),
+            files=files,
         )
 
     def read(
@@ -241,13 +246,9 @@ def _sha256(value: object) -> str:
     return digest
 
 
-def _spdx(wanted: Wanted, published: object) -> str:
-    """The catalog's licence, or what the hub publishes. Hubs write most SPDX ids in lower case;
-    ``other`` and the like are no licence at all."""
-    if wanted.model:
-        return wanted.model.licence
-    known = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause"}
-    return known.get(str(published).lower(), UNKNOWN_LICENCE)
+def _licence(wanted: Wanted, published: str) -> str:
+    """The catalog's licence, or what the hub publishes."""
+    return wanted.model.licence if wanted.model else published
 
 
 def _refused(endpoint: str, status: int, repository: str) -> SourceError:

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import msgspec
 
+from freehold import strictjson
 from freehold.errors import DigestError, MalformedError
-from freehold.store import strictjson
 from freehold.store.digest import CHUNK
 
 MAX_MANIFEST = 64 << 20

@@ -33,8 +33,9 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 import msgspec
 from blake3 import blake3
 
+from freehold import strictjson
 from freehold.errors import DigestError, MalformedError, StorageError
-from freehold.store import packfile, strictjson
+from freehold.store import packfile
 from freehold.store.digest import map_file, root_of, sync_directory
 from freehold.store.manifest import Manifest
 from freehold.store.vault import Store, disk_errors

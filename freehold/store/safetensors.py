@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from freehold import strictjson
 from freehold.errors import MalformedError, UsageError
-from freehold.store import strictjson
 from freehold.store.spans import MAX_NAME, MAX_TENSORS, TensorSpan
 
 # The format allows 100 MB; the largest real headers have 5. A parsed header can cost twenty times

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from freehold.errors import SourceError, UsageError
 from freehold.store.catalog import CatalogModel
+from freehold.store.licences import UNKNOWN_LICENCE
 
 if TYPE_CHECKING:
     from freehold.types import Attestation
 
 DEFAULT_SOURCES = ("huggingface", "modelscope", "index")
-UNKNOWN_LICENCE = "NOASSERTION"
 BLOCK = 1 << 20
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from freehold.cli.settings import Settings, read_settings
 from freehold.errors import UsageError
+from freehold.store.policy import Policy
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +44,13 @@ def test_the_file_goes_before_defaults_and_options_before_the_file(tmp_path: Pat
         ('sources = "index"', "sources"),
         ("sources = [1]", "sources"),
         ("[serve]\nport = 1", "serve"),
+        ("gate = 1", "gate"),
+        ("[gate]\nlicense = []", "license"),
+        ("[gate]\npinned = 1", "pinned"),
+        ("[gate]\napprovals = -1", "approvals"),
+        ('[gate]\napprovals = 2\napprovers = ["ada", "ada"]', "approvers"),
+        ('[gate]\ndigests = ["abc"]', "digests"),
+        ('[publish]\nlicences = "MIT"', "licences"),
     ],
 )
 def test_a_wrong_key_is_named(tmp_path: Path, text: str, param: str) -> None:
@@ -50,6 +58,20 @@ def test_a_wrong_key_is_named(tmp_path: Path, text: str, param: str) -> None:
     with pytest.raises(UsageError, match=param) as caught:
         read_settings(tmp_path)
     assert caught.value.param == param
+
+
+def test_the_gate_is_a_table(tmp_path: Path) -> None:
+    write(tmp_path, 'port = 1\n[gate]\nlicences = ["MIT"]\npinned = true\n[publish]\napprovals = 2')
+    settings = read_settings(tmp_path)
+    assert settings.gate == Policy(licences=("MIT",), pinned=True)
+    assert settings.publish.approvals == 2
+    assert not Settings().gate.asks
+
+
+def test_a_wrong_key_in_a_table_is_named_with_it(tmp_path: Path) -> None:
+    write(tmp_path, "[gate]\napprovals = -1")
+    with pytest.raises(UsageError, match=r"freehold\.toml: \[gate\] approvals must"):
+        read_settings(tmp_path)
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:

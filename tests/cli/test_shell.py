@@ -8,37 +8,23 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from tests.cli.conftest import Run
 
-
-@pytest.fixture
-def freehold(tmp_path: Path) -> Run:
-    """Run ``freehold`` with a home of its own."""
-
-    def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "freehold.cli", *words],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={
-                **os.environ,
-                "FREEHOLD_HOME": str(tmp_path / "home"),
-                "FREEHOLD_KEYS": str(tmp_path / "signing"),
-                **env,
-            },
-        )
-
-    return run
-
-
-HEAVY = ("torch", "numpy", "fastapi", "pydantic", "sqlalchemy", "tokenizers", "huggingface_hub")
+HEAVY = (
+    "torch",
+    "numpy",
+    "fastapi",
+    "pydantic",
+    "sqlalchemy",
+    "tokenizers",
+    "huggingface_hub",
+    "cryptography",
+    "model_signing",
+)
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 from safetensors.numpy import save_file
 
+from freehold.signing import keys
+from freehold.signing.keys import PublicKey, SigningKey
 from freehold.store import Store
 
 
@@ -25,6 +28,10 @@ from freehold.store import Store
 def _online(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other rooms keep their libraries from the network; here the real client must ask."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    # Read once, at the library's import, which may have been in another room's test.
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.fixture
@@ -123,6 +130,7 @@ class Hub:
     url: str = ""
     in_lfs: Callable[[str], bool] = lambda path: not path.endswith((".json", ".txt"))
     licence: str = "apache-2.0"
+    licence_name: str | None = None
     listing_status: int = 200
     listing_body: bytes | None = None
     file_status: int = 200
@@ -193,6 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
                 entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 130}
             siblings.append(entry)
         card = {"license": self.hub.licence}
+        if self.hub.licence_name:
+            card["license_name"] = self.hub.licence_name
         return {"id": repository, "sha": "c0ffee", "siblings": siblings, "cardData": card,
                 "tags": [], "private": False, "downloads": 0, "likes": 0}  # fmt: skip
 
@@ -253,3 +263,19 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     yield served
     server.shutdown()
     server.server_close()
+
+
+# --- people who sign ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SigningKey]:
+    """Signing keys, by whose they are."""
+    folder = tmp_path_factory.mktemp("keys")
+    return {name: keys.create(folder, name, "p256") for name in ("ada", "bob", "eve")}
+
+
+@pytest.fixture(scope="session")
+def trust(people: dict[str, SigningKey]) -> dict[str, PublicKey]:
+    """Ada and Bob are trusted; Eve is not."""
+    return {name: people[name].public for name in ("ada", "bob")}

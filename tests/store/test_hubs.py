@@ -72,6 +72,25 @@ def test_huggingface_says_revision_and_licence(
     assert (manifest.revision, manifest.licence) == ("c0ffee", "Apache-2.0")
 
 
+@pytest.mark.parametrize(
+    ("licence", "found"),
+    [
+        (("mit", None), "MIT"),
+        (("other", "qwen"), "LicenseRef-Qwen"),
+        (("other", "qwen-research"), "LicenseRef-Qwen-Research"),
+        (("other", "my-own"), "NOASSERTION"),
+        (("other", None), "NOASSERTION"),
+    ],
+)
+@pytest.mark.usefixtures("data")
+def test_huggingface_names_licences_that_spdx_does_not_list(
+    store: Store, hub: Any, progress: Any, licence: tuple[str, str | None], found: str
+) -> None:
+    hub.licence, hub.licence_name = licence
+    manifest = pull(store, "Qwen/Tiny", sources=[HuggingFace(hub.url)], progress=progress)
+    assert manifest.licence == found
+
+
 def test_small_files_are_checked_against_their_git_id(
     store: Store, hub: Any, folder_model: Path, progress: Any
 ) -> None:

@@ -63,7 +63,9 @@ def wheels(tmp_path: Path, data: bytes, silent: Any, monkeypatch: pytest.MonkeyP
     pinned = CatalogFile(
         path=file.path, size=file.size, sha256=file.sha256, blake3=file.blake3, index=PARTS
     )
-    entry = CatalogModel(repository="Qwen/Known", licence="Apache-2.0", files=(pinned,))
+    entry = CatalogModel(
+        repository="Qwen/Known", licence="Apache-2.0", template="", files=(pinned,)
+    )
     for name in ("pull", "verify"):
         module = import_module(f"freehold.store.{name}")
         monkeypatch.setattr(module, "catalog", lambda: {"known": entry})

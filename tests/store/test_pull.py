@@ -195,6 +195,7 @@ def pinned(
     entry = CatalogModel(
         repository="Qwen/Known",
         licence="Apache-2.0",
+        template="",
         files=(
             CatalogFile(path=file.path, size=file.size, sha256=file.sha256, blake3=file.blake3),
         ),
