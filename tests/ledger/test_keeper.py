@@ -27,8 +27,9 @@ from freehold.errors import (
 from freehold.ledger import KeeperSettings, LedgerProcess, wire
 from freehold.ledger.database import Database, place
 from freehold.ledger.log import Reader
-from freehold.pair import MAX_FRAME, frame, spawn
+from freehold.pair import MAX_FRAME, frame
 from freehold.signing import keys
+from freehold.spawning import spawn
 from tests.ledger.conftest import OUTCOME, RECORD
 
 
