@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freehold.cli.home import at_home
 from freehold.cli.hosting import living
 from freehold.cli.output import Bar, emit, say, table
 from freehold.cli.places import root
 from freehold.cli.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from freehold.cli.home import Home
 
 
 def bench(
@@ -22,6 +26,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 [float32].")] = None,
+    no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure decode, prefill and 8 sequences at once, in tokens per second.
@@ -31,9 +36,16 @@ def bench(
     """
     # Guessing ahead is off: it would measure how predictable the answers are.
     settings = read_settings(
-        root(), model=model, threads=threads, backend=backend, dtype=dtype, speculate="off"
+        root(),
+        model=model,
+        threads=threads,
+        backend=backend,
+        dtype=dtype,
+        speculate="off",
+        residency="off" if no_lock else None,
     )
-    result = asyncio.run(_bench(settings, rounds, quiet=json))
+    with at_home(settings, "front") as home:
+        result = asyncio.run(_bench(settings, rounds, home, quiet=json))
     emit(
         result,
         [
@@ -53,11 +65,14 @@ def _rows(result: dict[str, object]) -> list[tuple[str, object]]:
     ]
 
 
-async def _bench(settings: Settings, rounds: int, *, quiet: bool) -> dict[str, object]:
+async def _bench(
+    settings: Settings, rounds: int, home: Home, *, quiet: bool
+) -> dict[str, object]:
     from freehold.cli.workload import MemoryReader, decode_rate, prefill_rate, usable_cores
 
     with Bar(quiet=quiet) as bar:
-        async with living(settings.model, settings, bar) as model:
+        async with living(settings.model, settings, bar, home) as model:
+            home.shut_calls()
             n_threads = settings.threads or usable_cores()
             reader = MemoryReader(n_threads)
             seen: dict[str, list[float]] = {}

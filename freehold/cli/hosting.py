@@ -17,6 +17,7 @@ DRAFT_RATIO = 4
 what it wins for new code it loses for prose."""
 
 if TYPE_CHECKING:
+    from freehold.cli.home import Home
     from freehold.store import Store
     from freehold.types import Codec, Engine, VerifiedModel
 
@@ -59,8 +60,12 @@ def draft_for(model: VerifiedModel, settings: Settings, store: Store) -> str:
 
 
 @asynccontextmanager
-async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Living]:
+async def living(
+    name: str, settings: Settings, bar: Bar, home: Home | None = None
+) -> AsyncIterator[Living]:
     """Verify ``name``, start its engine process, and stop it at the end.
+
+    The engine is locked as ``home`` orders; without one, locked with nobody to watch over it.
 
     Both sides verify for themselves: the counter takes only the tokenizer and the template, the
     engine only the weights, and neither trusts the other's word for what lies on disk.
@@ -68,6 +73,7 @@ async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Livin
     Raises ``NotFoundError``, ``IntegrityError`` or ``EngineError``.
     """
     from freehold.engine import EngineProcess, EngineSettings
+    from freehold.engine.client import reach_of
     from freehold.qwen import codec
     from freehold.store import Store, verify
 
@@ -78,22 +84,21 @@ async def living(name: str, settings: Settings, bar: Bar) -> AsyncIterator[Livin
     draft = draft_for(verified, settings, store)
     if draft:
         bar.note(f"{draft} guesses ahead for {name}; what {name} answers stays the same")
-    engine = await EngineProcess.start(
-        EngineSettings(
-            root=str(root()),
-            model=verified.name,
-            backend=settings.backend,
-            dtype=settings.dtype,
-            device=settings.device,
-            threads=settings.threads or None,
-            cache_tokens=settings.cache_tokens,
-            max_running=settings.max_running,
-            max_waiting=settings.max_waiting,
-            speculate=settings.speculate,
-            draft=draft,
-        ),
-        progress=bar,
+    told = EngineSettings(
+        root=str(root()),
+        model=verified.name,
+        backend=settings.backend,
+        dtype=settings.dtype,
+        device=settings.device,
+        threads=settings.threads or None,
+        cache_tokens=settings.cache_tokens,
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+        speculate=settings.speculate,
+        draft=draft,
     )
+    order = home.order("engine", reach_of(told)) if home else None
+    engine = await EngineProcess.start(told, progress=bar, order=order)
     # A live bar would keep the terminal's output to itself, and with it line editing.
     bar.close()
     try:

@@ -17,3 +17,8 @@ def keyring_url() -> str:
     folder = root()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return f"sqlite:///{folder / 'keys.sqlite'}"
+
+
+def residency_folder() -> Path:
+    """Refused attempts, and the state of each running server."""
+    return root() / "residency"

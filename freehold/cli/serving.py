@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freehold.cli.home import at_home
 from freehold.cli.hosting import living
 from freehold.cli.output import Bar, say
 from freehold.cli.places import keyring_url, root
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from freehold.cli.home import Home
+    from freehold.serve.keys import Keyring
     from freehold.serve.run import Binding
 
 
@@ -49,6 +52,10 @@ def serve(
     insecure_bind: Annotated[
         bool, typer.Option("--insecure-bind", help="Allow a non-loopback address without TLS.")
     ] = False,
+    no_lock: Annotated[
+        bool, typer.Option("--no-lock", help="Leave every way out of the server open.")
+    ] = False,
+    drill: Annotated[int | None, typer.Option("--drill", hidden=True)] = None,
 ) -> None:
     """Serve a model over the OpenAI HTTP API."""
     from freehold.serve.run import Binding, check
@@ -67,6 +74,7 @@ def serve(
         cache_tokens=cache_tokens,
         max_running=max_running,
         max_waiting=max_waiting,
+        residency="off" if no_lock else None,
     )
     binding = Binding(
         host=settings.host,
@@ -77,17 +85,27 @@ def serve(
     )
     check(binding)
     _log_to_stderr()
-    asyncio.run(_serve(settings, binding, temporary_key=temporary_key))
-
-
-async def _serve(settings: Settings, binding: Binding, *, temporary_key: bool) -> None:
-    from freehold.serve.app import Hosted, Limits, build
     from freehold.serve.keys import Keyring
-    from freehold.serve.run import run
 
     keyring = Keyring(keyring_url())
+    with at_home(
+        settings,
+        "counter",
+        read=tuple(path for path in (str(root() / "keys.sqlite"), tls_cert, tls_key) if path),
+        bind=(settings.port,),
+        drill=drill,
+    ) as home:
+        asyncio.run(_serve(settings, binding, keyring, home, temporary_key=temporary_key))
+
+
+async def _serve(
+    settings: Settings, binding: Binding, keyring: Keyring, home: Home, *, temporary_key: bool
+) -> None:
+    from freehold.serve.app import Hosted, Limits, build
+    from freehold.serve.run import run
+
     with Bar() as bar:
-        async with living(settings.model, settings, bar) as model:
+        async with living(settings.model, settings, bar, home) as model:
             hosted = Hosted(
                 name=model.name,
                 card=model.engine.card,
@@ -103,9 +121,10 @@ async def _serve(settings: Settings, binding: Binding, *, temporary_key: bool) -
             )
             key = keyring.add_temporary() if temporary_key else None
             await run(
-                build([hosted], keyring, limits),
+                build([hosted], keyring, limits, residency=home.watch.status),
                 binding,
                 drain_seconds=settings.drain_seconds,
+                on_listening=home.shut_calls,
                 on_ready=lambda address: _greet(address, model.name, key),
             )
 

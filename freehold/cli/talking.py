@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from freehold.cli.home import at_home, existing
 from freehold.cli.hosting import living
 from freehold.cli.output import Bar
 from freehold.cli.places import root
@@ -25,6 +26,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.")] = None,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 [float32].")] = None,
+    no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
 ) -> None:
     """Talk to a model in the terminal. Piped text is answered once.
 
@@ -35,7 +37,13 @@ def chat(
     from freehold.cli.conversation import Talk, converse
     from freehold.types import Sampling
 
-    settings = read_settings(root(), model=model, backend=backend, dtype=dtype)
+    settings = read_settings(
+        root(),
+        model=model,
+        backend=backend,
+        dtype=dtype,
+        residency="off" if no_lock else None,
+    )
     talk = Talk(
         system=system,
         sampling=Sampling(
@@ -46,10 +54,18 @@ def chat(
     )
     # One runner for the whole conversation: the engine's pipe belongs to its loop, and it turns
     # Ctrl-C into the cancellation of the answer that is being written.
-    with asyncio.Runner() as runner, Bar() as bar:
+    history = existing(root() / "chat_history")
+    with (
+        at_home(settings, "front", write=(history,)) as home,
+        asyncio.Runner() as runner,
+        Bar() as bar,
+    ):
         stack = AsyncExitStack()
-        living_model = runner.run(stack.enter_async_context(living(settings.model, settings, bar)))
+        living_model = runner.run(
+            stack.enter_async_context(living(settings.model, settings, bar, home))
+        )
         try:
+            home.shut_calls()
             if sys.stdin.isatty():
                 converse(runner, living_model, talk)
             else:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from freehold.engine import reply, wire
@@ -23,6 +25,8 @@ from freehold.engine.faults import error_of
 from freehold.engine.inbox import Inbox
 from freehold.engine.limits import check_ids, check_room, check_sampling, check_top
 from freehold.errors import EngineError, FreeholdError, UsageError
+from freehold.residency.landlock import Reach
+from freehold.residency.lock import Order, devices, library
 from freehold.types import Done, EngineStats, Event, Ids, Logprobs, ModelCard, Sampling, Tap
 
 CLOSE_SECONDS = 5.0
@@ -41,7 +45,9 @@ class Progress(Protocol):
 class EngineProcess:
     """One model in one process. Made by ``start``; ``close`` it, or use it in ``async with``."""
 
-    def __init__(self, settings: wire.EngineSettings, progress: Progress | None) -> None:
+    def __init__(
+        self, settings: wire.EngineSettings, progress: Progress | None, order: Order
+    ) -> None:
         self._settings = settings
         self._progress = progress
         self._loaded = 0
@@ -53,18 +59,25 @@ class EngineProcess:
         self._pipe: _Pipe | None = None
         self._cause: FreeholdError | None = None
         self._closing = False
-        self._process, self._pair = _spawn()
+        self._process, self._pair = _spawn(order)
 
     @classmethod
     async def start(
-        cls, settings: wire.EngineSettings, *, progress: Progress | None = None
+        cls,
+        settings: wire.EngineSettings,
+        *,
+        progress: Progress | None = None,
+        order: Order | None = None,
     ) -> EngineProcess:
         """Start the process and wait until the model answers.
 
+        ``order`` is its lock; without, it is locked to what ``reach_of`` says and nobody watches.
         Raises what went wrong there: ``NotFoundError``, ``IntegrityError``, ``UsageError`` (an
         impossible setting), ``EngineError``.
         """
-        engine = cls(settings, progress)
+        if order is None:
+            order = Order(role="engine", reach=reach_of(settings))
+        engine = cls(settings, progress, order)
         try:
             _, engine._pipe = await asyncio.get_running_loop().create_connection(
                 lambda: _Pipe(engine), sock=engine._pair
@@ -282,8 +295,17 @@ class _Pipe(asyncio.Protocol):
         self._engine.lost()
 
 
-def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start the process with one end of a fresh pair; the other end.
+def reach_of(settings: wire.EngineSettings) -> Reach:
+    """The files an engine needs: models to read, nothing to write (a device other than the CPU is
+    spoken to through its own files)."""
+    models = tuple(str(Path(settings.root) / part) for part in ("blobs", "manifests"))
+    return Reach(
+        read=(*models, *library()), write=() if settings.device == "cpu" else devices()
+    )
+
+
+def _spawn(order: Order) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start the process with one end of a fresh pair; the other end. Closes ``order.line`` here.
 
     ``-P``: what lies in the folder Freehold was started from is not imported. A process group of
     its own: Ctrl-C in the terminal is for the counter, which lets answers finish. Called in the
@@ -292,13 +314,16 @@ def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair()
     with theirs:
         fd = theirs.fileno()
+        passed = (fd,) if order.line is None else (fd, order.line)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "freehold.engine", str(fd)],
-            pass_fds=(fd,),
+            [sys.executable, "-P", "-m", "freehold.engine", str(fd), order.dumps()],
+            pass_fds=passed,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             process_group=0,
         )
+    if order.line is not None:
+        os.close(order.line)
     return process, ours
 
 

@@ -1,0 +1,81 @@
+"""The lock around a command that runs a model: which files its processes may reach, and when."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freehold.cli.output import say
+from freehold.cli.places import residency_folder, root
+from freehold.cli.settings import Settings
+
+if TYPE_CHECKING:
+    from freehold.residency.lock import Order
+    from freehold.residency.watching import Watch
+
+
+class Home:
+    """What this process and the ones it starts are allowed. Made by ``at_home``."""
+
+    def __init__(self, watch: Watch, order: Order) -> None:
+        from freehold.residency.lock import shut_files
+
+        self.watch = watch
+        self._order = order
+        self._files = shut_files(order)
+
+    def order(self, role: str, reach: Any) -> Order:
+        """The lock of a process about to be started as ``role``."""
+        return self.watch.order(role, reach)
+
+    def shut_calls(self) -> None:
+        """Shut the rest, once nothing more is to be opened or started here."""
+        from freehold.residency.lock import shut_calls
+
+        shut = shut_calls(self._order, self._files)
+        if self._order.enforce and not shut.kernel:
+            say("residency: not enforced by the kernel here (see `freehold residency status`)")
+
+
+@contextmanager
+def at_home(
+    settings: Settings,
+    role: str,
+    *,
+    read: tuple[str, ...] = (),
+    write: tuple[str, ...] = (),
+    bind: tuple[int, ...] = (),
+    drill: int | None = None,
+) -> Iterator[Home]:
+    """Start the watchman and shut this process's files: the vault and ``read`` may be read,
+    ``write`` written, ``bind`` listened on. Call it from the first thread, before any other.
+
+    ``drill``: a descriptor on which ``freehold residency prove`` orders attacks.
+    """
+    from freehold.residency.landlock import Reach
+    from freehold.residency.lock import close_strangers, library
+    from freehold.residency.watching import Watch
+
+    close_strangers(set() if drill is None else {drill})
+    watch = Watch(residency_folder(), enforce=settings.residency == "enforce", drill=drill)
+    if drill is not None:
+        os.close(drill)
+    try:
+        mine = [str(root() / part) for part in ("blobs", "manifests")]
+        reach = Reach(
+            read=(*mine, str(watch.state_file), *read, *library()), write=write, bind=bind
+        )
+        yield Home(watch, watch.order(role, reach))
+    finally:
+        watch.close()
+
+
+def existing(path: Path) -> str:
+    """``path``, made empty and for its owner alone if it is not there: only a file that exists can
+    be left open to a locked process."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    return str(path)
