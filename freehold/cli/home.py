@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 class Home:
     """What this process and the ones it starts are allowed. Made by ``at_home``."""
 
-    def __init__(self, watch: Watch, order: Order) -> None:
-        from freehold.residency.lock import shut_files
-
+    def __init__(self, watch: Watch, order: Order, files: list[str]) -> None:
         self.watch = watch
         self._order = order
-        self._files = shut_files(order)
+        self._files = files
 
     def order(self, role: str, reach: Any) -> Order:
         """The lock of a process about to be started as ``role``."""
@@ -56,19 +54,21 @@ def at_home(
     ``drill``: a descriptor on which ``freehold residency prove`` orders attacks.
     """
     from freehold.residency.landlock import Reach
-    from freehold.residency.lock import close_strangers, library
+    from freehold.residency.lock import Order, close_strangers, library, shut_files
     from freehold.residency.watching import Watch
 
-    close_strangers(set() if drill is None else {drill})
-    watch = Watch(residency_folder(), enforce=settings.residency == "enforce", drill=drill)
-    if drill is not None:
-        os.close(drill)
+    enforce = settings.residency == "enforce"
+    if enforce:
+        close_strangers(set() if drill is None else {drill})
+    watch = Watch(residency_folder(), enforce=enforce, drill=drill)
+    mine = [str(root() / part) for part in ("blobs", "manifests")]
+    reach = Reach(read=(*mine, str(watch.state_file), *read, *library()), write=write, bind=bind)
+    # Twice: the watchman, started in between, sees into this process, and not the other way.
+    shut_files(Order(role=role, reach=reach, enforce=enforce))
+    watch.start()
     try:
-        mine = [str(root() / part) for part in ("blobs", "manifests")]
-        reach = Reach(
-            read=(*mine, str(watch.state_file), *read, *library()), write=write, bind=bind
-        )
-        yield Home(watch, watch.order(role, reach))
+        order = watch.order(role, reach)
+        yield Home(watch, order, shut_files(order))
     finally:
         watch.close()
 

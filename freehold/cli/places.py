@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -22,3 +23,12 @@ def keyring_url() -> str:
 def residency_folder() -> Path:
     """Refused attempts, and the state of each running server."""
     return root() / "residency"
+
+
+def keys_folder() -> Path:
+    """Signing keys: ``$FREEHOLD_KEYS``, else ``freehold/keys`` in the user's XDG configuration."""
+    named = os.environ.get("FREEHOLD_KEYS")
+    if named:
+        return Path(named).expanduser()
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(config) / "freehold" / "keys"

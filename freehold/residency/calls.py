@@ -74,6 +74,8 @@ _EACH: dict[str, tuple[int | None, int | None]] = {
     "lchown": (94, None),
     "ptrace": (101, 117),
     "syslog": (103, 116),
+    "capget": (125, 90),
+    "capset": (126, 91),
     "utime": (132, None),
     "mknod": (133, None),
     "personality": (135, 92),

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from freehold.errors import FreeholdError
-from freehold.residency import calls, landlock, seccomp
+from freehold.residency import calls, capabilities, landlock, seccomp
 from freehold.residency.landlock import Reach
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -123,7 +123,9 @@ def shut_files(order: Order) -> list[str]:
     if not order.enforce:
         return []
     reach = order.reach
-    return landlock.restrict(
+    # As root, some of what Landlock hides is shown to whoever holds a capability for it.
+    dropped = bool(calls.NUMBERS) and capabilities.drop()
+    shut = landlock.restrict(
         Reach(
             read=(*reach.read, *_NAMES),
             write=(*reach.write, *_EMPTY),
@@ -132,6 +134,7 @@ def shut_files(order: Order) -> list[str]:
             bind=reach.bind,
         )
     )
+    return [*shut, "capabilities"] if shut and dropped else shut
 
 
 def shut_calls(order: Order, files: list[str]) -> Shut:
@@ -177,7 +180,7 @@ def _tell(order: Order, line_fd: int, shut: Shut, listener: int | None) -> None:
         from freehold.residency.drill import serve
 
         serve(line.detach(), order.role)
-    elif order.role == "counter":
+    elif order.role in ("counter", "front"):
         line.detach()  # the watchman lives as long as this end is open
     else:
         line.close()

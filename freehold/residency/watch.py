@@ -1,6 +1,6 @@
 """The watchman: a small process that answers for every refused call, and writes it down.
 
-    python -I -S -c '...' MAIN_LINE RECORD STATE [DRILL]
+    python -I -S -c '...' MAIN_LINE RECORD STATE DRILL ENFORCE
 
 It imports the standard library only, and is locked itself: no sockets, no files but the two it was
 given open, no programs. Its lines are sequenced-packet pairs, one JSON document a packet. On a line
@@ -49,8 +49,8 @@ class Watchman:
         self._lines: dict[int, socket.socket] = {main.fileno(): main}
         self._listeners: dict[int, dict[str, Any]] = {}
         self._processes: list[dict[str, Any]] = []
+        self._told: set[socket.socket] = set()
         self._by_role: dict[str, socket.socket] = {}
-        self._asked: dict[int, socket.socket] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
         self._written = 0
         self._started = attempts.now()
@@ -90,16 +90,18 @@ class Watchman:
         if not data:
             self._poll.unregister(line)
             del self._lines[line.fileno()]
+            self._told.discard(line)
             if line is not self._main:
                 line.close()
             return False
-        message = json.loads(data)
-        match message:
+        match _parsed(data):
             case {"line": _} if line is self._main and descriptors:
                 fresh = socket.socket(fileno=descriptors.pop())
                 self._lines[fresh.fileno()] = fresh
                 self._poll.register(fresh, select.POLLIN)
-            case {"lock": dict(about)}:
+            case {"lock": {"role": str(), "pid": int()} as about} if line not in self._told:
+                # Once a line: what a process says after its lock is no longer to be believed.
+                self._told.add(line)
                 self._watch(line, about, descriptors)
             case {"drilled": int(number), "result": result}:
                 self._report(number, result)
@@ -110,10 +112,9 @@ class Watchman:
         return True
 
     def _watch(self, line: socket.socket, about: dict[str, Any], descriptors: list[int]) -> None:
-        about = {str(key): value for key, value in about.items()}
         self._processes = [one for one in self._processes if one["role"] != about["role"]]
         self._processes.append(about)
-        self._by_role[str(about["role"])] = line
+        self._by_role[about["role"]] = line
         if descriptors:
             listener = descriptors.pop()
             self._listeners[listener] = about
@@ -178,7 +179,11 @@ class Watchman:
             drill.send(json.dumps(self._described(), ensure_ascii=True).encode())
             return
         line = self._by_role.get(order["role"])
-        if line is None:
+        if order["role"] == "watchman":
+            from freehold.residency.attacks import attempt
+
+            self._report(order["number"], attempt(order["name"], order["target"]))
+        elif line is None:
             drill.send(json.dumps({"drilled": order["number"], "result": None}).encode())
         else:
             line.send(data)
@@ -213,6 +218,13 @@ class Watchman:
             before = os.fstat(self._state).st_size
             os.pwrite(self._state, data.ljust(before), 0)
             os.ftruncate(self._state, len(data))
+
+
+def _parsed(data: bytes) -> object:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _receive(line: socket.socket) -> tuple[bytes, list[int]]:
@@ -260,8 +272,8 @@ def _thread_name(thread: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Watch, on the descriptors given as numbers; an absent drill is ``-1``."""
-    main_line, record, state, drill = map(int, arguments)
+    """Watch, on the descriptors given as numbers (an absent drill is ``-1``), locked or not."""
+    main_line, record, state, drill, enforce = map(int, arguments)
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
     watchman = Watchman(
@@ -270,7 +282,7 @@ def main(arguments: list[str]) -> int:
         state,
         socket.socket(fileno=drill) if drill >= 0 else None,
     )
-    if seccomp.available():
+    if enforce and seccomp.available():
         seccomp.install("watchman", line=None)
     try:
         watchman.run()

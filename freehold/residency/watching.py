@@ -23,11 +23,14 @@ RECORD = "attempts.jsonl"
 MOST_RECORD = 16 << 20
 """Bytes in the record at which a new one is begun; the last one stays beside it."""
 
-_PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from freehold.residency.watch import main; sys.exit(main(sys.argv[1:]))"
+_PROGRAM = (
+    "import sys; sys.path.append(sys.argv.pop(1)); "
+    "from freehold.residency.watch import main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 class Watch:
-    """The watchman as the process that started it sees it. ``close`` it last.
+    """The watchman as the process that made it sees it. ``start`` it, and ``close`` it last.
 
     ``folder`` holds the record of attempts and the state of each running server. ``enforce`` false:
     the processes are told to shut nothing. ``drill`` is a descriptor from ``freehold residency
@@ -38,15 +41,23 @@ class Watch:
         self._enforce = enforce
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
+        self._drill = drill
+        self._files: tuple[int, int] | None = None
         self.state_file = folder / f"{os.getpid()}.json"
-        if enforce or drill is not None:
-            self._start(folder, drill)
+        if sys.platform == "linux" and (enforce and seccomp.available() or drill is not None):
+            self._files = _open(folder, self.state_file)
 
-    def _start(self, folder: Path, drill: int | None) -> None:
-        if sys.platform != "linux" or not (seccomp.available() or drill is not None):
+    def start(self) -> None:
+        """Start the process, if this machine and the owner's wish leave it something to do.
+
+        It looks at the memory of locked processes, so it must be inside no lock that they are not
+        in: start it after the first ``shut_files``, and lock again after it.
+        """
+        if self._files is None:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        record, state = _open(folder, self.state_file)
+        record, state = self._files
+        drill = self._drill
         passed = [theirs.fileno(), record, state, *([] if drill is None else [drill])]
         try:
             self._process = subprocess.Popen(
@@ -55,6 +66,7 @@ class Watch:
                     str(Path(__file__).resolve().parents[2]),
                     *map(str, passed[:3]),
                     str(-1 if drill is None else drill),
+                    str(int(self._enforce)),
                 ],
                 pass_fds=passed,
                 stdin=subprocess.DEVNULL,
@@ -63,8 +75,8 @@ class Watch:
             )
         finally:
             theirs.close()
-            os.close(record)
-            os.close(state)
+            for done in passed[1:]:
+                os.close(done)
         self._line = ours
 
     def order(self, role: str, reach: Reach) -> Order:
