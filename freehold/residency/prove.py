@@ -75,7 +75,8 @@ def prove(
                 say(f"{model} answers, attacks begin")
                 before = server.asks(scene)
                 processes = server.processes()
-                attempts = _attack_all(server, processes, aim, wire, say)
+                with server.visitor(scene):  # whose connection an attack may try to turn around
+                    attempts = _attack_all(server, processes, aim, wire, say)
                 after = server.asks(scene)
             time.sleep(1.0)
             arrived = wire.arrived
@@ -219,6 +220,12 @@ class _Server:
         recorded = answer["attempts"] - self._recorded
         self._recorded = answer["attempts"]
         return answer["result"] or {"outcome": "absent", "how": "no such process"}, recorded
+
+    def visitor(self, scene: stage.Stage) -> socket.socket:
+        """An idle connection to the server, from its own side of the wire."""
+        host, port = self._find(r"answers at http://([\d.]+):(\d+)", "".join(self._said))
+        with scene.visiting():
+            return socket.create_connection((host, int(port)), timeout=10)
 
     def asks(self, scene: stage.Stage) -> bool:
         """Whether the server answers a question, asked from its own side of the wire."""

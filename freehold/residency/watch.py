@@ -25,6 +25,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections import Counter
 from typing import Any
 
@@ -55,6 +56,7 @@ class Watchman:
         self._written = 0
         self._started = attempts.now()
         self._stale = True
+        self._write_at = 0.0
         self._poll = select.poll()
         self._poll.register(main, select.POLLIN)
         if drill is not None:
@@ -64,7 +66,7 @@ class Watchman:
         """Serve until the main line ends."""
         while True:
             ready = self._poll.poll(_STATE_EVERY * 1000 if self._stale else None)
-            if not ready:
+            if self._stale and time.monotonic() >= self._write_at:
                 self._write_state()
             for descriptor, event in ready:
                 if descriptor in self._listeners:
@@ -119,7 +121,7 @@ class Watchman:
             listener = descriptors.pop()
             self._listeners[listener] = about
             self._poll.register(listener, select.POLLIN)
-        self._stale = True
+        self._write_state()
         with contextlib.suppress(OSError):
             line.send(json.dumps({"drill": self._drill is not None}).encode())
 
@@ -213,6 +215,7 @@ class Watchman:
     def _write_state(self, *, ended: bool = False) -> None:
         data = json.dumps(self._described(ended=ended), ensure_ascii=True).encode()
         self._stale = False
+        self._write_at = time.monotonic() + _STATE_EVERY
         # Padded, then cut: a reader at any moment finds one whole document at the start.
         with contextlib.suppress(OSError):
             before = os.fstat(self._state).st_size

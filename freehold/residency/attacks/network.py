@@ -175,7 +175,10 @@ def fast_open_on_held(t: Target) -> None:
 
 def reconnect(t: Target) -> None:
     """Undo a connection the process holds (``AF_UNSPEC``), then connect it elsewhere."""
-    call("connect", _any_socket(), (ctypes.c_char * 16)(), 16)
+    held = _any_socket()
+    call("connect", held, (ctypes.c_char * 16)(), 16)
+    with socket.socket(fileno=os.dup(held)) as s:
+        s.connect((t.v4, t.port))
 
 
 def bind_shell(t: Target) -> None:
@@ -229,14 +232,16 @@ def _sockets() -> list[int]:
 
 
 def _any_socket() -> int:
+    found = []
     for descriptor in _sockets():
         with socket.socket(fileno=os.dup(descriptor)) as s:
+            listens = s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             # Neither the line on which this was ordered, nor a socket that only listens.
-            if s.type == socket.SOCK_STREAM and not s.getsockopt(
-                socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-            ):
-                return descriptor
-    raise AbsentError("the process holds no connection")
+            if s.type == socket.SOCK_STREAM and not listens:
+                found.append((s.family == socket.AF_UNIX, descriptor))
+    if not found:
+        raise AbsentError("the process holds no connection")
+    return min(found)[1]
 
 
 def _address_call(name: str, descriptor: int, t: Target, data: bytes, flags: int = 0) -> None:
