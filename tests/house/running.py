@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,10 +55,10 @@ class Server:
         return self.process.wait(60)
 
 
-def start(root: Path, *options: str) -> Server:
-    """Start a server on a free port and wait until it answers."""
+def start(root: Path, *options: str, under: Sequence[str] = ()) -> Server:
+    """Start a server on a free port and wait until it answers; ``under`` a tool, if one is given."""
     process = subprocess.Popen(
-        [*FREEHOLD, "serve", "--port", "0", "--temporary-key", *options],
+        [*under, *FREEHOLD, "serve", "--port", "0", "--temporary-key", *options],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "FREEHOLD_HOME": str(root)},
