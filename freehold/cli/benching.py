@@ -65,9 +65,7 @@ def _rows(result: dict[str, object]) -> list[tuple[str, object]]:
     ]
 
 
-async def _bench(
-    settings: Settings, rounds: int, home: Home, *, quiet: bool
-) -> dict[str, object]:
+async def _bench(settings: Settings, rounds: int, home: Home, *, quiet: bool) -> dict[str, object]:
     from freehold.cli.workload import MemoryReader, decode_rate, prefill_rate, usable_cores
 
     with Bar(quiet=quiet) as bar:

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from freehold import __version__
-from freehold.cli import benching, keys, models, residency, serving, talking
+from freehold.cli import benching, bundling, keys, models, residency, serving, talking
 from freehold.cli.output import fail
 from freehold.errors import FreeholdError
 
@@ -31,6 +31,7 @@ app.command("rm")(models.remove)
 app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
+app.command("bundle")(bundling.bundle)
 app.add_typer(keys.app, name="keys")
 app.add_typer(residency.app, name="residency")
 

@@ -126,5 +126,7 @@ def _proof_lines(report: dict[str, Any], path: Path, key: str | None) -> list[st
         f"report: {path}" + (f", signed by {key}" if key else ""),
     ]
     if key is None:
-        lines.append("not signed: make a key with `freehold signer create NAME`, or name one: --key")
+        lines.append(
+            "not signed: make a key with `freehold signer create NAME`, or name one: --key"
+        )
     return lines

@@ -299,9 +299,7 @@ def reach_of(settings: wire.EngineSettings) -> Reach:
     """The files an engine needs: models to read, nothing to write (a device other than the CPU is
     spoken to through its own files)."""
     models = tuple(str(Path(settings.root) / part) for part in ("blobs", "manifests"))
-    return Reach(
-        read=(*models, *library()), write=() if settings.device == "cpu" else devices()
-    )
+    return Reach(read=(*models, *library()), write=() if settings.device == "cpu" else devices())
 
 
 def _spawn(order: Order) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -79,7 +79,7 @@ def assemble(ops: Sequence[Op]) -> bytes:
 
 
 def run(ops: Sequence[Op], data: bytes) -> int:
-    """What the program answers to ``data`` (a ``seccomp_data``): for tests, which need no kernel."""
+    """What the program answers to ``data`` (a ``seccomp_data``), for tests without a kernel."""
     held, at = 0, 0
     while True:
         op = ops[at]

@@ -170,9 +170,7 @@ def call(name: str, *arguments: int | ctypes.Array[ctypes.c_char] | bytes | None
     return call_number(NUMBERS[name], *arguments)
 
 
-def call_number(
-    number: int, *arguments: int | ctypes.Array[ctypes.c_char] | bytes | None
-) -> int:
+def call_number(number: int, *arguments: int | ctypes.Array[ctypes.c_char] | bytes | None) -> int:
     """Make system call ``number``. Raises ``OSError``."""
     given = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     libc = ctypes.CDLL(None, use_errno=True)

@@ -19,7 +19,7 @@ _WAKE = 0.1
 
 
 class Capture:
-    """Writes what ``interface`` of the current network namespace sees to ``path``, from the call on.
+    """Writes what ``interface`` of the current network namespace sees to ``path``, from now on.
 
     ``arrived`` counts frames that came in by the wire; those this side sent are written too.
     Raises ``OSError``.
@@ -27,7 +27,9 @@ class Capture:
 
     def __init__(self, interface: str, path: Path) -> None:
         self.arrived = 0
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS))
+        self._socket = socket.socket(
+            socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_PROTOCOLS)
+        )
         self._socket.bind((interface, _ALL_PROTOCOLS))
         self._socket.settimeout(_WAKE)
         self._file = path.open("wb")

@@ -76,14 +76,18 @@ def restrict(reach: Reach) -> list[str]:
     ports = _BIND | _CONNECT if version >= 4 else 0
     scopes = _SCOPES if version >= 6 else 0
     parts = [files, ports, scopes][: 1 + (version >= 4) + (version >= 6)]
-    ruleset = call("landlock_create_ruleset", struct.pack(f"={len(parts)}Q", *parts), 8 * len(parts), 0)
+    ruleset = call(
+        "landlock_create_ruleset", struct.pack(f"={len(parts)}Q", *parts), 8 * len(parts), 0
+    )
     try:
         _add_paths(ruleset, reach.read, _READ & files)
         _add_paths(ruleset, reach.write, _WRITE & files)
         _add_paths(ruleset, reach.list, _READ_DIR)
         if ports:
             for port in reach.connect:
-                call("landlock_add_rule", ruleset, _RULE_PORT, struct.pack("=QQ", _CONNECT, port), 0)
+                call(
+                    "landlock_add_rule", ruleset, _RULE_PORT, struct.pack("=QQ", _CONNECT, port), 0
+                )
             for port in reach.bind:
                 call("landlock_add_rule", ruleset, _RULE_PORT, struct.pack("=QQ", _BIND, port), 0)
         prctl(_NO_NEW_PRIVS, 1)
@@ -104,6 +108,12 @@ def _add_paths(ruleset: int, paths: Iterable[str], rights: int) -> None:
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
             try:
                 allowed = rights if Path(path).is_dir() else rights & _FILE_ONLY
-                call("landlock_add_rule", ruleset, _RULE_PATH, struct.pack("=Qi", allowed, descriptor), 0)
+                call(
+                    "landlock_add_rule",
+                    ruleset,
+                    _RULE_PATH,
+                    struct.pack("=Qi", allowed, descriptor),
+                    0,
+                )
             finally:
                 os.close(descriptor)

@@ -59,7 +59,7 @@ def prove(
     locked: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Attack a server of ``model`` (in the vault at ``root``) and report; ``capture`` gets the wire.
+    """Attack a server of ``model`` (in the vault at ``root``); ``capture`` gets the wire.
 
     ``locked`` false starts the server with ``--no-lock``: then attacks get out, which shows that
     the proof can fail. This process ends up in another network namespace; call it last. Raises
@@ -144,7 +144,7 @@ def _attack_all(
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     int80 = _int80_works(aim)
-    found = []
+    found: list[dict[str, Any]] = []
     for process in processes:
         target = asdict(aim) | {"parent": _parent_of(process["pid"]), "int80": int80}
         before = len(found)
@@ -265,9 +265,7 @@ class _Server:
 
 
 @contextmanager
-def _server(
-    scene: stage.Stage, model: str, locked: bool, leak: socket.socket
-) -> Iterator[_Server]:
+def _server(scene: stage.Stage, model: str, locked: bool, leak: socket.socket) -> Iterator[_Server]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(_ORDER_SECONDS)
     command = [sys.executable, "-P", "-m", "freehold.cli", "serve", model]

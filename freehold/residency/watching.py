@@ -44,7 +44,7 @@ class Watch:
         self._drill = drill
         self._files: tuple[int, int] | None = None
         self.state_file = folder / f"{os.getpid()}.json"
-        if sys.platform == "linux" and (enforce and seccomp.available() or drill is not None):
+        if sys.platform == "linux" and ((enforce and seccomp.available()) or drill is not None):
             self._files = _open(folder, self.state_file)
 
     def start(self) -> None:

@@ -60,7 +60,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def show_residency(request: Request) -> Response:
-    """What the kernel shuts in each of this server's processes, and how many attempts there were."""
+    """What is shut in each of this server's processes, and how many attempts there were."""
     return _json(request.app.state.residency())
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 
-from freehold.signing.keys import SigningKey
+from freehold.errors import MalformedError, SignatureError
+from freehold.signing.keys import PublicKey, SigningKey
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
@@ -23,3 +24,27 @@ def seal(payload_type: str, payload: bytes, key: SigningKey) -> bytes:
         "signatures": [{"keyid": key.key_id, "sig": base64.b64encode(signature).decode()}],
     }
     return json.dumps(envelope).encode()
+
+
+def check(payload_type: str, payload: bytes, envelope: bytes, key: PublicKey) -> None:
+    """Return if ``envelope`` holds a signature by ``key`` over just this payload.
+
+    Raises ``MalformedError``, ``SignatureError``.
+    """
+    try:
+        found = json.loads(envelope)
+        sealed = base64.b64decode(found["payload"], validate=True)
+        signatures = [base64.b64decode(one["sig"], validate=True) for one in found["signatures"]]
+        same = found["payloadType"] == payload_type and sealed == payload
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise MalformedError("a signature's envelope is not DSSE", file="envelope") from None
+    if not same or not signatures:
+        raise SignatureError("the envelope signs something else than this file")
+    for number, signature in enumerate(signatures, 1):
+        try:
+            key.verify(pae(payload_type, payload), signature)
+        except SignatureError:
+            if number == len(signatures):
+                raise
+        else:
+            return

@@ -56,7 +56,7 @@ class Server:
 
 
 def start(root: Path, *options: str, under: Sequence[str] = ()) -> Server:
-    """Start a server on a free port and wait until it answers; ``under`` a tool, if one is given."""
+    """Start a server on a free port, ``under`` a tool if one is given; wait until it answers."""
     process = subprocess.Popen(
         [*under, *FREEHOLD, "serve", "--port", "0", "--temporary-key", *options],
         stderr=subprocess.PIPE,

@@ -28,7 +28,9 @@ def test_addresses_in_words() -> None:
     abstract = struct.pack("=H", 1) + b"\0bus\0\0"
     assert words("connect", 3, 1, 16, memory=v4)[1] == "descriptor 3 to 192.0.2.7:443"
     assert words("connect", 3, 1, 28, memory=v6)[1] == "descriptor 3 to [::1]:53"
-    assert words("connect", 3, 1, 99, memory=unix)[1] == "descriptor 3 to unix socket /run/docker.sock"
+    assert (
+        words("connect", 3, 1, 99, memory=unix)[1] == "descriptor 3 to unix socket /run/docker.sock"
+    )
     assert words("connect", 3, 1, 7, memory=abstract)[1].endswith("abstract unix socket @bus")
     assert words("socket", 2, 2, 17) == ("socket", "INET DGRAM protocol 17")
     assert words("execve", 1, memory=b"/usr/bin/curl\0-s\0")[1] == "/usr/bin/curl"

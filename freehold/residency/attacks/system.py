@@ -155,7 +155,10 @@ def terminal(t: Target) -> None:
     try:
         call("ioctl", 2, _TIOCSTI, ctypes.create_string_buffer(b"\0", 1))
     except OSError as error:
-        if error.errno in (25, 5):  # standard error is no terminal, or its typing is shut: it was asked
+        if error.errno in (
+            25,
+            5,
+        ):  # standard error is no terminal, or its typing is shut: it was asked
             return
         raise
 
