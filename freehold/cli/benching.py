@@ -69,6 +69,7 @@ async def _bench(settings: Settings, rounds: int, home: Home, *, quiet: bool) ->
     from freehold.cli.workload import MemoryReader, decode_rate, prefill_rate, usable_cores
 
     with Bar(quiet=quiet) as bar:
+        home.shut_files()
         async with living(settings.model, settings, bar, home) as model:
             home.shut_calls()
             n_threads = settings.threads or usable_cores()

@@ -28,7 +28,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 to=${{1:-$HOME/freehold}}
 python=${{PYTHON:-python3}}
 "$python" -I -c 'import sys; sys.exit(sys.version_info[:2] != ({version}))' || {{
-  echo "this bundle is for Python {python}: name one, PYTHON=/path/to/python{python}" >&2; exit 2; }}
+  echo "this bundle needs Python {python}: name one, PYTHON=/path/to/python{python}" >&2; exit 2; }}
 "$python" -I "$here/check.py" "$here" || {{
   echo "the bundle is not as it was packed: nothing was installed" >&2; exit 3; }}
 "$python" -m venv --without-pip --upgrade "$to" 2>/dev/null || "$python" -m venv --without-pip "$to"

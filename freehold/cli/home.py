@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from freehold.cli.output import say
 from freehold.cli.places import residency_folder, root
 from freehold.cli.settings import Settings
 
 if TYPE_CHECKING:
+    from freehold.residency.broker import Peer
+    from freehold.residency.landlock import Reach
     from freehold.residency.lock import Order
     from freehold.residency.watching import Watch
 
@@ -20,14 +22,21 @@ if TYPE_CHECKING:
 class Home:
     """What this process and the ones it starts are allowed. Made by ``at_home``."""
 
-    def __init__(self, watch: Watch, order: Order, files: list[str]) -> None:
+    def __init__(self, watch: Watch, order: Order) -> None:
         self.watch = watch
         self._order = order
-        self._files = files
+        self._files: list[str] = []
 
-    def order(self, role: str, reach: Any) -> Order:
+    def order(self, role: str, reach: Reach, *, peers: Sequence[Peer] = ()) -> Order:
         """The lock of a process about to be started as ``role``."""
-        return self.watch.order(role, reach)
+        return self.watch.order(role, reach, peers=peers)
+
+    def shut_files(self) -> None:
+        """Shut all files but this process's own. What is started after it has no more than that;
+        what needs more (a keeper) is started before. No thread may run yet."""
+        from freehold.residency.lock import shut_files
+
+        self._files = shut_files(self._order)
 
     def shut_calls(self) -> None:
         """Shut the rest, once nothing more is to be opened or started here."""
@@ -46,10 +55,15 @@ def at_home(
     read: tuple[str, ...] = (),
     write: tuple[str, ...] = (),
     bind: tuple[int, ...] = (),
+    also: Reach | None = None,
+    connects: bool = False,
     drill: int | None = None,
 ) -> Iterator[Home]:
-    """Start the watchman and shut this process's files: the vault and ``read`` may be read,
-    ``write`` written, ``bind`` listened on. Call it from the first thread, before any other.
+    """Start the watchman inside a fence: for this process the vault and ``read`` may be read,
+    ``write`` written, ``bind`` listened on, and for those started before ``Home.shut_files``
+    ``also`` what that says. Call it from the first thread, before any other.
+
+    ``connects``: the watchman connects for a keeper whose data base is another program.
 
     ``drill``: a descriptor on which ``freehold residency prove`` orders attacks.
     """
@@ -60,17 +74,25 @@ def at_home(
     enforce = settings.residency == "enforce"
     if enforce:
         close_strangers(set() if drill is None else {drill})
-    watch = Watch(residency_folder(), enforce=enforce, drill=drill)
+    watch = Watch(residency_folder(), enforce=enforce, drill=drill, connects=connects)
     mine = [str(root() / part) for part in ("blobs", "manifests")]
     reach = Reach(read=(*mine, str(watch.state_file), *read, *library()), write=write, bind=bind)
-    # Twice: the watchman, started in between, sees into this process, and not the other way.
-    shut_files(Order(role=role, reach=reach, enforce=enforce))
+    # The watchman is inside the same fence, so that it sees into the processes; each of them then
+    # draws a narrower one, out of which it does not see the watchman.
+    shut_files(Order(role=role, reach=_sum(reach, also), enforce=enforce))
     watch.start()
     try:
-        order = watch.order(role, reach)
-        yield Home(watch, order, shut_files(order))
+        yield Home(watch, watch.order(role, reach))
     finally:
         watch.close()
+
+
+def _sum(one: Reach, other: Reach | None) -> Reach:
+    from dataclasses import asdict
+
+    if other is None:
+        return one
+    return type(one)(**{key: value + getattr(other, key) for key, value in asdict(one).items()})
 
 
 def existing(path: Path) -> str:

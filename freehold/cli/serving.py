@@ -104,6 +104,8 @@ async def _serve(
     from freehold.serve.app import Hosted, Limits, build
     from freehold.serve.run import run
 
+    # A keeper is started here, between the fence and the counter's own lock.
+    home.shut_files()
     with Bar() as bar:
         async with living(settings.model, settings, bar, home) as model:
             hosted = Hosted(

@@ -60,6 +60,7 @@ def chat(
         asyncio.Runner() as runner,
         Bar() as bar,
     ):
+        home.shut_files()
         stack = AsyncExitStack()
         living_model = runner.run(
             stack.enter_async_context(living(settings.model, settings, bar, home))

@@ -100,8 +100,19 @@ def library() -> tuple[str, ...]:
     # Not all of sys.path: the folder that Freehold was started in may be on it.
     paths += [path for path in sys.path if path.endswith(("-packages", ".zip"))]
     paths.append(str(_PACKAGE))
-    real = {str(Path(path).resolve()) for path in paths if path}
-    return (*_SYSTEM, *sorted(real - {"/"}))
+    real = {str(Path(path).resolve()) for path in paths if path} - {"/"}
+    folders = (*_SYSTEM, *sorted(real))
+    return (*folders, *(path for path in _mapped() if not path.startswith(folders)))
+
+
+def _mapped() -> list[str]:
+    """Shared libraries of this process, wherever they lie: a child will want them too."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    paths = {line[line.index("/") :] for line in lines if "/" in line}
+    return sorted(path for path in paths if ".so" in path and Path(path).is_file())
 
 
 def devices() -> tuple[str, ...]:

@@ -62,6 +62,8 @@ class Powers:
     ``accepts``: take connections on a socket that listens already. ``messages``: ``sendmsg``, never
     with ``MSG_FASTOPEN``. ``takes``: receive descriptors. ``looks``: read another process's memory
     (of those that the kernel lets it). ``writes``: change files, where Landlock lets it.
+    ``connects``: make TCP and unix stream sockets, and ask the watchman to connect them.
+    ``brokers``: do so for others, to the addresses named at start.
     """
 
     accepts: bool = False
@@ -69,16 +71,21 @@ class Powers:
     takes: bool = False
     looks: bool = False
     writes: bool = False
+    connects: bool = False
+    brokers: bool = False
 
 
 ROLES = {
     "counter": Powers(accepts=True, messages=True),
     "engine": Powers(),
     "keeper": Powers(writes=True),
+    "keeper-remote": Powers(writes=True, connects=True),
     "front": Powers(writes=True),
     "watchman": Powers(messages=True, takes=True, looks=True),
+    "broker": Powers(messages=True, takes=True, looks=True, brokers=True),
 }
-"""``front`` is the process that ``chat`` or ``bench`` runs in."""
+"""``keeper-remote`` is a keeper whose data base is another program, ``broker`` the watchman that
+connects it, ``front`` is the process that ``chat`` or ``bench`` runs in."""
 
 
 def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:
@@ -97,6 +104,10 @@ def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:
         never.add("process_vm_readv")
     if not powers.writes:
         never |= set(_CHANGING_FILES)
+    if powers.connects:
+        never.remove("socket")
+    if powers.brokers:
+        never -= {"connect", "pidfd_getfd"}
     ops = [load(bpf.ARCH), bpf.if_equal(AUDIT_ARCH[arch], 1), no, load(bpf.NUMBER)]
     ops += [bpf.unless_above(_X32 - 1, 1), no]
     ops += [bpf.unless_above(LAST_KNOWN, 1), give(ABSENT)]
@@ -105,6 +116,8 @@ def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:
     ops += _only(number["clone3"], [give(ABSENT)])
     ops += _only(number["openat2"], [give(ABSENT)])
     ops += _only(number["clone"], [load(low(0)), bpf.unless_set(_CLONE_THREAD, 1), yes, no])
+    if powers.connects:
+        ops += _only(number["socket"], _stream_socket(yes, no))
     ops += _only(number["sendto"], _sendto(yes, no))
     if powers.messages:
         ops += _only(number["sendmsg"], [load(low(2)), bpf.unless_set(_FASTOPEN, 1), no, yes])
@@ -125,6 +138,13 @@ def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:
 def _only(number: int, then: Sequence[Op]) -> list[Op]:
     """``then``, which must end in a return, for one call; what was loaded is intact after it."""
     return [bpf.unless_equal(number, len(then)), *then]
+
+
+def _stream_socket(yes: Op, no: Op) -> list[Op]:
+    # Only what Landlock bounds (TCP) or the file system does (unix streams).
+    test = [load(low(0)), bpf.if_equal(1, 3), bpf.if_equal(2, 2), bpf.if_equal(10, 1), no]
+    test += [load(low(1)), mask(15), bpf.if_equal(1, 1), no]
+    return [*test, load(low(2)), bpf.if_equal(0, 2), bpf.if_equal(6, 1), no, yes]
 
 
 def _sendto(yes: Op, no: Op) -> list[Op]:

@@ -1,6 +1,6 @@
 """The watchman: a small process that answers for every refused call, and writes it down.
 
-    python -I -S -c '...' MAIN_LINE RECORD STATE DRILL ENFORCE
+    python -I -S -c '...' MAIN_LINE RECORD STATE DRILL ENFORCE CONNECTS
 
 It imports the standard library only, and is locked itself: no sockets, no files but the two it was
 given open, no programs. Its lines are sequenced-packet pairs, one JSON document a packet. On a line
@@ -29,7 +29,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from freehold.residency import attempts, seccomp
+from freehold.residency import attempts, broker, seccomp
 
 MAX_PACKET = 1 << 16
 MOST_WRITTEN = 10_000
@@ -49,8 +49,10 @@ class Watchman:
         self._drill = drill
         self._lines: dict[int, socket.socket] = {main.fileno(): main}
         self._listeners: dict[int, dict[str, Any]] = {}
+        self._allowed: dict[int, list[Any]] = {}
         self._processes: list[dict[str, Any]] = []
         self._told: set[socket.socket] = set()
+        self._peers: dict[socket.socket, list[Any]] = {}
         self._by_role: dict[str, socket.socket] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
         self._written = 0
@@ -78,6 +80,10 @@ class Watchman:
                     self._order(self._drill)
 
     @property
+    def _shut(self) -> bool:
+        return self._main in self._told
+
+    @property
     def _main_fd(self) -> int:
         return self._main.fileno()
 
@@ -97,8 +103,10 @@ class Watchman:
                 line.close()
             return False
         match _parsed(data):
-            case {"line": _} if line is self._main and descriptors:
+            # The main process is not asked for new lines any more once it is locked itself.
+            case {"line": list(peers)} if line is self._main and descriptors and not self._shut:
                 fresh = socket.socket(fileno=descriptors.pop())
+                self._peers[fresh] = peers
                 self._lines[fresh.fileno()] = fresh
                 self._poll.register(fresh, select.POLLIN)
             case {"lock": {"role": str(), "pid": int()} as about} if line not in self._told:
@@ -120,6 +128,7 @@ class Watchman:
         if descriptors:
             listener = descriptors.pop()
             self._listeners[listener] = about
+            self._allowed[listener] = self._peers.pop(line, [])
             self._poll.register(listener, select.POLLIN)
         self._write_state()
         with contextlib.suppress(OSError):
@@ -146,10 +155,14 @@ class Watchman:
         def read(address: int, length: int) -> bytes:
             return _memory(thread, address, length)
 
+        error = errno.EPERM
         name, what = attempts.describe(arch, call & 0xFFFFFFFF, tuple(given), read)
-        self._note(about, thread, name, what)
+        if name == "connect" and self._allowed[listener]:
+            error = broker.connect(about["pid"], given, self._allowed[listener], read)
+        if error == errno.EPERM:
+            self._note(about, thread, name, what)
         with contextlib.suppress(OSError):
-            fcntl.ioctl(listener, _SEND, struct.pack("=QqiI", number, 0, -errno.EPERM, 0))
+            fcntl.ioctl(listener, _SEND, struct.pack("=QqiI", number, 0, -error, 0))
 
     def _note(self, about: dict[str, Any], thread: int, name: str, what: str) -> None:
         self._counts[str(about["role"]), name] += 1
@@ -275,8 +288,9 @@ def _thread_name(thread: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Watch, on the descriptors given as numbers (an absent drill is ``-1``), locked or not."""
-    main_line, record, state, drill, enforce = map(int, arguments)
+    """Watch, on the descriptors given as numbers (an absent drill is ``-1``); locked or not,
+    connecting for others or not."""
+    main_line, record, state, drill, enforce, connects = map(int, arguments)
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
     watchman = Watchman(
@@ -286,7 +300,7 @@ def main(arguments: list[str]) -> int:
         socket.socket(fileno=drill) if drill >= 0 else None,
     )
     if enforce and seccomp.available():
-        seccomp.install("watchman", line=None)
+        seccomp.install("broker" if connects else "watchman", line=None)
     try:
         watchman.run()
     finally:

@@ -10,12 +10,13 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from freehold.errors import StorageError
 from freehold.residency import landlock, seccomp
+from freehold.residency.broker import Peer
 from freehold.residency.landlock import Reach
 from freehold.residency.lock import Order
 
@@ -34,11 +35,20 @@ class Watch:
 
     ``folder`` holds the record of attempts and the state of each running server. ``enforce`` false:
     the processes are told to shut nothing. ``drill`` is a descriptor from ``freehold residency
-    prove``, on which attacks are ordered.
+    prove``, on which attacks are ordered. ``connects``: it connects for others, where an order
+    names addresses.
     """
 
-    def __init__(self, folder: Path, *, enforce: bool = True, drill: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        enforce: bool = True,
+        drill: int | None = None,
+        connects: bool = False,
+    ) -> None:
         self._enforce = enforce
+        self._connects = connects
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
         self._drill = drill
@@ -67,6 +77,7 @@ class Watch:
                     *map(str, passed[:3]),
                     str(-1 if drill is None else drill),
                     str(int(self._enforce)),
+                    str(int(self._connects)),
                 ],
                 pass_fds=passed,
                 stdin=subprocess.DEVNULL,
@@ -79,21 +90,23 @@ class Watch:
                 os.close(done)
         self._line = ours
 
-    def order(self, role: str, reach: Reach) -> Order:
-        """What to tell the process that plays ``role``. Its ``line``, if it has one, is open here
+    def order(self, role: str, reach: Reach, *, peers: Sequence[Peer] = ()) -> Order:
+        """What to tell the process that plays ``role``; ``peers`` are the addresses that the
+        watchman connects a ``keeper-remote`` to. Ask before this process is locked itself. Its ``line``, if it has one, is open here
         and inheritable: close it once the process runs (``handed_over``)."""
         if self._line is None or self._process is None:
             return Order(role=role, reach=reach, enforce=self._enforce)
-        line = self._line.fileno() if role in ("counter", "front") else self._new_line()
+        line = self._line.fileno() if role in ("counter", "front") else self._new_line(peers)
         return Order(
             role=role, reach=reach, line=line, watchman=self._process.pid, enforce=self._enforce
         )
 
-    def _new_line(self) -> int:
+    def _new_line(self, peers: Sequence[Peer]) -> int:
         assert self._line is not None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            socket.send_fds(self._line, [b'{"line": 1}'], [theirs.fileno()])
+            told = json.dumps({"line": [list(peer) for peer in peers]}).encode()
+            socket.send_fds(self._line, [told], [theirs.fileno()])
         return ours.detach()
 
     @property

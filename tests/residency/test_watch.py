@@ -119,7 +119,7 @@ def test_nonsense_on_the_line_changes_nothing(house: House, tmp_path: Path) -> N
     process = house("""
 line = socket.socket(fileno=watch._line.fileno())
 for junk in (b"\\xff\\x00", b"[" * 5000, b"{}", b'{"lock": 7}', b'{"lock": {"role": "engine"}}',
-             b'{"line": 1}', b'{"drilled": 1, "result": 2}',
+             b'{"line": []}', b'{"line": 1}', b'{"drilled": 1, "result": 2}',
              b'{"lock": {"role": "keeper", "pid": 1, "kernel": true, "files": [], "calls": ""}}'):
     line.send(junk)
 say(tried(socket.socket))
@@ -154,3 +154,85 @@ pid = watch._process.pid
 say([tried(lambda: os.kill(pid, 0)), tried(lambda: open(f"/proc/{pid}/environ", "rb").read())])
 """)
     assert set(said(process)) <= {1, 13}
+
+
+def test_a_keeper_is_connected_to_its_data_base_and_to_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """The watchman connects a copy of the keeper's socket, to the addresses named at start."""
+    import socket
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as named,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        ports = named.getsockname()[1], other.getsockname()[1]
+        script = BROKERED.format(repository=str(REPOSITORY), named=ports[0], other=ports[1])
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
+        assert result["named"] in (0, 115)
+        assert result["sent"] == 5
+        assert result["other"] == result["blocking"] == result["unix"] == 1
+        assert result["datagram"] == result["netlink"] == 1
+        connection, _ = named.accept()
+        assert connection.recv(5) == b"hello"
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    lines = [json.loads(line) for line in (tmp_path / RECORD).read_text().splitlines()]
+    assert f"127.0.0.1:{ports[1]}" in " ".join(line["what"] for line in lines)
+
+
+BROKERED = """
+import json, os, select, socket, subprocess, sys
+sys.path.insert(0, {repository!r})
+from pathlib import Path
+from freehold.residency.landlock import Reach
+from freehold.residency.lock import Order, library, shut_files
+from freehold.residency.watching import Watch
+folder = Path(sys.argv[1])
+watch = Watch(folder, connects=True)
+ports = ({named}, {other})
+shut_files(Order(role="counter", reach=Reach(read=library(), connect=ports)))
+watch.start()
+order = watch.order(
+    "keeper-remote", Reach(read=library(), connect=ports), peers=[("127.0.0.1", {named})]
+)
+KEEPER = '''
+import json, socket, select, sys
+sys.path.insert(0, {repository!r})
+from freehold.residency.lock import Order, lock
+lock(Order.loads(sys.argv[1]))
+def connect(port, blocking=False, family=socket.AF_INET, kind=socket.SOCK_STREAM, to=None):
+    try:
+        s = socket.socket(family, kind)
+    except OSError as error:
+        return error.errno, None
+    s.setblocking(blocking)
+    try:
+        return s.connect_ex(to or ("127.0.0.1", port)), s
+    except OSError as error:
+        return error.errno, s
+named, s = connect({named})
+select.select([], [s], [], 5)
+print(json.dumps(dict(
+    named=named, sent=s.send(b"hello"), other=connect({other})[0],
+    blocking=connect({named}, blocking=True)[0],
+    unix=connect(0, family=socket.AF_UNIX, to="/run/dbus/system_bus_socket")[0],
+    datagram=connect({named}, kind=socket.SOCK_DGRAM)[0],
+    netlink=connect(0, family=socket.AF_NETLINK, kind=socket.SOCK_RAW, to=(0, 0))[0],
+)))
+'''
+done = subprocess.run([sys.executable, "-c", KEEPER, order.dumps()], pass_fds=(order.line,),
+    text=True, stdout=subprocess.PIPE)
+sys.stdout.write(done.stdout)
+watch.close()
+sys.exit(done.returncode)
+"""
