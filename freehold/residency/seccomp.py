@@ -95,19 +95,7 @@ def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:
     """
     powers, number = ROLES[role], numbers(arch)
     no, yes = give(refuse), give(ALLOW)
-    never = set(_NEVER)
-    if not powers.accepts:
-        never |= {"listen", "accept", "accept4"}
-    if not powers.takes:
-        never.add("recvmsg")
-    if not powers.looks:
-        never.add("process_vm_readv")
-    if not powers.writes:
-        never |= set(_CHANGING_FILES)
-    if powers.connects:
-        never.remove("socket")
-    if powers.brokers:
-        never -= {"connect", "pidfd_getfd"}
+    never = _never(powers)
     ops = [load(bpf.ARCH), bpf.if_equal(AUDIT_ARCH[arch], 1), no, load(bpf.NUMBER)]
     ops += [bpf.unless_above(_X32 - 1, 1), no]
     ops += [bpf.unless_above(LAST_KNOWN, 1), give(ABSENT)]
@@ -133,6 +121,24 @@ def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:
                 test = [load(low(flags)), bpf.unless_set(_CHANGES, 1), no, yes]
                 ops += _only(number[name], test)
     return [*ops, yes]
+
+
+def _never(powers: Powers) -> set[str]:
+    """Calls refused whatever their arguments."""
+    never = set(_NEVER)
+    if not powers.accepts:
+        never |= {"listen", "accept", "accept4"}
+    if not powers.takes:
+        never.add("recvmsg")
+    if not powers.looks:
+        never.add("process_vm_readv")
+    if not powers.writes:
+        never |= set(_CHANGING_FILES)
+    if powers.connects:
+        never.remove("socket")
+    if powers.brokers:
+        never -= {"connect", "pidfd_getfd"}
+    return never
 
 
 def _only(number: int, then: Sequence[Op]) -> list[Op]:

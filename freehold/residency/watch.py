@@ -155,14 +155,14 @@ class Watchman:
         def read(address: int, length: int) -> bytes:
             return _memory(thread, address, length)
 
-        error = errno.EPERM
+        answer = errno.EPERM
         name, what = attempts.describe(arch, call & 0xFFFFFFFF, tuple(given), read)
         if name == "connect" and self._allowed[listener]:
-            error = broker.connect(about["pid"], given, self._allowed[listener], read)
-        if error == errno.EPERM:
+            answer = broker.connect(about["pid"], given, self._allowed[listener], read)
+        if answer == errno.EPERM:
             self._note(about, thread, name, what)
         with contextlib.suppress(OSError):
-            fcntl.ioctl(listener, _SEND, struct.pack("=QqiI", number, 0, -error, 0))
+            fcntl.ioctl(listener, _SEND, struct.pack("=QqiI", number, 0, -answer, 0))
 
     def _note(self, about: dict[str, Any], thread: int, name: str, what: str) -> None:
         self._counts[str(about["role"]), name] += 1

@@ -92,8 +92,8 @@ class Watch:
 
     def order(self, role: str, reach: Reach, *, peers: Sequence[Peer] = ()) -> Order:
         """What to tell the process that plays ``role``; ``peers`` are the addresses that the
-        watchman connects a ``keeper-remote`` to. Ask before this process is locked itself. Its ``line``, if it has one, is open here
-        and inheritable: close it once the process runs (``handed_over``)."""
+        watchman connects a ``keeper-remote`` to. Ask before this process is locked itself.
+        Its ``line``, if it has one, is open here: pass it on, and close it."""
         if self._line is None or self._process is None:
             return Order(role=role, reach=reach, enforce=self._enforce)
         line = self._line.fileno() if role in ("counter", "front") else self._new_line(peers)
