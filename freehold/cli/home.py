@@ -71,6 +71,8 @@ def at_home(
     from freehold.residency.lock import Order, close_strangers, library, shut_files
     from freehold.residency.watching import Watch
 
+    # numpy's arithmetic library would start threads when it is imported; nothing here needs them.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     enforce = settings.residency == "enforce"
     if enforce:
         close_strangers(set() if drill is None else {drill})

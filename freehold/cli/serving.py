@@ -58,8 +58,6 @@ def serve(
     drill: Annotated[int | None, typer.Option("--drill", hidden=True)] = None,
 ) -> None:
     """Serve a model over the OpenAI HTTP API."""
-    from freehold.serve.run import Binding, check
-
     settings = read_settings(
         root(),
         model=model,
@@ -76,14 +74,6 @@ def serve(
         max_waiting=max_waiting,
         residency="off" if no_lock else None,
     )
-    binding = Binding(
-        host=settings.host,
-        port=settings.port,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        insecure_bind=insecure_bind,
-    )
-    check(binding)
     _log_to_stderr()
     from freehold.serve.keys import Keyring
 
@@ -95,6 +85,17 @@ def serve(
         bind=(settings.port,),
         drill=drill,
     ) as home:
+        # Only now: what these import starts threads of its own where it is allowed to.
+        from freehold.serve.run import Binding, check
+
+        binding = Binding(
+            host=settings.host,
+            port=settings.port,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            insecure_bind=insecure_bind,
+        )
+        check(binding)
         asyncio.run(_serve(settings, binding, keyring, home, temporary_key=temporary_key))
 
 

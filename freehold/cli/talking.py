@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from freehold.cli.home import at_home, existing
-from freehold.cli.hosting import living
+from freehold.cli.hosting import Living, living
 from freehold.cli.output import Bar
 from freehold.cli.places import root
 from freehold.cli.settings import read_settings
@@ -32,11 +32,6 @@ def chat(
 
     Ctrl-C stops an answer, Ctrl-D ends the conversation.
     """
-    import secrets
-
-    from freehold.cli.conversation import Talk, converse
-    from freehold.types import Sampling
-
     settings = read_settings(
         root(),
         model=model,
@@ -44,17 +39,9 @@ def chat(
         dtype=dtype,
         residency="off" if no_lock else None,
     )
-    talk = Talk(
-        system=system,
-        sampling=Sampling(
-            temperature=temperature,
-            max_tokens=max_tokens,
-            seed=secrets.randbits(32) if seed is None else seed,
-        ),
-    )
+    history = existing(root() / "chat_history")
     # One runner for the whole conversation: the engine's pipe belongs to its loop, and it turns
     # Ctrl-C into the cancellation of the answer that is being written.
-    history = existing(root() / "chat_history")
     with (
         at_home(settings, "front", write=(history,)) as home,
         asyncio.Runner() as runner,
@@ -67,9 +54,33 @@ def chat(
         )
         try:
             home.shut_calls()
-            if sys.stdin.isatty():
-                converse(runner, living_model, talk)
-            else:
-                runner.run(talk.answer(living_model, sys.stdin.read()))
+            _converse(runner, living_model, system, temperature, max_tokens, seed)
         finally:
             runner.run(stack.aclose())
+
+
+def _converse(
+    runner: asyncio.Runner,
+    model: Living,
+    system: str | None,
+    temperature: float,
+    max_tokens: int,
+    seed: int | None,
+) -> None:
+    import secrets
+
+    from freehold.cli.conversation import Talk, converse
+    from freehold.types import Sampling
+
+    talk = Talk(
+        system=system,
+        sampling=Sampling(
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=secrets.randbits(32) if seed is None else seed,
+        ),
+    )
+    if sys.stdin.isatty():
+        converse(runner, model, talk)
+    else:
+        runner.run(talk.answer(model, sys.stdin.read()))

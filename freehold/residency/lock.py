@@ -133,6 +133,11 @@ def shut_files(order: Order) -> list[str]:
     """
     if not order.enforce:
         return []
+    if (running := _threads()) > 1:
+        raise FreeholdError(
+            f"{running} threads run already in the {order.role}, and the lock of files would not "
+            "reach all of them: this is a defect of Freehold; --no-lock starts without the lock"
+        )
     reach = order.reach
     # As root, some of what Landlock hides is shown to whoever holds a capability for it.
     dropped = bool(calls.NUMBERS) and capabilities.drop()
@@ -146,6 +151,13 @@ def shut_files(order: Order) -> list[str]:
         )
     )
     return [*shut, "capabilities"] if shut and dropped else shut
+
+
+def _threads() -> int:
+    try:
+        return len(os.listdir("/proc/self/task"))  # noqa: PTH208
+    except OSError:
+        return 1
 
 
 def shut_calls(order: Order, files: list[str]) -> Shut:

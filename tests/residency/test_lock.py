@@ -155,3 +155,22 @@ def test_the_owner_may_leave_it_open(locked: Locked) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False () ''"
+
+
+def test_a_thread_that_is_there_already_is_a_defect_and_said(locked: Locked) -> None:
+    result = locked(
+        """
+from freehold.errors import FreeholdError
+from freehold.residency.lock import shut_files
+go = threading.Event()
+thread = threading.Thread(target=go.wait)
+thread.start()
+try:
+    shut_files(Order(role="engine"))
+    result = "shut"
+except FreeholdError as error:
+    result = str(error)
+go.set()
+""",
+    )
+    assert "2 threads run already in the engine" in result
