@@ -3,13 +3,20 @@ its processes before it imports what it needs itself: all then get ready at the 
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from freehold.residency.lock import Order
 
 
-def spawn(module: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start ``python -m MODULE FD`` with one end of a fresh pair; the other end.
+def spawn(module: str, order: Order | None = None) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start ``python -m MODULE FD ORDER`` with one end of a fresh pair; the other end.
+
+    ``order`` is its lock; the line to the watchman, if it has one, is closed here.
 
     ``-P``: what lies in the folder Freehold was started from is not imported. A process group of
     its own: Ctrl-C in the terminal is for the counter, which lets answers finish. Called in the
@@ -18,11 +25,14 @@ def spawn(module: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair()
     with theirs:
         fd = theirs.fileno()
+        line = None if order is None else order.line
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(fd)],
-            pass_fds=(fd,),
+            [sys.executable, "-P", "-m", module, str(fd), *([order.dumps()] if order else [])],
+            pass_fds=(fd,) if line is None else (fd, line),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             process_group=0,
         )
+    if line is not None:
+        os.close(line)
     return process, ours

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, emit, say, table
 from freehold.cli.places import root
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from freehold.cli.home import Home
     from freehold.engine.child import Child
 
 
@@ -25,6 +27,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
+    no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure decode, prefill and 8 sequences at once, in tokens per second.
@@ -34,10 +37,18 @@ def bench(
     """
     # Guessing ahead is off: it would measure how predictable the answers are.
     settings = read_settings(
-        root(), model=model, threads=threads, backend=backend, dtype=dtype, speculate="off"
+        root(),
+        model=model,
+        threads=threads,
+        backend=backend,
+        dtype=dtype,
+        speculate="off",
+        residency="off" if no_lock else None,
     )
-    with starting(settings) as child:
-        result = asyncio.run(_bench(settings, rounds, child, quiet=json))
+    with at_home(settings, "front") as home:
+        home.shut_files()
+        with starting(settings, home) as child:
+            result = asyncio.run(_bench(settings, rounds, home, child, quiet=json))
     emit(
         result,
         [
@@ -58,12 +69,13 @@ def _rows(result: dict[str, object]) -> list[tuple[str, object]]:
 
 
 async def _bench(
-    settings: Settings, rounds: int, child: Child, *, quiet: bool
+    settings: Settings, rounds: int, home: Home, child: Child, *, quiet: bool
 ) -> dict[str, object]:
     from freehold.cli.workload import MemoryReader, decode_rate, prefill_rate, usable_cores
 
     with Bar(quiet=quiet) as bar:
         async with living(settings, bar, child) as model:
+            home.shut_calls()
             n_threads = settings.threads or usable_cores()
             reader = MemoryReader(n_threads)
             seen: dict[str, list[float]] = {}

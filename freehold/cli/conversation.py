@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 
 from freehold.cli.hosting import Living
 from freehold.cli.output import say
@@ -14,6 +14,7 @@ from freehold.cli.places import root
 from freehold.errors import ContextOverflowError
 from freehold.types import Sampling, Token
 
+_HISTORY = 1000  # lines kept
 HELP = "/clear forgets the conversation, /system TEXT sets instructions, /exit or Ctrl-D leaves"
 
 
@@ -91,8 +92,12 @@ def _remember_lines() -> None:
     except ImportError:  # Windows: input() works without
         return
     path = root() / "chat_history"
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
     readline.read_history_file(path)
-    readline.set_history_length(1000)
-    atexit.register(readline.write_history_file, path)
+    # In place: readline's own writing makes a second file, for which the lock leaves no room.
+    atexit.register(lambda: path.write_text(_lines(readline), encoding="utf-8"))
+
+
+def _lines(readline: ModuleType) -> str:
+    last = readline.get_current_history_length()
+    kept = range(max(1, last + 1 - _HISTORY), last + 1)
+    return "".join(f"{readline.get_history_item(i)}\n" for i in kept)

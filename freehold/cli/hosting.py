@@ -16,6 +16,7 @@ from freehold.cli.settings import Settings, dtype_of
 from freehold.errors import IntegrityError
 
 if TYPE_CHECKING:
+    from freehold.cli.home import Home
     from freehold.engine.child import Child
     from freehold.engine.wire import EngineSettings
     from freehold.types import Codec, Engine
@@ -31,12 +32,14 @@ class Living:
 
 
 @contextmanager
-def starting(settings: Settings) -> Iterator[Child]:
-    """Start the engine process of ``settings.model`` and have it load, while this process imports
-    what it needs itself. At the end it is gone, whether ``living`` has taken it over or not."""
-    from freehold.engine.child import spawn
+def starting(settings: Settings, home: Home) -> Iterator[Child]:
+    """Start the engine process of ``settings.model``, locked as ``home`` orders, and have it load,
+    while this process imports what it needs itself. At the end it is gone, whether ``living`` has
+    taken it over or not. Called after ``home.shut_files``: who is to be ended must be inside."""
+    from freehold.engine.child import reach_of, spawn
 
-    child = spawn()
+    secret = pack_secret() if settings.backend == "native" else None
+    child = spawn(home.order("engine", reach_of(root(), secret, settings.device)))
     # A vocabulary is 300,000 objects that stay: looking through them again and again for garbage
     # would take a fifth of the counter's start.
     gc.disable()

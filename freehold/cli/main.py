@@ -13,12 +13,14 @@ import typer
 from freehold import __version__
 from freehold.cli import (
     benching,
+    bundling,
     checking,
     keys,
     ledger,
     models,
     packing,
     passports,
+    residency,
     serving,
     signers,
     talking,
@@ -45,10 +47,12 @@ app.command("pack")(packing.pack)
 app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
+app.command("bundle")(bundling.bundle)
 app.add_typer(passports.app, name="passport")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(signers.app, name="signer")
+app.add_typer(residency.app, name="residency")
 
 
 def _version(value: bool) -> None:

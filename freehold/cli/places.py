@@ -31,6 +31,11 @@ def keyring_url() -> str:
     return f"sqlite:///{folder / 'keys.sqlite'}"
 
 
+def residency_folder() -> Path:
+    """Refused attempts, and the state of each running server."""
+    return root() / "residency"
+
+
 def pack_secret() -> Path:
     """The file of the secret that seals this installation's packs, made with the first of them:
     ``freehold/pack.secret`` in the user's XDG state directory."""

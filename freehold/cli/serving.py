@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
 
+from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, say
 from freehold.cli.places import keyring_url, root
-from freehold.cli.recording import recording
+from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from freehold.cli.home import Home
+    from freehold.cli.recording import Opened
     from freehold.engine.child import Child
     from freehold.serve.run import Binding
 
@@ -58,6 +65,10 @@ def serve(
     insecure_bind: Annotated[
         bool, typer.Option("--insecure-bind", help="Allow a non-loopback address without TLS.")
     ] = False,
+    no_lock: Annotated[
+        bool, typer.Option("--no-lock", help="Leave every way out of the server open.")
+    ] = False,
+    drill: Annotated[int | None, typer.Option("--drill", hidden=True)] = None,
 ) -> None:
     """Serve a model over the OpenAI HTTP API."""
     settings = read_settings(
@@ -76,24 +87,47 @@ def serve(
         cache_tokens=cache_tokens,
         max_running=max_running,
         max_waiting=max_waiting,
+        residency="off" if no_lock else None,
     )
-    with starting(settings) as child:
-        from freehold.serve.run import Binding, check
+    keeper = keeper_of(settings)
+    with (
+        at_home(
+            settings,
+            "counter",
+            read=tuple(path for path in (tls_cert, tls_key) if path),
+            write=(_key_file(),),
+            bind=(settings.port,),
+            also=keeper.reach if keeper else None,
+            connects=bool(keeper and keeper.peers),
+            drill=drill,
+        ) as home,
+        keeping(keeper, home) as started,
+    ):
+        home.shut_files()
+        # Only now: what is imported here starts threads of its own where it is allowed to.
+        with starting(settings, home) as child:
+            from freehold.serve.run import Binding, check
 
-        binding = Binding(
-            host=settings.host,
-            port=settings.port,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            insecure_bind=insecure_bind,
-        )
-        check(binding)
-        _log_to_stderr()
-        asyncio.run(_serve(settings, binding, child, temporary_key=temporary_key))
+            binding = Binding(
+                host=settings.host,
+                port=settings.port,
+                tls_cert=tls_cert,
+                tls_key=tls_key,
+                insecure_bind=insecure_bind,
+            )
+            check(binding)
+            _log_to_stderr()
+            records = recording(keeper, started)
+            asyncio.run(_serve(settings, binding, home, child, records, temporary_key))
 
 
 async def _serve(
-    settings: Settings, binding: Binding, child: Child, *, temporary_key: bool
+    settings: Settings,
+    binding: Binding,
+    home: Home,
+    child: Child,
+    records: AbstractAsyncContextManager[Opened],
+    temporary_key: bool,
 ) -> None:
     from freehold.serve.app import Hosted, Limits, build
     from freehold.serve.keys import Keyring
@@ -101,7 +135,7 @@ async def _serve(
 
     keyring = Keyring(keyring_url())
     with Bar() as bar:
-        async with recording(settings) as opened, living(settings, bar, child) as model:
+        async with records as opened, living(settings, bar, child) as model:
             hosted = Hosted(
                 name=model.name,
                 card=model.engine.card,
@@ -117,11 +151,30 @@ async def _serve(
             )
             key = keyring.add_temporary() if temporary_key else None
             await run(
-                build([hosted], keyring, limits, await opened()),
+                build([hosted], keyring, limits, await opened(), residency=home.watch.status),
                 binding,
                 drain_seconds=settings.drain_seconds,
+                on_listening=home.shut_calls,
                 on_ready=lambda address: _greet(address, model.name, key),
             )
+
+
+def _key_file() -> str:
+    """The key data base, there and of today's form: a locked counter could not bring it there."""
+    import sqlite3
+
+    url = keyring_url()
+    path = url.removeprefix("sqlite:///")
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as db:
+            ready = any(row[1] == "role" for row in db.execute("PRAGMA table_info(api_keys)"))
+    except sqlite3.Error:
+        ready = False
+    if not ready:
+        from freehold.serve.keys import Keyring
+
+        Keyring(url)
+    return path
 
 
 def _log_to_stderr() -> None:

@@ -90,6 +90,11 @@ class Settings:
     max_body: int = _key(16 * 1024 * 1024, "largest request body, in bytes")
     request_seconds: int = _key(600, "longest time one request may take")
     drain_seconds: int = _key(30, "how long running answers may finish after a stop signal")
+    residency: str = _key(
+        "enforce",
+        "`enforce` shuts every way out of `serve`, `chat` and `bench` (see "
+        "[residency](residency.md)); `off` leaves them open",
+    )
     signer: str = _key(
         "",
         "the signing key that `pull` signs a model's first statements with, by its name (see "
@@ -127,6 +132,10 @@ class Settings:
             )
         if not self.ledger:
             raise UsageError("ledger is empty: name a file or a data base, or off", param="ledger")
+        if self.residency not in ("enforce", "off"):
+            raise UsageError(
+                f"residency is {self.residency!r}: take enforce or off", param="residency"
+            )
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}: it must lie between 0 and 65535", param="port")
         if self.threads < 0:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freehold.cli.home import at_home, existing
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar
 from freehold.cli.places import root
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from freehold.cli.home import Home
     from freehold.engine.child import Child
 
 
@@ -28,18 +30,29 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.")] = None,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
+    no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
 ) -> None:
     """Talk to a model in the terminal. Piped text is answered once.
 
     Ctrl-C stops an answer, Ctrl-D ends the conversation.
     """
-    settings = read_settings(root(), model=model, backend=backend, dtype=dtype)
-    with starting(settings) as child:
-        _chat(settings, child, system, temperature, max_tokens, seed)
+    settings = read_settings(
+        root(),
+        model=model,
+        backend=backend,
+        dtype=dtype,
+        residency="off" if no_lock else None,
+    )
+    history = existing(root() / "chat_history")
+    with at_home(settings, "front", write=(history,)) as home:
+        home.shut_files()
+        with starting(settings, home) as child:
+            _chat(settings, home, child, system, temperature, max_tokens, seed)
 
 
 def _chat(
     settings: Settings,
+    home: Home,
     child: Child,
     system: str | None,
     temperature: float,
@@ -65,6 +78,7 @@ def _chat(
         stack = AsyncExitStack()
         living_model = runner.run(stack.enter_async_context(living(settings, bar, child)))
         try:
+            home.shut_calls()
             if sys.stdin.isatty():
                 converse(runner, living_model, talk)
             else:

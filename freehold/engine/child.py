@@ -3,15 +3,22 @@ imports what it needs itself: both then get ready at the same time."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freehold import spawning
+from freehold.errors import StorageError
+from freehold.residency.landlock import Reach
+from freehold.residency.lock import devices, library
 
 if TYPE_CHECKING:
     from freehold.engine.wire import EngineSettings
+    from freehold.residency.lock import Order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +46,40 @@ class Child:
         self.pair.close()
 
 
-def spawn() -> Child:
-    """Start the engine's process with one end of a fresh pair."""
-    process, pair = spawning.spawn("freehold.engine")
+def spawn(order: Order) -> Child:
+    """Start the engine's process with one end of a fresh pair, locked as ``order`` says."""
+    process, pair = spawning.spawn("freehold.engine", order)
     return Child(process=process, pair=pair)
+
+
+def reach_of(root: Path, secret: Path | None, device: str) -> Reach:
+    """The files an engine needs: models and packs to read, packs to write until its own is kept (a
+    device other than the CPU is spoken to through its own files).
+
+    ``secret`` is the file of the secret that seals packs; ``None``: it writes no pack.
+    """
+    models = tuple(str(root / part) for part in ("blobs", "manifests", "packs"))
+    sealing = () if secret is None else (str(secret),)
+    return Reach(
+        read=(*models, *sealing, *library()),
+        write=(
+            *(() if secret is None else room_for_packs(root, secret)),
+            *(() if device == "cpu" else devices()),
+        ),
+    )
+
+
+def room_for_packs(root: Path, secret: Path) -> tuple[str, ...]:
+    """What is written when a pack is kept, made if it is not there: a locked process cannot make
+    it. Where it cannot be made, packing will say why."""
+    packs, lock = root / "packs", root / "locks" / "store"
+    if root.is_dir():
+        with contextlib.suppress(OSError, StorageError):
+            packs.mkdir(exist_ok=True)
+            lock.parent.mkdir(exist_ok=True)
+            os.close(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+            if not secret.exists():
+                from freehold.store import Packs, Store
+
+                Packs(Store(root), secret).make_secret()
+    return (str(packs), str(lock))

@@ -12,16 +12,18 @@ import itertools
 import subprocess
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from freehold.engine import reply, wire
 from freehold.engine.admission import Admission
-from freehold.engine.child import Child, spawn
+from freehold.engine.child import Child, reach_of, spawn
 from freehold.engine.inbox import Inbox
 from freehold.engine.limits import check_ids, check_room, check_sampling, check_top
 from freehold.errors import EngineError, FreeholdError, ProtocolError, UsageError
 from freehold.faults import error_of
 from freehold.pair import Pipe, ending
+from freehold.residency.lock import Order
 from freehold.types import Done, EngineStats, Event, Ids, Logprobs, ModelCard, Sampling, Tap
 
 CLOSE_SECONDS = 5.0
@@ -66,13 +68,15 @@ class EngineProcess:
         child: Child | None = None,
     ) -> EngineProcess:
         """Start the process, or take over a ``child`` that was told these settings already, and
-        wait until the model answers.
+        wait until the model answers. One that is started here is locked, and nobody watches.
 
         Raises what went wrong there: ``NotFoundError``, ``IntegrityError``, ``UsageError`` (an
         impossible setting), ``EngineError``.
         """
         if child is None:
-            child = spawn()
+            secret = None if settings.secret is None else Path(settings.secret)
+            reach = reach_of(Path(settings.root), secret, settings.device)
+            child = spawn(Order(role="engine", reach=reach))
             child.configure(settings)
         engine = cls(settings, progress, child)
         try:

@@ -9,6 +9,7 @@ parent, whichever comes first.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 from freehold.engine.loading import load_draft, load_model
 from freehold.engine.runner import Runner
@@ -39,12 +40,15 @@ _LAST_WORDS = 5.0
 """Seconds that the counter has to take the message that says why the engine ends."""
 
 
-def run(fd: int) -> int:
-    """Serve the counter at the other end of socket ``fd`` until it is done; the exit status."""
+def run(fd: int, loaded: Callable[[], None] | None = None) -> int:
+    """Serve the counter at the other end of socket ``fd`` until it is done; the exit status.
+
+    ``loaded`` is called once the models are there and their packs are kept.
+    """
     outlive_nobody()
     link = Link(socket.socket(fileno=fd), read_to_engine)
     try:
-        _serve(link)
+        _serve(link, loaded)
     except Hungup:
         return 0
     except FreeholdError as error:
@@ -58,10 +62,12 @@ def run(fd: int) -> int:
     return 0
 
 
-def _serve(link: Link[AnyToEngine]) -> None:
+def _serve(link: Link[AnyToEngine], loaded: Callable[[], None] | None) -> None:
     settings = _settings(link)
     teller = _Teller(link)
     model, draft = load_model(settings, teller), load_draft(settings, teller)
+    if loaded is not None:
+        loaded()
     runner = Runner(model, settings, draft=draft)
     link.send([frame(Ready(runner.card))])
     events: list[AnyEvent] | None = None

@@ -1,19 +1,35 @@
-"""``python -m freehold.ledger FD``: started by ``LedgerProcess``, with its end of the pair."""
+"""``python -m freehold.ledger FD [ORDER]``: started by ``LedgerProcess``, with its end of the pair.
+
+The lock comes before everything that starts a thread, hence the late imports.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from freehold.errors import UsageError
-from freehold.ledger.keeper import run
+from freehold.errors import FreeholdError, LedgerError, UsageError
 
 
 def main(arguments: list[str]) -> int:
-    """Run the keeper on the socket whose descriptor is the one argument."""
-    if len(arguments) != 1 or not arguments[0].isdecimal():
+    """Run the keeper on the socket whose descriptor is the first argument, locked as the second
+    says."""
+    if len(arguments) not in (1, 2) or not arguments[0].isdecimal():
         sys.stderr.write("freehold.ledger is started by freehold itself: run `freehold serve`\n")
         return UsageError.exit_code
-    return run(int(arguments[0]))
+    fd = int(arguments[0])
+    if len(arguments) == 2:
+        from freehold.residency.lock import Order, close_strangers, lock
+
+        order = Order.loads(arguments[1])
+        close_strangers({fd} if order.line is None else {fd, order.line})
+        try:
+            lock(order)
+        except (OSError, FreeholdError) as error:
+            sys.stderr.write(f"freehold: the keeper could not be locked: {error}\n")
+            return LedgerError.exit_code
+    from freehold.ledger.keeper import run
+
+    return run(fd)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ so does whatever is asked later: no entry, no reply.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import socket
 import subprocess
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from freehold.errors import FreeholdError, LedgerError, ProtocolError
 from freehold.faults import error_of
@@ -21,12 +23,14 @@ from freehold.types import Outcome, Receipt, Record
 
 CLOSE_SECONDS = 10.0
 _BURIAL_SECONDS = 0.05
+Started: TypeAlias = tuple[subprocess.Popen[bytes], socket.socket]
+"""A keeper's process and our end of the pair with it (``spawning.spawn``)."""
 
 
 class LedgerProcess:
     """One ledger in one process. Made by ``start``; ``close`` it, or use it in ``async with``."""
 
-    def __init__(self) -> None:
+    def __init__(self, started: Started | None) -> None:
         loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Any]] = {}
@@ -34,16 +38,19 @@ class LedgerProcess:
         self._pipe: Pipe[wire.AnyFromKeeper] | None = None
         self._cause: FreeholdError | None = None
         self._closing = False
-        self._process, self._pair = spawn("freehold.ledger")
+        self._process, self._pair = started or spawn("freehold.ledger")
 
     @classmethod
-    async def start(cls, settings: wire.KeeperSettings) -> LedgerProcess:
-        """Start the process and wait until the ledger is open.
+    async def start(
+        cls, settings: wire.KeeperSettings, started: Started | None = None
+    ) -> LedgerProcess:
+        """Start the process, or take over one that waits for its settings, and wait until the
+        ledger is open.
 
         Raises what went wrong there: ``UsageError`` (an impossible setting, or another process
         writes this ledger), ``IntegrityError`` (it was changed), ``LedgerError``.
         """
-        ledger = cls()
+        ledger = cls(started)
         try:
             _, ledger._pipe = await asyncio.get_running_loop().create_connection(
                 lambda: Pipe(wire.read_from_keeper, ledger.received, ledger.broken, ledger.lost),
@@ -113,17 +120,27 @@ class LedgerProcess:
         if self._pipe is not None and self._ready.done() and not self._ready.exception():
             self._pipe.send(wire.Close())
         else:
-            self._process.kill()
+            self._kill()
         try:
             await asyncio.to_thread(self._process.wait, CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
             await asyncio.to_thread(self._process.wait)
         if self._pipe is None:
             self._pair.close()
         else:
             self._pipe.transport.close()
             await self._pipe.lost.wait()
+
+    def _kill(self) -> None:
+        """End the process at once. A locked counter can signal nobody outside its own lock, but
+        without its pair a keeper ends by itself."""
+        with contextlib.suppress(PermissionError):
+            self._process.kill()
+        if self._pipe is None:
+            self._pair.close()
+        else:
+            self._pipe.transport.abort()
 
     # --- asking and being answered ----------------------------------------------------------------
 
@@ -163,7 +180,7 @@ class LedgerProcess:
     def broken(self, error: ProtocolError) -> None:
         """Bytes came that are no message: nothing that follows can be believed."""
         self._cause = error
-        self._process.kill()
+        self._kill()
 
     def lost(self) -> None:
         """The pair has ended: so has everything that waits for it."""
@@ -172,7 +189,7 @@ class LedgerProcess:
             try:
                 self._process.wait(_BURIAL_SECONDS)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                self._kill()
         if not self._ready.done():
             self._ready.set_exception(self._cause or self._death())
         for answer in self._asked.values():

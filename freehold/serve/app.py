@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,7 +20,7 @@ from freehold.serve.errors import Problem
 from freehold.serve.keys import Keyring
 from freehold.serve.limits import Limits
 from freehold.serve.middleware import Authenticate, BodyLimit, Catch, Observe
-from freehold.serve.models import health, list_models, metrics, show_model
+from freehold.serve.models import health, list_models, metrics, show_model, show_residency
 from freehold.serve.schema import ChatRequest, CompletionRequest
 from freehold.types import Ledger
 
@@ -31,9 +31,17 @@ _REF = "#/components/schemas/{model}"
 
 
 def build(
-    models: Sequence[Hosted], keys: Keyring, limits: Limits, ledger: Ledger | None = None
+    models: Sequence[Hosted],
+    keys: Keyring,
+    limits: Limits,
+    ledger: Ledger | None = None,
+    *,
+    residency: Callable[[], Mapping[str, Any]] | None = None,
 ) -> FastAPI:
     """The application that serves ``models`` to holders of ``keys``, and records in ``ledger``.
+
+    ``residency`` tells what is shut in the server's processes, for ``/residency``; without, there
+    is no such page.
 
     Interactive documentation pages are off (they load scripts from elsewhere); the schema itself
     is at ``/openapi.json``, behind the key. Raises ``UsageError`` when two models share a name.
@@ -62,6 +70,9 @@ def build(
     _get(app, "/v1/ledger/entries/{number}", records.entry)
     _get(app, "/v1/ledger/inclusion/{leaf}", records.inclusion)
     _get(app, "/v1/ledger/consistency", records.consistency)
+    if residency is not None:
+        app.state.residency = residency
+        _get(app, "/residency", show_residency)
     _post(app, "/v1/chat/completions", chat_completions, ChatRequest)
     _post(app, "/v1/completions", completions, CompletionRequest)
     return app

@@ -1,4 +1,4 @@
-"""``GET /v1/models``, ``/v1/models/{id}``, ``/health`` and ``/metrics``."""
+"""``GET /v1/models``, ``/v1/models/{id}``, ``/health``, ``/metrics``, ``/residency``."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ async def metrics(request: Request) -> Response:
     engines = zip((one.name for one in hosted), stats, strict=True)
     page = desk.metrics.page(desk.admission.inside, engines)
     return Response(page, media_type=CONTENT_TYPE_LATEST)
+
+
+async def show_residency(request: Request) -> Response:
+    """What is shut in each of this server's processes, and how many attempts there were."""
+    return _json(request.app.state.residency())
 
 
 def _json(data: object, status: int = 200) -> Response:

@@ -49,9 +49,11 @@ async def run(
     *,
     drain_seconds: float,
     on_ready: Callable[[str], None],
+    on_listening: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve ``app`` until SIGTERM or SIGINT, then finish what runs and return.
 
+    ``on_listening`` is called once all that is opened is open, before the first request is taken.
     ``on_ready`` gets the address once requests are taken. At the first signal nothing new is
     accepted and running answers have ``drain_seconds`` to end; at the second all ends at once.
     Call it from the main thread, which signals reach. Raises ``UsageError`` when the address is
@@ -79,6 +81,7 @@ async def run(
     with _listen(family, address, binding) as listener:
         scheme = "https" if tls else "http"
         server.announce = lambda: on_ready(f"{scheme}://{_shown(listener)}")
+        on_listening()
         try:
             await server.serve(sockets=[listener])
         finally:

@@ -224,7 +224,7 @@ class Packs:
         return record
 
     def _seal(self, folder: Path, record: Record) -> None:
-        key = self._make_secret()
+        key = self.make_secret()
         with _fresh(folder) as (file, publish):
             file.write(_encode(record, key))
             publish(f"{_key_name(key)}.json")
@@ -259,7 +259,9 @@ class Packs:
             )
         return key
 
-    def _make_secret(self) -> bytes:
+    def make_secret(self) -> bytes:
+        """The secret, made if it is not there. Raises ``StorageError``, ``DigestError``."""
+        """The secret, made if it is not there. Raises ``StorageError``, ``DigestError``."""
         found = self._read_secret()
         if found is not None:
             return found

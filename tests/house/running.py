@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,8 +58,8 @@ class Server:
         return self.process.wait(60)
 
 
-def start(root: Path, *options: str, **env: str) -> Server:
-    """Start a server on a free port and wait until it answers.
+def start(root: Path, *options: str, under: Sequence[str] = (), **env: str) -> Server:
+    """Start a server on a free port, ``under`` a tool if one is given; wait until it answers.
 
     It records in a ledger of its own and signs with a key of its own, not with the user's.
     """
@@ -66,6 +67,7 @@ def start(root: Path, *options: str, **env: str) -> Server:
     atexit.register(shutil.rmtree, apart, ignore_errors=True)
     process = subprocess.Popen(
         [
+            *under,
             *FREEHOLD,
             *("serve", "--port", "0", "--temporary-key"),
             *("--ledger", str(apart / "ledger.sqlite"), *options),

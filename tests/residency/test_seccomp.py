@@ -1,0 +1,137 @@
+"""The filter as a program, run over made-up calls: no kernel is needed, and no call is made."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from freehold.residency import bpf, seccomp
+from freehold.residency.calls import AUDIT_ARCH, LAST_KNOWN, numbers
+from freehold.residency.seccomp import ABSENT, ALLOW, NOTIFY, ROLES, program
+
+ARCHES = sorted(AUDIT_ARCH)
+QUIET = ("read", "write", "futex")
+
+
+def ask(
+    role: str, arch: str, number: int, *given: int, at: int | None = None, line: int = 9
+) -> int:
+    """What the filter of ``role`` says to one call."""
+    arguments = (*given, *[0] * (6 - len(given)))
+    data = struct.pack("=iIQ6Q", number, at or AUDIT_ARCH[arch], 0, *arguments)
+    return bpf.run(program(role, arch, refuse=NOTIFY, line=line), data)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_what_no_role_may(role: str, arch: str) -> None:
+    number = numbers(arch)
+    given = {"connect", "pidfd_getfd"} if role == "broker" else set[str]()
+    for name in set(seccomp._NEVER) - given:
+        if name in number:
+            assert ask(role, arch, number[name], 1, 2, 3) == NOTIFY, name
+    assert ask(role, arch, number["clone"], 17) == NOTIFY  # SIGCHLD: a process
+    assert ask(role, arch, number["clone"], 0x3D0F00) == ALLOW  # a thread
+    assert ask(role, arch, number["clone3"]) == ABSENT
+    assert ask(role, arch, number["openat2"]) == ABSENT
+    assert ask(role, arch, LAST_KNOWN + 1) == ABSENT
+    assert ask(role, arch, number["ioctl"], 0, 0x5412) == NOTIFY
+    assert ask(role, arch, number["ioctl"], 0, 0x5401) == ALLOW
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_who_may_what(arch: str) -> None:
+    number = numbers(arch)
+    allowed = {
+        name: {role for role in ROLES if ask(role, arch, number[name], 1, 0, 0) == ALLOW}
+        for name in ("accept4", "listen", "recvmsg", "process_vm_readv", "unlinkat", "fchmod")
+    }
+    assert allowed == {
+        "accept4": {"counter"},
+        "listen": {"counter"},
+        "recvmsg": {"watchman", "broker"},
+        "process_vm_readv": {"watchman", "broker"},
+        "unlinkat": {"keeper", "keeper-remote", "front"},
+        "fchmod": {"keeper", "keeper-remote", "front"},
+    }
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_messages_carry_no_address_and_open_nothing(arch: str) -> None:
+    number = numbers(arch)
+    for role in ROLES:
+        assert ask(role, arch, number["sendto"], 4, 0, 9, 0x4000, 0, 0) == ALLOW
+        assert ask(role, arch, number["sendto"], 4, 0, 9, 0, 1 << 40, 16) == NOTIFY
+        assert ask(role, arch, number["sendto"], 4, 0, 9, 0, 0x1000, 16) == NOTIFY
+        assert ask(role, arch, number["sendto"], 4, 0, 9, 0x20000000, 0, 0) == NOTIFY
+        assert ask(role, arch, number["sendmsg"], 9, 0, 0x20000000) in (NOTIFY, ALLOW)
+    assert ask("counter", arch, number["sendmsg"], 5, 0, 0x20004000) == NOTIFY
+    assert ask("counter", arch, number["sendmsg"], 5, 0, 0x4000) == ALLOW
+    assert ask("engine", arch, number["sendmsg"], 9, 0, 0) == ALLOW
+    assert ask("engine", arch, number["sendmsg"], 5, 0, 0) == NOTIFY
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_remote_keeper_makes_streams_and_connects_none(arch: str) -> None:
+    number = numbers(arch)
+    for family in (1, 2, 10):
+        assert ask("keeper-remote", arch, number["socket"], family, 0x80801, 0) == ALLOW
+        assert ask("keeper-remote", arch, number["socket"], family, 2, 0) == NOTIFY
+        assert ask("keeper-remote", arch, number["socket"], family, 1, 132) == NOTIFY
+    assert ask("keeper-remote", arch, number["socket"], 16, 1, 0) == NOTIFY
+    assert ask("keeper-remote", arch, number["connect"], 3, 4096, 16) == NOTIFY
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_files_are_opened_to_be_read(arch: str) -> None:
+    openat = numbers(arch)["openat"]
+    for flags in (0o1, 0o2, 0o100, 0o1000, 0o20200001):
+        assert ask("engine", arch, openat, 0, 0, flags) == NOTIFY
+        assert ask("keeper", arch, openat, 0, 0, flags) == ALLOW
+    assert ask("engine", arch, openat, 0, 0, 0o2000000) == ALLOW
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_other_interfaces_of_the_kernel(arch: str) -> None:
+    for other in (0x40000003, 0x40000028, 0xC00000B7, 0xC000003E):
+        if other != AUDIT_ARCH[arch]:
+            assert ask("engine", arch, 0, at=other) == NOTIFY
+    assert ask("engine", arch, 0x40000000) == NOTIFY
+    assert ask("engine", arch, 0x40000029) == NOTIFY
+
+
+@given(
+    st.sampled_from(ARCHES),
+    st.sampled_from(sorted(ROLES)),
+    st.integers(-(2**31), 2**31 - 1),
+    st.lists(st.integers(0, 2**64 - 1), min_size=6, max_size=6),
+)
+def test_every_call_gets_one_of_three_answers(
+    arch: str, role: str, number: int, arguments: list[int]
+) -> None:
+    assert ask(role, arch, number, *arguments) in (ALLOW, NOTIFY, ABSENT)
+
+
+def test_numbers_agree_with_the_kernel_headers() -> None:
+    """Where the C library's headers are installed, they are the outside oracle."""
+    import re
+    from pathlib import Path
+
+    seen = 0
+    for arch, path in (
+        ("x86_64", "/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+        ("aarch64", "/usr/include/asm-generic/unistd.h"),
+    ):
+        if not Path(path).exists():
+            continue
+        text = Path(path).read_text(encoding="utf-8")
+        official = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text))
+        for name, number in numbers(arch).items():
+            if name in official:
+                assert int(official[name]) == number, (arch, name)
+                seen += 1
+    if not seen:
+        pytest.skip("the kernel's headers are not installed")
