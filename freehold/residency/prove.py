@@ -71,7 +71,7 @@ def prove(
         scene = stage.Stage(folder)
         aim = _target(folder, root)
         with scene.leak() as leak, Capture(stage.OUTSIDE, capture) as wire:
-            with _server(scene, model, locked, leak) as server:
+            with _server(scene, model, locked, leak, folder / "ledger.sqlite") as server:
                 say(f"{model} answers, attacks begin")
                 before = server.asks(scene)
                 processes = server.processes()
@@ -265,11 +265,14 @@ class _Server:
 
 
 @contextmanager
-def _server(scene: stage.Stage, model: str, locked: bool, leak: socket.socket) -> Iterator[_Server]:
+def _server(
+    scene: stage.Stage, model: str, locked: bool, leak: socket.socket, ledger: Path
+) -> Iterator[_Server]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(_ORDER_SECONDS)
     command = [sys.executable, "-P", "-m", "freehold.cli", "serve", model]
     command += ["--port", "0", "--temporary-key", "--drill", str(theirs.fileno())]
+    command += ["--ledger", str(ledger)]  # attacks are no requests to keep, nor is the owner's free
     process = subprocess.Popen(
         command if locked else [*command, "--no-lock"],
         stderr=subprocess.PIPE,

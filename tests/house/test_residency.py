@@ -48,7 +48,7 @@ def test_each_process_is_locked_and_nobody_tried_anything(server: Server, real_r
     before = get(server, "/residency")
     assert before["residency"] == "enforced by the kernel"
     assert before["recording"] is True
-    assert {one["role"] for one in before["processes"]} == {"counter", "engine"}
+    assert {one["role"] for one in before["processes"]} == {"counter", "engine", "keeper"}
     for one in before["processes"]:
         status = Path(f"/proc/{one['pid']}/status").read_text()
         assert re.search(r"^Seccomp:\s+2$", status, re.MULTILINE)

@@ -174,3 +174,22 @@ go.set()
 """,
     )
     assert "2 threads run already in the engine" in result
+
+
+def test_an_engine_that_has_kept_its_pack_writes_no_more(locked: Locked, tmp_path: Path) -> None:
+    mine = tmp_path / "packs"
+    mine.mkdir()
+    code = f"""
+from freehold.residency.seccomp import forgo_writing
+path = {str(mine / "one")!r}
+open(path, "w").write("pack")
+forgo_writing()
+result = [
+    open(path).read(),
+    tried(lambda: open(path, "w")),
+    tried(lambda: os.unlink(path)),
+    tried(lambda: os.rename(path, path + "2")),
+    tried(lambda: os.mkdir(path + "3")),
+]
+"""
+    assert locked(code, role="engine", write=(str(mine),)) == ["pack", *4 * ["EPERM"]]
