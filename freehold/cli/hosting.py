@@ -13,7 +13,7 @@ from freehold.cli.gating import admit
 from freehold.cli.output import Bar
 from freehold.cli.places import pack_secret, root
 from freehold.cli.settings import Settings, dtype_of
-from freehold.errors import IntegrityError
+from freehold.errors import FreeholdError, IntegrityError
 
 if TYPE_CHECKING:
     from freehold.cli.home import Home
@@ -68,6 +68,9 @@ async def living(settings: Settings, bar: Bar, child: Child | None = None) -> As
     speaking = asyncio.create_task(asyncio.to_thread(_codec, settings, bar))
     try:
         engine = await EngineProcess.start(_engine_settings(settings), progress=bar, child=child)
+    except FreeholdError:
+        await speaking  # what the gate or the digests refuse says more than how loading failed
+        raise
     except BaseException:
         speaking.cancel()
         raise

@@ -87,6 +87,19 @@ inline void swiglu(const float* gate, const float* up, int64_t n, float* out) {
     }
 }
 
+// One group of 32 hidden columns of one tile, from its gates and ups into its panel while they are in
+// the first-level cache. sums: [gate, gate, up, up][size][16].
+inline void gate_tile(const float* sums, int rows, const Panel& p, int size) {
+    const int64_t next = 16 * static_cast<int64_t>(size);
+    alignas(64) float hidden[32];
+    for (int r = 0; r < rows; r++) {
+        const float* gate = sums + 16 * r;
+        swiglu(gate, gate + 2 * next, 16, hidden);
+        swiglu(gate + next, gate + 3 * next, 16, hidden + 16);
+        quantise(hidden, 1, p, r, size);
+    }
+}
+
 inline void rotate(const float* x, const float* cos, const float* sin, int half, float factor,
                    float* out) {
     for (int i = 0; i < half; i++) {

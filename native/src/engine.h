@@ -83,6 +83,7 @@ private:
     void fill_token(Panels& panels, const Panels::Tile& tile, int token, const float* x, int64_t n,
                     const float* norm, float eps, PerThread& mine);
     void multiply(const Panels& panels, const Linear& weights, const float* residual, Out out);
+    void multiply_gated(const Panels& panels, const Linear& gate_up, const Panels& hidden);
     void finish(const Segment& s, int64_t block, const Panels::Tile& tile, const float* sums,
                 const Linear& weights, const float* residual, Out out);
     void turn(In qkv, const Batch& batch, int layer, const Heads& heads, KvCache& cache);

@@ -95,6 +95,8 @@ struct Kernels {
     void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
     // out = silu(gate) * up; n need not be a multiple of anything, but 15 floats past it are read.
     void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
+    // 32 columns of silu(gate) * up of one tile, quantised; sums are [gate, gate, up, up][size][16].
+    void (*gate_tile)(const float* sums, int rows, const Panel&, int size);
     // Pairs (i, i + half) turned by angle i, times factor.
     void (*rotate)(const float* x, const float* cos, const float* sin, int half, float factor,
                    float* out);

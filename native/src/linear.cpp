@@ -22,6 +22,17 @@ int size_index_of(int64_t rows, bool any) {
     return i;
 }
 
+// Tiles that meet a block of weights while both are in the cache.
+int64_t tiles_per_pass(int64_t groups) {
+    return std::max<int64_t>(1, kPanelBytes / (16 * groups * kTileCols));
+}
+
+// Whether 32 columns of gate and up are two whole blocks of each.
+bool pairs_up(const Linear& gate_up) {
+    const auto& s = gate_up.segments;
+    return s.size() == 2 && s[0].rows == s[1].rows && s[0].rows % kTileCols == 0 && gate_up.bias.empty();
+}
+
 }  // namespace
 
 void Panels::shape(int64_t tokens, int64_t groups) {
@@ -154,6 +165,21 @@ void Engine::finish(const Segment& s, int64_t block, const Panels::Tile& tile, c
     const int64_t rows = std::min<int64_t>(kBlockRows, s.rows - in_segment * kBlockRows);
     const int64_t first = s.out + in_segment * kBlockRows;
     const float* bias = weights.bias.empty() ? nullptr : weights.bias.data() + first;
+    if (rows == kBlockRows && !bias) {  // of a length that the compiler knows
+        for (int m = 0; m < tile.rows; m++) {
+            const float* sum = sums + kBlockRows * m;
+            float* y = out.row(tile.first + m) + first;
+            const float* x = residual ? residual + (tile.first + m) * out.cols + first : nullptr;
+            if (!x) {
+                std::memcpy(y, sum, kBlockRows * 4);
+                continue;
+            }
+            float added[kBlockRows];
+            for (int i = 0; i < kBlockRows; i++) added[i] = x[i] + sum[i];
+            std::memcpy(y, added, kBlockRows * 4);
+        }
+        return;
+    }
     for (int m = 0; m < tile.rows; m++) {
         const float* sum = sums + kBlockRows * m;
         float* y = out.row(tile.first + m) + first;
@@ -185,8 +211,7 @@ void Engine::multiply(const Panels& panels, const Linear& weights, const float* 
         });
         return;
     }
-    const int64_t tile_bytes = 16 * weights.groups * 32;
-    const int64_t per_pass = std::max<int64_t>(1, kPanelBytes / tile_bytes);
+    const int64_t per_pass = tiles_per_pass(weights.groups);
     const int64_t passes = (n_tiles + per_pass - 1) / per_pass;
     pool_.run(passes * weights.blocks, 2, [&](int64_t begin, int64_t end, int thread) {
         alignas(64) float sums[16 * kBlockRows];
@@ -205,6 +230,43 @@ void Engine::multiply(const Panels& panels, const Linear& weights, const float* 
                 kernels_.unpacked[f][tile.size_index](unpacked, weights.groups, tile.panel, next, sums);
                 next = nullptr;
                 finish(s, block, tile, sums, weights, residual, out);
+            }
+        }
+    });
+}
+
+// Gate and up side by side, 32 columns at a time, straight into the hidden panels: as floats between
+// two matrices they would be the largest thing a prompt writes, at a stride that caches dislike.
+void Engine::multiply_gated(const Panels& panels, const Linear& gate_up, const Panels& hidden) {
+    constexpr int kBlocks = 4;  // gate, gate, up, up
+    const auto& tiles = panels.tiles();
+    const auto n_tiles = static_cast<int64_t>(tiles.size());
+    const int64_t per_pass = tiles_per_pass(gate_up.groups);
+    const int64_t passes = (n_tiles + per_pass - 1) / per_pass, groups = hidden.groups();
+    const auto bytes = static_cast<size_t>(gate_up.groups) * kUnpackedTile;
+    pool_.run(passes * groups, 1, [&](int64_t begin, int64_t end, int thread) {
+        alignas(64) float sums[kBlocks * 16 * kBlockRows];
+        uint8_t* unpacked = mine_[static_cast<size_t>(thread)].tiles.at_least(kBlocks * bytes);
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t pass = i / groups, group = i % groups;
+            const uint8_t* data[kBlocks];
+            for (int b = 0; b < kBlocks; b++) {
+                const Segment& s = gate_up.segments[static_cast<size_t>(b / 2)];
+                data[b] = s.data + static_cast<size_t>(2 * group + b % 2) * s.stride();
+                kernels_.unpack[static_cast<int>(s.format)](data[b], s.supers,
+                                                            unpacked + static_cast<size_t>(b) * bytes);
+            }
+            const int64_t first = pass * per_pass, stop = std::min(n_tiles, first + per_pass);
+            for (int64_t t = first; t < stop; t++) {
+                const Panels::Tile& tile = tiles[static_cast<size_t>(t)];
+                for (int b = 0; b < kBlocks; b++) {
+                    const Segment& s = gate_up.segments[static_cast<size_t>(b / 2)];
+                    kernels_.unpacked[static_cast<int>(s.format)][tile.size_index](
+                        unpacked + static_cast<size_t>(b) * bytes, gate_up.groups, tile.panel,
+                        t == first ? data[b] + 2 * s.stride() : nullptr, sums + b * kBlockRows * tile.size);
+                }
+                const Panel& panel = hidden.tiles()[static_cast<size_t>(t)].panel;
+                kernels_.gate_tile(sums, tile.rows, panel.from(group * tile.size), tile.size);
             }
         }
     });
@@ -236,6 +298,13 @@ void Engine::mlp_add(In x, const float* norm, float eps, const Linear& gate_up, 
 void Engine::mlp_rows(In x, const float* norm, float eps, const Linear& gate_up, const Linear& down,
                       Out out) {
     const int64_t n = gate_up.rows / 2;
+    if (x.rows >= kDirectTokens && pairs_up(gate_up)) {
+        fill(panels_, x, norm, eps);
+        inner_.shape(x.rows, n / kTileCols);
+        multiply_gated(panels_, gate_up, inner_);
+        multiply(inner_, down, x.data, out);
+        return;
+    }
     const Out both{gate_up_.at_least(static_cast<size_t>(x.rows * 2 * n + 16)), x.rows, 2 * n};
     fill(panels_, x, norm, eps);
     multiply(panels_, gate_up, nullptr, both);

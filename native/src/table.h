@@ -47,6 +47,7 @@ Kernels make_table(const char* name) {
     k.quantise = quantise;
     k.rms_norm = rms_norm;
     k.swiglu = swiglu;
+    k.gate_tile = gate_tile;
     k.rotate = rotate;
     fill_attend<float>(k, KvType::f32);
     fill_attend<uint16_t>(k, KvType::bf16);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_what_was_approved_is_served_and_named_by_digest(home: Path) -> None:
     assert refused.stderr.count("\n  ") == 1
     assert f"`freehold passport approve {DEFAULT} --key NAME`" in refused.stderr
     assert freehold("passport", "approve", DEFAULT, "--key", "ada").returncode == 0
-    server = start(home)
+    server = start(home, FREEHOLD_KEYS=os.environ["FREEHOLD_KEYS"])
     try:
         headers = {"Authorization": f"Bearer {server.key}"}
         listed = httpx.get(f"{server.address}/v1/models", headers=headers).json()
