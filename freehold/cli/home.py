@@ -72,8 +72,7 @@ def at_home(
     from freehold.residency.lock import Order, close_strangers, library, shut_files
     from freehold.residency.watching import Watch
 
-    # numpy's arithmetic library would start threads when it is imported; nothing here needs them.
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    stay_single()
     enforce = settings.residency == "enforce"
     if enforce:
         close_strangers(set() if drill is None else {drill})
@@ -109,6 +108,12 @@ def _public_keys(settings: Settings) -> list[str]:
         str(Path(entry).expanduser() if "/" in entry else keys_folder() / f"{entry}.pub")
         for entry in wanted
     ]
+
+
+def stay_single() -> None:
+    """Keep numpy's arithmetic library from starting threads when it is imported: nothing here
+    needs them, and the lock must come before the first."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 def existing(path: Path) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
-from freehold.cli.home import existing
+from freehold.cli.home import existing, stay_single
 from freehold.cli.output import say
 from freehold.cli.places import keys_folder, root
 from freehold.cli.settings import Settings
@@ -162,11 +162,12 @@ def _server(ledger: str) -> tuple[str, list[Peer]]:
     locked keeper asks no resolver."""
     import socket
 
+    stay_single()
     from freehold.errors import UsageError
     from freehold.ledger.database import place
 
     url = place(ledger, root())
-    port = url.port or POSTGRES_PORT
+    port = url.port or int(str(url.query.get("port", POSTGRES_PORT)))
     host = url.host or url.query.get("host") or "/var/run/postgresql"
     if not isinstance(host, str):
         raise UsageError("the ledger's URL names several hosts: name one", param="ledger")
@@ -174,7 +175,7 @@ def _server(ledger: str) -> tuple[str, list[Peer]]:
         return ledger, [(f"{host}/.s.PGSQL.{port}",)]
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise UsageError(
             f"the ledger's host {host} is not known: {error}", param="ledger"
         ) from None

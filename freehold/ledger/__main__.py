@@ -5,6 +5,7 @@ The lock comes before everything that starts a thread, hence the late imports.
 
 from __future__ import annotations
 
+import select
 import sys
 
 from freehold.errors import FreeholdError, LedgerError, UsageError
@@ -27,6 +28,8 @@ def main(arguments: list[str]) -> int:
         except (OSError, FreeholdError) as error:
             sys.stderr.write(f"freehold: the keeper could not be locked: {error}\n")
             return LedgerError.exit_code
+    # Until it is told what to do, the engine and the counter have better use of the processors.
+    select.select([fd], [], [])
     from freehold.ledger.keeper import run
 
     return run(fd)
