@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kDirectTokens = 16;          // fewer than this go straight over packed weights
 constexpr int64_t kPanelBytes = 384 << 10;     // of activations that one pass of weights meets
-constexpr int64_t kTakeBytes = 32 << 10;       // of weights that a thread takes at a time
+constexpr int64_t kTakeBytes = 64 << 10;       // of weights that a thread takes at a time
 
 // The smallest tile that holds `rows`, of any size or of a power of two.
 int size_index_of(int64_t rows, bool any) {

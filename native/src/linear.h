@@ -125,7 +125,7 @@ constexpr int shift_of(const Layout& l) { return l.offset_shift < 0 ? 0 : l.offs
 template <Format F, int M>
 void direct(const uint8_t* block, int64_t supers, const Panel& p, float* out) {
     constexpr Layout L = layout_of(F);
-    constexpr int kAhead = 2048;  // bytes: far enough to cover memory's latency at full rate
+    constexpr int kAhead = 8192;  // bytes: far enough to cover memory's latency at full rate
     Simd::V acc[M];
     for (int m = 0; m < M; m++) acc[m] = Simd::zero();
     int64_t at = 0;
