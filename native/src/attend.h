@@ -292,19 +292,20 @@ template <class T>
 inline void weigh_row(const AttendTile& t, int chunk, int from, int to, const float* weights,
                       float* out) {
     if constexpr (sizeof(T) == 2) {
-        return weigh_row_pairs(t, chunk, from, to, reinterpret_cast<const uint16_t*>(weights), out);
-    }
-    for (int e = 0; e < t.padded_dim; e += 16) {
-        Simd::V sum = Simd::load(out + e);
-        for (int at = from; at < to;) {
-            const int group = at / 16 * 16;
-            const Values<T> values(t, group, e);
-            const int stop = group + 16 < to ? group + 16 : to;
-            for (; at < stop; at++) {
-                sum = Simd::fma(Simd::set1(weights[at - chunk]), values.load(at - group, 0), sum);
+        weigh_row_pairs(t, chunk, from, to, reinterpret_cast<const uint16_t*>(weights), out);
+    } else {
+        for (int e = 0; e < t.padded_dim; e += 16) {
+            Simd::V sum = Simd::load(out + e);
+            for (int at = from; at < to;) {
+                const int group = at / 16 * 16;
+                const Values<T> values(t, group, e);
+                const int stop = group + 16 < to ? group + 16 : to;
+                for (; at < stop; at++) {
+                    sum = Simd::fma(Simd::set1(weights[at - chunk]), values.load(at - group, 0), sum);
+                }
             }
+            Simd::store(out + e, sum);
         }
-        Simd::store(out + e, sum);
     }
 }
 

@@ -15,6 +15,7 @@ namespace freehold {
 const Kernels& kernels_plain();
 #if defined(__x86_64__)
 const Kernels& kernels_avx512bf16();
+bool multiplies_pairs_as_specified();
 const Kernels& kernels_avx512vnni();
 const Kernels& kernels_avxvnni();
 const Kernels& kernels_avx2();
@@ -57,7 +58,10 @@ bool runs_neon() {
 const Isa kIsas[] = {
 #if defined(__x86_64__)
     {"avx512bf16", kernels_avx512bf16,
-     [] { return runs_avx512vnni() && __builtin_cpu_supports("avx512bf16"); }},
+     [] {
+         return runs_avx512vnni() && __builtin_cpu_supports("avx512bf16") &&
+                multiplies_pairs_as_specified();
+     }},
     {"avx512vnni", kernels_avx512vnni, [] { return runs_avx512vnni(); }},
     {"avxvnni", kernels_avxvnni, [] { return runs_avx2() && runs_avxvnni(); }},
     {"avx2", kernels_avx2, [] { return runs_avx2(); }},
