@@ -42,7 +42,7 @@ inline void quantise(const float* x, int64_t groups, const Panel& p, int token, 
         const uint32_t top = Simd::max_magnitude(a, b);
         if (top < kTiny || top >= kInfinity) {
             const float s = top < kTiny ? 0.0f : __builtin_nanf("");
-            for (int i = 0; i < 32; i++) values[i] = 0;
+            for (int i = 0; i < 32; i++) values[i] = static_cast<int8_t>(p.shift);
             p.scale[at] = p.scaled_sum[at] = s;
             p.neg_sum[at] = p.neg_half[2 * at] = p.neg_half[2 * at + 1] = 0;
             continue;
@@ -52,8 +52,9 @@ inline void quantise(const float* x, int64_t groups, const Panel& p, int token, 
         const Simd::V inverse = Simd::set1(127.0f / largest);
         const Simd::I qa = Simd::round(Simd::mul(a, inverse));
         const Simd::I qb = Simd::round(Simd::mul(b, inverse));
-        Simd::store_i8(values, qa);
-        Simd::store_i8(values + 16, qb);
+        const Simd::I shift = Simd::iset1(p.shift);
+        Simd::store_i8(values, Simd::iadd(qa, shift));
+        Simd::store_i8(values + 16, Simd::iadd(qb, shift));
         const int32_t sum_a = Simd::sum_codes(qa), sum_b = Simd::sum_codes(qb);
         const float s = largest / 127.0f;
         p.scale[at] = s;

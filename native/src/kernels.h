@@ -22,15 +22,17 @@ struct Panel {
     float* scaled_sum;    // s * sum of values
     int32_t* neg_sum;     // -(sum of values)
     int32_t* neg_half;    // the same, of the first and last 16 columns
+    int32_t shift;        // added to each value before it is stored in its byte: 0 or 128
 
     // The same from a group on: `at` is that group times the tile's size.
     Panel from(int64_t at) const {
-        return {values + 32 * at, scale + at, scaled_sum + at, neg_sum + at, neg_half + 2 * at};
+        return {values + 32 * at, scale + at, scaled_sum + at, neg_sum + at, neg_half + 2 * at, shift};
     }
 };
 
-// One unpacked tile of weights: 512 codes, 16 scales, 16 minima (affine) or second scales (halves).
-constexpr int kUnpackedTile = 512 + 64 + 64;
+// One unpacked tile of weights: 512 codes, 16 scales, 16 minima (affine) or second scales (halves), and,
+// where values are stored shifted, what that adds to each row's sums: of all columns or of each half.
+constexpr int kUnpackedTile = 512 + 64 + 64 + 2 * 64;
 
 constexpr int kAttendRows = 8;     // query rows that share one pass over keys and values
 constexpr int kAttendChunk = 256;  // positions per softmax chunk, at multiples of itself
@@ -92,6 +94,7 @@ constexpr size_t attend_part(size_t padded_dim) { return kAttendRows * (2 + padd
 
 struct Kernels {
     const char* name;
+    int32_t shift;  // of the panels that `unpacked` reads
     // Sizes 1 to 8. out is [tile size][16].
     void (*direct[kFormats][kSizes])(const uint8_t* block, int64_t supers, const Panel&, float* out);
     void (*unpack[kFormats])(const uint8_t* block, int64_t supers, uint8_t* tiles);

@@ -17,6 +17,9 @@ struct Simd {
     struct I { __m256i a, b; };
     struct W { __m256i a, b; };  // rows 0-7, rows 8-15
 
+    // Codes are unsigned and values signed.
+    static constexpr int32_t kShift = 0;
+
     static V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static V set1(float x) {
         const __m256 v = _mm256_set1_ps(x);

@@ -17,6 +17,10 @@ struct Simd {
     using I = __m512i;  // 16 int32
     using W = __m512i;  // 64 bytes of codes: 16 rows of 4 columns
 
+    // The instruction multiplies unsigned by signed bytes. Values are stored 128 too large for unpacked
+    // codes, which then are the signed ones: what is to be taken off again is the same for each token.
+    static constexpr int32_t kShift = 128;
+
     static V zero() { return _mm512_setzero_ps(); }
     static V set1(float x) { return _mm512_set1_ps(x); }
     static V load(const float* p) { return _mm512_loadu_ps(p); }
@@ -63,6 +67,7 @@ struct Simd {
 
     static I izero() { return _mm512_setzero_si512(); }
     static I iload(const uint8_t* p) { return _mm512_loadu_si512(p); }
+    static void istore(uint8_t* p, I a) { _mm512_storeu_si512(p, a); }
     static I iset1(int32_t x) { return _mm512_set1_epi32(x); }
     static I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
     template <int n>
@@ -130,6 +135,18 @@ struct Simd {
     }
     static V dot_pairs(V acc, P a, P b) { return _mm512_dpbf16_ps(acc, a, b); }
 #endif
+    static W wsub(W w, int8_t x) { return _mm512_sub_epi8(w, _mm512_set1_epi8(x)); }
+    // Per row, four signed codes times four shifted values.
+    static I dot_shifted(I acc, W codes, const int8_t* x4) {
+        int32_t x;
+        std::memcpy(&x, x4, 4);
+        return _mm512_dpbusd_epi32(acc, _mm512_set1_epi32(x), codes);
+    }
+    // acc - 128 * the sum of each row's four codes
+    static I unshift(I acc, W codes) {
+        const I sum = _mm512_dpbusd_epi32(izero(), _mm512_set1_epi8(-128), codes);
+        return _mm512_sub_epi32(acc, sum);
+    }
     static void prefetch(const uint8_t* p) {
         _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
     }

@@ -16,6 +16,9 @@ struct Simd {
     struct I { int32x4_t q[4]; };
     struct W { uint8x16_t q[4]; };   // rows 4i .. 4i + 3
 
+    // Codes are unsigned and values signed.
+    static constexpr int32_t kShift = 0;
+
     template <class T, class F>
     static T each(F f) {
         return {f(0), f(1), f(2), f(3)};

@@ -17,6 +17,9 @@ struct Simd {
     struct I { int32_t at[16]; };
     struct W { uint8_t at[64]; };
 
+    // Codes are unsigned and values signed.
+    static constexpr int32_t kShift = 0;
+
     template <class T, class F>
     static T each(F f) {
         T out;
