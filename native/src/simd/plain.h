@@ -84,7 +84,9 @@ struct Simd {
             return static_cast<int32_t>(static_cast<uint32_t>(a.at[i]) + static_cast<uint32_t>(b.at[i]));
         }); }
     template <int n>
-    static I ishl(const I& a) { return each<I>([&](int i) { return a.at[i] * (1 << n); }); }
+    static I ishl(const I& a) {
+        return each<I>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.at[i]) << n); });
+    }
     template <int n>
     static I ishr(const I& a) {
         return each<I>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.at[i]) >> n); });
