@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from freehold.cli.output import emit, say, write_new
+from freehold.cli.output import emit, one_line, say, write_new
 from freehold.cli.passphrases import PassphraseFd, signing_key
 from freehold.cli.places import root
 from freehold.cli.settings import read_settings
@@ -19,7 +19,7 @@ from freehold.errors import NotFoundError, SignatureError, StorageError, UsageEr
 
 if TYPE_CHECKING:
     from freehold.signing.dsse import Envelope
-    from freehold.store import Manifest
+    from freehold.store import Manifest, Record
     from freehold.store.lineage import Link
     from freehold.store.passport import Entry
     from freehold.store.statements import Predicate
@@ -54,7 +54,7 @@ def show(model: Model, json: Json = False) -> None:
     if not entries:
         lines.append("no statements yet: `freehold passport add` and `approve` sign some")
     for entry in entries:
-        lines += [_line(entry), f"    {entry.predicate.gist()}"]
+        lines += [_line(entry), f"    {one_line(entry.predicate.gist())}"]
     emit(export.facts(manifest, entries, links), lines, as_json=json)
 
 
@@ -208,13 +208,21 @@ def export(
         say(f"wrote {output}")
 
 
-def first(manifest: Manifest, signer: str, descriptor: int | None) -> None:
-    """Sign what pull knows of a model with the key ``signer``, unless it has done so before."""
+def sign_known(
+    manifest: Manifest, signer: str, descriptor: int | None, record: Record | None = None
+) -> None:
+    """Sign with the key ``signer`` what pull knows of a model, and what packing knows of its pack,
+    unless it has said so before."""
     from freehold.store import passport, statements
 
     entries = passport.read(_store(), manifest.digest, trusted(read_settings(root())))
-    held = {entry.predicate.kind for entry in entries if signer in entry.signers}
-    missing = [said for said in passport.first_statements(manifest) if said.kind not in held]
+    held = [entry.predicate for entry in entries if signer in entry.signers]
+    kinds = {said.kind for said in held}
+    missing = [said for said in passport.first_statements(manifest) if said.kind not in kinds]
+    if record is not None:
+        said = passport.packing_said(record)
+        if not any(passport.same_but_time(said, other) for other in held):
+            missing.append(said)
     if missing:
         key = signing_key(signer, descriptor)
         append(
@@ -279,8 +287,8 @@ def _predicate(kind: str, path: Path) -> Predicate:
     from freehold.store import statements
 
     cls = statements.kind_named(kind)
-    if kind in ("approval", "weights"):
-        step = "passport approve" if kind == "approval" else "sign"
+    step = {"approval": "passport approve", "weights": "sign", "packing": "pack"}.get(kind)
+    if step is not None:
         raise UsageError(f"{kind} is stated by `freehold {step}` alone", param="kind")
     value = strictjson.parse(_read(path), file=str(path), max_bytes=statements.MAX_PAYLOAD)
     if not isinstance(value, dict):

@@ -380,6 +380,39 @@ def test_the_chain_is_printed(freehold: Run, tmp_path: Path, admitted: str) -> N
     told = done(freehold("verify", admitted))
     assert "quantisation of Qwen/Full" in told
     assert "nothing is known of it here" in told
+    assert "unbroken: 5 links" in told
     chain = json.loads(done(freehold("verify", admitted, "--json")))["chain"]
-    assert [link["state"] for link in chain] == ["vault", "unknown"]
-    assert chain[1]["digest"] == parent
+    assert [step["kind"] for step in chain] == ["lineage", "source", "file", "model", "serve"]
+    assert chain[0]["digest"] == parent
+
+
+def test_a_broken_chain_is_printed_up_to_its_break(
+    freehold: Run, tmp_path: Path, admitted: str
+) -> None:
+    (blob,) = (tmp_path / "home" / "blobs" / "sha256").iterdir()
+    data = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    broken = freehold("verify", admitted)
+    assert broken.returncode == 3
+    assert [line.split()[0] for line in broken.stdout.splitlines() if line[0] != " "] == [
+        "source",
+        "file",
+    ]
+    assert broken.stdout.splitlines()[-1] == "file     BROKEN"
+    assert "damaged in chunk 0" in broken.stderr
+    error = json.loads(freehold("verify", admitted, "--json").stdout)["error"]
+    assert (error["type"], error["link"], error["chunk"]) == ("DigestError", "file", 0)
+
+
+def test_what_strangers_wrote_does_not_steer_the_terminal(
+    freehold: Run, tmp_path: Path, admitted: str
+) -> None:
+    done(freehold("signer", "create", "eve"))
+    reason = "fine\n  9  2026-01-01T00:00:00Z  approval    ada\x1b[2J\u202eeve"
+    done(freehold("passport", "approve", admitted, "--key", "eve", "--reason", reason))
+    told = done(freehold("passport", "show", admitted))
+    assert "\x1b" not in told
+    assert "\u202e" not in told
+    assert "\\x1b[2J" in told
+    assert not any(line.startswith("  9") for line in told.splitlines())
