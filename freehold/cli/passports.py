@@ -317,10 +317,12 @@ def _store() -> Any:
 def _opened(model: str) -> tuple[Manifest, list[Entry], list[Link]]:
     """Manifest, passport and chain of a model in the vault."""
     from freehold.store import lineage, passport
+    from freehold.store.verify import check_pins
 
     trust = trusted(read_settings(root()))
     store = _store()
     manifest = store.manifest(model)
+    check_pins(manifest)
     entries = passport.read(store, manifest.digest, trust)
     return manifest, entries, lineage.chain(store, manifest, trust)
 

@@ -253,6 +253,51 @@ def test_a_poisoned_template_is_refused(freehold: Run, tmp_path: Path, small_mod
     passes(freehold, "poisoned")
 
 
+def test_a_draft_passes_the_same_gate(freehold: Run, tmp_path: Path, small_model: Small) -> None:
+    policy = 'trust = ["ada"]\n[gate]\nknown_template = true\napprovals = 1\ntemplates = ["{}"]'
+    done(freehold("signer", "create", "ada"))
+    for name, rows in (("large", 4000), ("little", 4)):
+        done(freehold("pull", str(small_model(name, f"{{{{ {name} }}}}", rows))))
+    digests = {
+        name: json.loads(done(freehold("template", name, "--json")))["digest"]
+        for name in ("large", "little")
+    }
+    configure(tmp_path, policy.format(digests["large"]))
+    done(freehold("passport", "approve", "large", "--key", "ada"))
+    # One that is found is left out, and one that is named is refused.
+    found = freehold("serve", "--port", "0", "large")
+    assert found.returncode not in (0, 8)
+    assert "little does not guess ahead" in found.stderr
+    assert "(approvals, known_template)" in found.stderr
+    named = freehold("serve", "--port", "0", "large", "--draft", "little")
+    assert named.returncode == 8
+    assert "little is not served" in named.stderr
+    for command in ("`freehold passport approve little", "`freehold template little`"):
+        assert command in named.stderr
+    gone = freehold("serve", "--port", "0", "large", "--draft", "nobody")
+    assert gone.returncode == 2
+    done(freehold("passport", "approve", "little", "--key", "ada"))
+    configure(tmp_path, policy.format('", "'.join(digests.values())))
+    passed = freehold("serve", "--port", "0", "large", "--draft", "little")
+    assert passed.returncode not in (0, 8)
+    assert "guess ahead" not in passed.stderr
+
+
+def test_the_gate_speaks_before_the_engine_reads_a_byte(
+    freehold: Run, tmp_path: Path, admitted: str
+) -> None:
+    """The engine would say of a changed blob that it is damaged: it is never told to read it."""
+    configure(tmp_path, "[gate]\npinned = true")
+    (blob,) = (tmp_path / "home" / "blobs" / "sha256").iterdir()
+    blob.chmod(0o644)
+    blob.write_bytes(bytes(blob.stat().st_size))
+    refused(freehold, admitted, "pinned: its digest")
+    configure(tmp_path, "")
+    damaged = freehold("serve", "--port", "0", admitted)
+    assert damaged.returncode == 3
+    assert "damaged" in damaged.stderr
+
+
 def test_a_wrong_licence_is_refused(freehold: Run, tmp_path: Path, admitted: str) -> None:
     done(freehold("signer", "create", "ada"))
     policy = 'trust = ["ada"]\n[gate]\nlicences = ["Apache-2.0"]'
