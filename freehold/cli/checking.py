@@ -119,6 +119,12 @@ def sign(
     from freehold.store.layout import laid_out
 
     store = Store(root())
+    if (keys_folder() / f"{key}.token").exists():
+        raise UsageError(
+            f"key {key!r} is in a token: weights are signed with keys in files alone. What it can "
+            "sign are statements, approvals among them",
+            param="key",
+        )
     passphrase = passphrase_of(key, passphrase_fd)
     pair = keys.load(keys_folder(), key, passphrase=passphrase)
     check(store, model)
