@@ -13,7 +13,7 @@ import typer
 from freehold.cli.output import emit, one_line, say, write_new
 from freehold.cli.passphrases import PassphraseFd, signing_key
 from freehold.cli.places import root
-from freehold.cli.settings import read_settings
+from freehold.cli.settings import Settings, read_settings
 from freehold.cli.trust import trusted
 from freehold.errors import NotFoundError, SignatureError, StorageError, UsageError
 
@@ -194,7 +194,7 @@ def export(
     settings = read_settings(root())
     if publish:
         admit(check(_store(), model), settings, "publish")
-    manifest, entries, links = _opened(model)
+    manifest, entries, links = _opened(model, settings)
     if format == "json":
         data = exports.bundle(manifest, entries, links, trusted(settings))
     elif format == "html":
@@ -206,6 +206,13 @@ def export(
     else:
         write_new(output, data)
         say(f"wrote {output}")
+
+
+def passport_of(model: str, settings: Settings) -> bytes:
+    """The passport as ``export`` writes it in JSON. Raises as ``show`` does."""
+    from freehold.store import export as exports
+
+    return exports.bundle(*_opened(model, settings), trusted(settings))
 
 
 def sign_known(
@@ -314,12 +321,14 @@ def _store() -> Any:
     return Store(root())
 
 
-def _opened(model: str) -> tuple[Manifest, list[Entry], list[Link]]:
+def _opened(
+    model: str, settings: Settings | None = None
+) -> tuple[Manifest, list[Entry], list[Link]]:
     """Manifest, passport and chain of a model in the vault."""
     from freehold.store import lineage, passport
     from freehold.store.verify import check_pins
 
-    trust = trusted(read_settings(root()))
+    trust = trusted(settings or read_settings(root()))
     store = _store()
     manifest = store.manifest(model)
     check_pins(manifest)
