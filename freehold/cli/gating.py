@@ -47,8 +47,13 @@ def foresee(settings: Settings) -> Draft:
     from freehold.store import Store
 
     store = Store(root())
-    known = replace(policy, known_template=False)
-    _judge(store.manifest(settings.model), "", settings, known, "serve")
+    model = store.manifest(settings.model)
+    try:
+        _judge(model, "", settings, replace(policy, known_template=False), "serve")
+    except GateError:
+        if policy.known_template:  # nobody waits any more, and all that is missing is named
+            _judge(model, _template(store, model.name), settings, policy, "serve")
+        raise
     name = draft_candidate(store, settings)
     if name is None:
         return Draft(name="off")

@@ -249,6 +249,8 @@ def test_a_poisoned_template_is_refused(freehold: Run, tmp_path: Path, small_mod
     configure(tmp_path, "[gate]\nknown_template = true")
     digest = json.loads(done(freehold("template", "poisoned", "--json")))["digest"]
     refused(freehold, "poisoned", "chat template", digest, "`freehold template poisoned`")
+    configure(tmp_path, "[gate]\nknown_template = true\npinned = true")
+    refused(freehold, "poisoned", "pinned: ", "known_template: ")
     configure(tmp_path, f'[gate]\nknown_template = true\ntemplates = ["{digest}"]')
     passes(freehold, "poisoned")
 
