@@ -7,17 +7,14 @@ from typing import Literal, Protocol, cast
 
 import msgspec
 
+from freehold.engine.candidate import draft_candidate
 from freehold.engine.wire import EngineSettings
-from freehold.errors import StorageError, UsageError
+from freehold.errors import IntegrityError, StorageError, UsageError
 from freehold.qwen.model import Model, load
 from freehold.qwen.pack import LAYOUT, WeightChoice
 from freehold.qwen.tokenizer import same_vocabulary
 from freehold.store import Packs, Record, Store, verify
 from freehold.types import VerifiedModel
-
-DRAFT_RATIO = 4
-"""How many times smaller a draft is, at least, for ``auto`` to take it: at two and a half times,
-what it wins for new code it loses for prose."""
 
 
 class Report(Protocol):
@@ -55,16 +52,13 @@ def load_model(settings: EngineSettings, report: Report) -> Model:
 
 
 def load_draft(settings: EngineSettings, report: Report) -> Model | None:
-    """The smaller model that guesses ahead, if there is to be one: the one that is named, or with
-    ``auto`` the smallest in the store that is small enough to help.
+    """The smaller model that guesses ahead, if there is to be one (``draft_candidate``).
 
-    Raises ``UsageError`` if the one that is named has another vocabulary, and what loading raises.
+    Raises ``UsageError`` if the one that is named has another vocabulary, ``IntegrityError`` if it
+    is not the one that the gate has let pass, and what loading raises.
     """
-    off = settings.speculate == "off" or settings.backend != "native"
-    if off or settings.draft in ("", "off"):
-        return None
     store = Store(Path(settings.root))
-    name = _smallest(store, settings.model) if settings.draft == "auto" else settings.draft
+    name = draft_candidate(store, settings)
     if name is None:
         return None
     if not same_vocabulary(_head(store, settings, settings.model), _head(store, settings, name)):
@@ -76,14 +70,10 @@ def load_draft(settings: EngineSettings, report: Report) -> Model | None:
             param="draft",
         )
     report.note(f"{name} guesses ahead; what {settings.model} answers stays the same")
-    return load_model(msgspec.structs.replace(settings, model=name), report)
-
-
-def _smallest(store: Store, model: str) -> str | None:
-    sizes = {found.name: sum(file.size for file in found.files) for found in store.list()}
-    small = [(size, name) for name, size in sizes.items() if DRAFT_RATIO * size <= sizes[model]]
-    # Only the smallest is looked at: whoever keeps several names the one that is meant.
-    return min(small)[1] if small else None
+    draft = load_model(msgspec.structs.replace(settings, model=name), report)
+    if settings.draft_digest not in ("", draft.card.digest):
+        raise IntegrityError(f"{name} is not the model that the gate let pass: start again")
+    return draft
 
 
 def _head(store: Store, settings: EngineSettings, name: str) -> VerifiedModel:

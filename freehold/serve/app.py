@@ -20,7 +20,15 @@ from freehold.serve.errors import Problem
 from freehold.serve.keys import Keyring
 from freehold.serve.limits import Limits
 from freehold.serve.middleware import Authenticate, BodyLimit, Catch, Observe
-from freehold.serve.models import health, list_models, metrics, show_model, show_residency
+from freehold.serve.models import (
+    health,
+    list_models,
+    list_passports,
+    metrics,
+    show_model,
+    show_passport,
+    show_residency,
+)
 from freehold.serve.schema import ChatRequest, CompletionRequest
 from freehold.types import Ledger
 
@@ -37,11 +45,12 @@ def build(
     ledger: Ledger | None = None,
     *,
     residency: Callable[[], Mapping[str, Any]] | None = None,
+    passports: Callable[[str], bytes] | None = None,
 ) -> FastAPI:
     """The application that serves ``models`` to holders of ``keys``, and records in ``ledger``.
 
     ``residency`` tells what is shut in the server's processes, for ``/residency``; without, there
-    is no such page.
+    is no such page. ``passports`` gives a served model's passport as JSON, for ``/v1/passports``.
 
     Interactive documentation pages are off (they load scripts from elsewhere); the schema itself
     is at ``/openapi.json``, behind the key. Raises ``UsageError`` when two models share a name.
@@ -73,6 +82,10 @@ def build(
     if residency is not None:
         app.state.residency = residency
         _get(app, "/residency", show_residency)
+    if passports is not None:
+        app.state.passports = passports
+        _get(app, "/v1/passports", list_passports)
+        _get(app, "/v1/passports/{model:path}", show_passport)
     _post(app, "/v1/chat/completions", chat_completions, ChatRequest)
     _post(app, "/v1/completions", completions, CompletionRequest)
     return app

@@ -1,7 +1,9 @@
-"""``GET /v1/models``, ``/v1/models/{id}``, ``/health``, ``/metrics``, ``/residency``."""
+"""``GET /v1/models``, ``/v1/models/{id}``, ``/v1/passports``, ``/v1/passports/{id}``, ``/health``,
+``/metrics``, ``/residency``."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -37,6 +39,21 @@ def _describe(hosted: Hosted) -> dict[str, Any]:
         "context_length": card.context,
         "numerics": card.numerics,
     }
+
+
+async def list_passports(request: Request) -> Response:
+    """Which models have answered here, by name and digest: each has a passport to read."""
+    hosted = [served.hosted for served in desk_of(request).models]
+    data = [{"id": one.name, "object": "passport", "digest": one.card.digest} for one in hosted]
+    return _json({"object": "list", "data": data})
+
+
+async def show_passport(request: Request) -> Response:
+    """What is known of one served model, with every signed envelope."""
+    name = desk_of(request).find(request.path_params["model"]).hosted.name
+    # Its signatures are checked: other requests need not wait for that.
+    data = await asyncio.to_thread(request.app.state.passports, name)
+    return Response(data, media_type="application/json")
 
 
 async def health(request: Request) -> Response:

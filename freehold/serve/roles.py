@@ -1,7 +1,7 @@
 """Who may ask for what: a key's role, and the paths that are its own.
 
-A ``user`` asks the model. An ``auditor`` reads what was recorded, and nothing else. A path that is
-named nowhere here is for users.
+A ``user`` asks the model. An ``auditor`` reads what was recorded and models' passports, and nothing
+else. A path that is named nowhere here is for users.
 """
 
 from __future__ import annotations
