@@ -388,8 +388,16 @@ def _brief(leaf: dict[str, Any]) -> tuple[str, str]:
         case "erase":
             what = body["reason"]
         case _:
-            what = body["what"]
+            what = _noted(body["what"], body["detail"])
     return body["time"], what
+
+
+def _noted(what: str, detail: dict[str, Any]) -> str:
+    """A leaf about the server itself, in words."""
+    if what != "refused":
+        return what
+    times = "once" if detail["count"] == 1 else f"{detail['count']} times"
+    return f"{detail['process']} was refused {detail['call']} {times}: {detail['what']}"
 
 
 def _lines(leaves: list[dict[str, Any]]) -> list[str]:
