@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from freehold.errors import FreeholdError, LedgerError, NotFoundError, UsageError
 
 _LOCK_NUMBER = 0x66726565686F6C64  # "freehold", in PostgreSQL's 64-bit advisory lock numbers
-_LOCK_SECONDS = 4.0
+_LOCK_SECONDS = 2.5
 _BUSY_SECONDS = 10
 _WAL_PAGES = 4000
 """SQLite copies its log back into the file itself beyond so many pages; before, when idle."""

@@ -17,7 +17,7 @@ from typing import Any
 from freehold import pair
 from freehold.errors import FreeholdError, LedgerError, NotFoundError, ProtocolError, UsageError
 from freehold.faults import fault_of
-from freehold.ledger.attempts import Line
+from freehold.ledger.attempts import REFUSED, UNWATCHED, Line
 from freehold.ledger.database import Database, place
 from freehold.ledger.leaves import Draft, Writer
 from freehold.ledger.log import Log
@@ -43,7 +43,9 @@ from freehold.pair import Link, frame
 from freehold.signing import keys
 
 MAX_LEAVES = 1000
-"""Leaves that one question may bring."""
+MAX_BYTES = 8 << 20
+"""Leaves that one question may bring, and bytes of their records after which no more are added:
+what was asked must neither fill this process nor burst a frame."""
 
 _IDLE = 0.5
 """Seconds of silence before the data base is tidied."""
@@ -87,7 +89,7 @@ def _obey(keeper: Keeper, link: Link[AnyToKeeper], line: Line | None) -> None:
     while True:
         messages = link.receive(wait=True, seconds=_IDLE if restless else _LOOK)
         if messages:
-            link.send(frame(answer) for answer in keeper.obey(messages))
+            link.send(map(_frame, keeper.obey(messages)))
             restless = True
             if any(isinstance(message, Close) for message in messages):
                 return
@@ -96,6 +98,17 @@ def _obey(keeper: Keeper, link: Link[AnyToKeeper], line: Line | None) -> None:
             restless = False
         restless |= keeper.grant()
         restless |= line is not None and line.hear()
+
+
+def _frame(answer: AnyFromKeeper) -> bytes:
+    """An answer as a frame; what is too large for one fails by itself, and not the keeper."""
+    try:
+        return frame(answer)
+    except ProtocolError as error:
+        if not isinstance(answer, Found):
+            raise
+        fault = UsageError(f"{error}: read it with `freehold ledger show`, beside the ledger")
+        return frame(Failed(answer.number, fault_of(fault)))
 
 
 def start(settings: KeeperSettings) -> tuple[Keeper, list[str]]:
@@ -140,6 +153,9 @@ class Keeper:
         group: list[tuple[Open | Seal | Note, Draft]] = []
         for message in messages:
             match message:
+                case Note(number, what) if what in (REFUSED, UNWATCHED):
+                    fault = UsageError(f"{what!r} is for the watchman alone to say", param="what")
+                    answers.append(Failed(number, fault_of(fault)))
                 case Open() | Note():
                     group.append((message, self._draft(message)))
                 case Seal(number, entry):
@@ -223,7 +239,8 @@ class Keeper:
             case "checkpoint":
                 return self.log.checkpoint()
             case "leaves":
-                return self.log.leaves(ask.first, min(ask.second or MAX_LEAVES, MAX_LEAVES))
+                count = MAX_LEAVES if ask.second is None else min(ask.second, MAX_LEAVES)
+                return self.log.leaves(ask.first, count, most=MAX_BYTES)
             case "entry":
                 return self.log.entry(ask.first)
             case "inclusion":

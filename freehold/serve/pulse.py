@@ -1,4 +1,4 @@
-"""Can requests be answered? Asked by anyone through ``/health``, so answered from a short memory."""
+"""Can requests be answered? Anyone asks through ``/health``, so answered from a short memory."""
 
 from __future__ import annotations
 
