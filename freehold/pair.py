@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
@@ -274,7 +275,7 @@ class Pipe(asyncio.Protocol, Generic[Received]):
         self._ended()
 
 
-class Partner(Generic[Received, Hello]):
+class Partner(ABC, Generic[Received, Hello]):
     """A started process as its starter sees it: met, asked, and ended. Each room's client is one,
     and adds its own messages.
 
@@ -409,13 +410,13 @@ class Partner(Generic[Received, Hello]):
         for number in list(self._asked):
             self._answer(number, self._death())
 
+    @abstractmethod
     def _received(self, message: Received) -> None:
         """Hand on one message. Raises ``ProtocolError`` for one that answers nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _death(self) -> FreeholdError:
         """Why nothing more will come. A new error each time: each is raised in its own task."""
-        raise NotImplementedError
 
 
 def ending(status: int) -> str:
