@@ -61,8 +61,8 @@ async def health(request: Request) -> Response:
     desk = desk_of(request)
     if desk.deadlines.draining:
         return _json({"status": "draining"}, 503)
-    if not await desk.pulse.beats():
-        return _json({"status": "engine-down"}, 503)
+    if missing := await desk.pulse.missing():
+        return _json({"status": f"{missing}-down"}, 503)
     return _json({"status": "ok"})
 
 
