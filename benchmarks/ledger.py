@@ -1,7 +1,8 @@
 """What the ledger costs a request: two servers, one with and one without, asked in turn.
 
-    python benchmarks/ledger.py [--rounds 20]
+    python benchmarks/ledger.py [--rounds 20] [--tokens 64] [--with-lock]
 
+With ``--with-lock`` the server without a ledger has no lock either: what both cost together.
 How they are compared is in ``on_off.py``. On a noisy machine the rates say little: beside them
 stands the processor time that counter and keeper took for a request, which noise touches less, and
 what the disk takes for one durable commit.
@@ -46,12 +47,16 @@ def disk(folder: Path) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    rounds: int = parser.parse_args().rounds
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of the answers that are timed")
+    parser.add_argument("--with-lock", action="store_true", help="compare with neither")
+    options = parser.parse_args()
+    rounds: int = options.rounds
+    bare = ("--no-lock",) if options.with_lock else ()
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".ledger-") as name:
         folder = Path(name)
         with (
             serving(folder, "--ledger", str(folder / "ledger.sqlite")) as on,
-            serving(folder, "--ledger", "off") as off,
+            serving(folder, "--ledger", "off", *bare) as off,
         ):
             servers = {"on": on, "off": off}
             began: dict[str, float] = {}
@@ -59,11 +64,12 @@ def main() -> None:
             def warm() -> None:
                 began.update({which: cpu_seconds(one) for which, one in servers.items()})
 
-            seen = asyncio.run(compare(servers, rounds, warm))
+            seen = asyncio.run(compare(servers, rounds, warm, tokens=options.tokens))
             requests = rounds * (SHORT + 1 + AT_ONCE)
             cpu = {w: 1000 * (cpu_seconds(servers[w]) - began[w]) / requests for w in servers}
             fsync = disk(folder)
-    print(f"the ledger: {rounds} rounds, {TOKENS} tokens an answer, {MODEL}")
+    what = "the ledger and the lock" if bare else "the ledger"
+    print(f"{what}: {rounds} rounds, {options.tokens} tokens an answer, {MODEL}")
     seen.report()
     print(
         f"processor time of counter and keeper, ms a request: without {cpu['off']:.2f}, "

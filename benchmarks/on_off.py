@@ -113,20 +113,25 @@ def middle(values: list[float]) -> str:
 
 
 async def compare(
-    servers: Mapping[str, Server], rounds: int, warm: Callable[[], None] = lambda: None
+    servers: Mapping[str, Server],
+    rounds: int,
+    warm: Callable[[], None] = lambda: None,
+    *,
+    tokens: int = TOKENS,
 ) -> Seen:
-    """Measure round by round, after one that warms up; ``warm`` is called between."""
+    """Measure round by round, after one that warms up; ``warm`` is called between. The answers
+    whose rates count have so many ``tokens``."""
     seen = Seen()
     async with httpx.AsyncClient(timeout=600) as client:
-        await _round(client, servers, -1, Seen())
+        await _round(client, servers, -1, Seen(), tokens)
         warm()
         for turn in range(rounds):
-            await _round(client, servers, turn, seen)
+            await _round(client, servers, turn, seen, tokens)
     return seen
 
 
 async def _round(
-    client: httpx.AsyncClient, servers: Mapping[str, Server], turn: int, seen: Seen
+    client: httpx.AsyncClient, servers: Mapping[str, Server], turn: int, seen: Seen, tokens: int
 ) -> None:
     lake = "The lake was still. " * 8
     for number in range(SHORT):
@@ -135,13 +140,13 @@ async def _round(
             first, _ = await _stream(client, servers[which], f"{turn}.{number} {lake}", 1)
             seen.first_ms[which].append(1000 * first)
     for which in _order(turn):
-        first, whole = await _stream(client, servers[which], f"Round {turn}. {lake}", TOKENS)
-        seen.alone[which].append((TOKENS - 1) / (whole - first))
+        first, whole = await _stream(client, servers[which], f"Round {turn}. {lake}", tokens)
+        seen.alone[which].append((tokens - 1) / (whole - first))
     for which in _order(turn + 1):
         asked = (f"{turn}.{i}: a story of a bear. " for i in range(AT_ONCE))
         start = time.perf_counter()
-        await asyncio.gather(*(_stream(client, servers[which], text, TOKENS) for text in asked))
-        seen.crowd[which].append(AT_ONCE * TOKENS / (time.perf_counter() - start))
+        await asyncio.gather(*(_stream(client, servers[which], text, tokens) for text in asked))
+        seen.crowd[which].append(AT_ONCE * tokens / (time.perf_counter() - start))
 
 
 def _order(turn: int) -> tuple[str, str]:
