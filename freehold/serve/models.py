@@ -1,4 +1,5 @@
-"""``GET /v1/models``, ``/v1/models/{id}``, ``/health``, ``/metrics``, ``/residency``."""
+"""``GET`` of ``/v1/models`` and ``/v1/models/{id}``, ``/health``, ``/metrics``, ``/residency`` and
+``/openapi.json``."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
+from freehold.errors import NotFoundError
 from freehold.serve.desk import Hosted, desk_of
 from freehold.serve.pulse import engine_stats
 from freehold.serve.wire import encode
@@ -61,7 +63,15 @@ async def metrics(request: Request) -> Response:
 
 async def show_residency(request: Request) -> Response:
     """What is shut in each of this server's processes, and how many attempts there were."""
-    return _json(request.app.state.residency())
+    told = request.app.state.residency
+    if told is None:
+        raise NotFoundError("this server was started without anything that watches its lock")
+    return _json(told())
+
+
+async def openapi(request: Request) -> Response:
+    """The schema of this API."""
+    return _json(request.app.openapi())
 
 
 def _json(data: object, status: int = 200) -> Response:
