@@ -109,7 +109,7 @@ class ModelCard:
     ``context`` is in tokens. ``numerics`` names the arithmetic (for example ``torch-float32``).
     ``bytes_per_token`` is how many bytes of weights one decoded token reads, as they are held.
     ``isa`` is what it runs on (an instruction set, a device).
-    ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``.
+    ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``, ``grammar``.
     """
 
     name: str
@@ -125,16 +125,20 @@ class ModelCard:
 # --- sampling -------------------------------------------------------------------------------------
 
 MAX_TOP_LOGPROBS = 20
+MAX_GRAMMAR = 65_536
+"""Characters of a grammar."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How to choose each next token. Data only: it crosses processes.
 
-    The order is: penalties and bias on the logits, temperature, then top_k, top_p, min_p on the
-    probabilities, then one draw. ``temperature`` 0 takes the highest logit, the lowest id on a tie.
-    A draw depends on ``seed``, ``choice`` (which of ``n`` answers) and position alone, never on who
-    shares the batch. ``logprobs`` is ``None`` for none, else how many alternatives to report.
+    The order is: penalties and bias on the logits, the grammar, temperature, then top_k, top_p,
+    min_p on the probabilities, then one draw. ``temperature`` 0 takes the highest logit, the lowest
+    id on a tie. A draw depends on ``seed``, ``choice`` (which of ``n`` answers) and position alone,
+    never on who shares the batch. ``logprobs`` is ``None`` for none, else how many alternatives to
+    report. ``grammar`` is what the answer's tokens must spell, in Lark text as ``llguidance`` reads
+    it: the answer ends where that ends, and a stop id can come only where it may end.
 
     Raises ``UsageError`` with ``param`` set to the field's name.
     """
@@ -179,8 +183,11 @@ class Sampling:
                     f"logit_bias for token {token} is {bias}: it must lie between -100 and 100",
                     param="logit_bias",
                 )
-        if self.grammar is not None:
-            raise UsageError("grammar is not supported by this version", param="grammar")
+        if self.grammar is not None and len(self.grammar) > MAX_GRAMMAR:
+            raise UsageError(
+                f"grammar has {len(self.grammar)} characters: at most {MAX_GRAMMAR} are allowed",
+                param="grammar",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +232,8 @@ FinishReason: TypeAlias = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """The answer is complete: a stop id was chosen (and not sent), or ``max_tokens`` reached."""
+    """The answer is complete: a stop id was chosen (and not sent), its grammar has ended, or
+    ``max_tokens`` is reached."""
 
     reason: FinishReason
     output_tokens: int

@@ -78,11 +78,13 @@ class _Asked:
         self.model: str = self.body["model"]
         self.prompts: list[list[int]] = first["content"]["prompts"]
         self.answers: list[list[int]] = [one["ids"] for one in seal["content"]["answers"]]
+        # Entries from before there were grammars have none.
+        self.grammar: str | None = first["content"].get("grammar")
         self.ended: list[str | None] = [one["finish"] for one in seal["body"]["answers"]]
 
     def sampling(self, answer: int) -> Sampling:
         """The settings of one answer."""
-        given = dict(self.body["sampling"])
+        given = self.body["sampling"] | {"grammar": self.grammar}
         given["logit_bias"] = {int(key): value for key, value in given["logit_bias"].items()}
         given["stop_ids"] = tuple(given["stop_ids"])
         place, choice = divmod(answer, self.body["choices"])

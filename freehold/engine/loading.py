@@ -8,10 +8,10 @@ from typing import Literal, Protocol, cast
 import msgspec
 
 from freehold.engine.wire import EngineSettings
-from freehold.errors import StorageError, UsageError
+from freehold.errors import IntegrityError, StorageError, UsageError
 from freehold.qwen.model import Model, load
 from freehold.qwen.pack import LAYOUT, WeightChoice
-from freehold.qwen.tokenizer import same_vocabulary
+from freehold.qwen.tokenizer import Tokenizer, same_vocabulary, tokenizer_of
 from freehold.store import Packs, Record, Store, verify
 from freehold.types import VerifiedModel
 
@@ -77,6 +77,19 @@ def load_draft(settings: EngineSettings, report: Report) -> Model | None:
         )
     report.note(f"{name} guesses ahead; what {settings.model} answers stays the same")
     return load_model(msgspec.structs.replace(settings, model=name), report)
+
+
+def load_vocabulary(settings: EngineSettings, digest: str) -> Tokenizer:
+    """The tokenizer of the model that ``settings`` name, which must still be the one of ``digest``.
+
+    Raises what verifying raises, and ``IntegrityError`` if it is another model by now.
+    """
+    found = _head(Store(Path(settings.root)), settings, settings.model)
+    if found.digest != digest:
+        raise IntegrityError(
+            f"{settings.model} changed on disk since it was loaded: start Freehold again"
+        )
+    return tokenizer_of(found)
 
 
 def _smallest(store: Store, model: str) -> str | None:

@@ -19,6 +19,7 @@ from freehold.serve.reply import Outlet, Reply, event
 from freehold.serve.sampling import check_choices, sampling
 from freehold.serve.schema import ChatRequest
 from freehold.serve.shapes import Whole, chat_logprobs, new_id
+from freehold.serve.structured import held
 
 
 async def chat_completions(request: Request) -> Response:
@@ -39,6 +40,7 @@ class _Chat:
         self._asker = asker
         self._served = served
         self._asked = asked
+        self._held = held(asked.response_format)
         self._messages = [
             message.model_dump(include={"role", "content", "reasoning_content"}, exclude_none=True)
             for message in asked.messages
@@ -80,9 +82,16 @@ class _Chat:
                 index=choice,
                 ids=ids,
                 sampling=sampling(
-                    asked, served.hosted, max_tokens=max_tokens, top=top, seed=seed, choice=choice
+                    asked,
+                    served.hosted,
+                    max_tokens=max_tokens,
+                    top=top,
+                    seed=seed,
+                    choice=choice,
+                    held=self._held,
                 ),
                 stop=asked.stop,
+                held=self._held,
             )
             for choice in range(asked.n)
         ]

@@ -8,7 +8,7 @@ an answer here (``Ignored``), and *refused* because they would and we cannot do 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -109,6 +109,15 @@ class Strict(BaseModel):
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
+    known: ClassVar[frozenset[str]] = frozenset()
+    """The names that clients may use."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **more: Any) -> None:
+        super().__pydantic_init_subclass__(**more)
+        fields = cls.model_fields.items()
+        cls.known = frozenset(field.alias or name for name, field in fields)
+
     @model_validator(mode="before")
     @classmethod
     def _known_and_present(cls, data: object) -> object:
@@ -117,7 +126,7 @@ class Strict(BaseModel):
         # By hand, and the first only: a body of a million unknown names must not cost a million
         # error records.
         for name in data:
-            if name not in cls.model_fields:
+            if name not in cls.known:
                 raise fault(f"Unrecognized request argument supplied: {_short(name)}", f".{name}")
         return {name: value for name, value in data.items() if value is not None}
 
@@ -161,6 +170,35 @@ class StreamOptions(Strict):
     include_obfuscation: Ignored = None
 
 
+class JsonSchema(Strict):
+    """OpenAI's ``json_schema``. Answers are held to the schema whatever ``strict`` says."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    schema_: Annotated[Any, Field(alias="schema")]
+    description: Annotated[str | None, Ignored] = None
+    strict: Annotated[bool | None, Ignored] = None
+
+
+class ResponseFormat(Strict):
+    """What the answer must look like. ``grammar`` is our extension, in the shape of OpenAI's custom
+    tools: ``definition`` in ``syntax``."""
+
+    type: Literal["text", "json_object", "json_schema", "grammar"]
+    json_schema: JsonSchema | None = None
+    syntax: Literal["lark", "regex"] | None = None
+    definition: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        needed = {"json_schema": ("json_schema",), "grammar": ("syntax", "definition")}
+        for name in ("json_schema", "syntax", "definition"):
+            given, due = getattr(self, name) is not None, name in needed.get(self.type, ())
+            if given != due:
+                verb = "is required" if due else "is not allowed"
+                raise fault(f"{verb} where type is {self.type}", at=f".{name}")
+        return self
+
+
 class Generation(Strict):
     """The fields that chat and plain completions have in common."""
 
@@ -178,6 +216,7 @@ class Generation(Strict):
     stop: Stops = []
     stream: bool = False
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
 
     user: Annotated[str | None, Ignored] = None
 
@@ -247,12 +286,6 @@ class ChatMessage(Strict):
     tool_call_id: Annotated[Any, refused(TOOLS)] = None
 
 
-class ResponseFormat(Strict):
-    type: Annotated[
-        str, refused("must be 'text': this version cannot hold answers to a format", "text")
-    ]
-
-
 class ChatRequest(Generation):
     """The body of ``POST /v1/chat/completions``."""
 
@@ -282,7 +315,6 @@ class ChatRequest(Generation):
     reasoning_effort: Annotated[
         Any, refused("is not supported: use enable_thinking where the model can think")
     ] = None
-    response_format: ResponseFormat | None = None
     service_tier: Annotated[
         Any, refused("must be 'auto' or 'default': there is one tier", "auto", "default")
     ] = None

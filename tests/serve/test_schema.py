@@ -138,8 +138,6 @@ CHAT_FIELDS: list[tuple[str, Any, str]] = [
     ("service_tier", "flex", "service_tier"),
     ("audio", {"voice": "a"}, "audio"),
     ("modalities", ["text", "audio"], "modalities"),
-    ("response_format", {"type": "json_object"}, "response_format.type"),
-    ("response_format", {"type": "json_schema", "json_schema": {}}, "response_format.json_schema"),
     ("response_format", {}, "response_format.type"),
     ("response_format", "text", "response_format"),
     ("tools", [{"type": "function", "function": {"name": "f"}}], "tools"),
