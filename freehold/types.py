@@ -127,6 +127,17 @@ class ModelCard:
 MAX_TOP_LOGPROBS = 20
 MAX_GRAMMAR = 65_536
 """Characters of a grammar."""
+MAX_CUTOFF_IDS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutoff:
+    """Once ``after`` tokens of an answer have come and ``unless`` was not among them, ``ids`` come
+    next, whatever the model would choose: how reasoning is ended when it has had its budget."""
+
+    after: int
+    unless: int
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +148,9 @@ class Sampling:
     min_p on the probabilities, then one draw. ``temperature`` 0 takes the highest logit, the lowest
     id on a tie. A draw depends on ``seed``, ``choice`` (which of ``n`` answers) and position alone,
     never on who shares the batch. ``logprobs`` is ``None`` for none, else how many alternatives to
-    report. ``grammar`` is what the answer's tokens must spell, in Lark text as ``llguidance`` reads
-    it: the answer ends where that ends, and a stop id can come only where it may end.
+    report. ``grammar`` is what the answer's tokens must spell, in a form that ``llguidance`` reads
+    (Lark text, or several that name each other as JSON): the answer ends where that ends, and a
+    stop id can come only where it may end. What a ``cutoff`` puts in must be allowed by it.
 
     Raises ``UsageError`` with ``param`` set to the field's name.
     """
@@ -157,6 +169,7 @@ class Sampling:
     stop_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     grammar: str | None = None
+    cutoff: Cutoff | None = None
 
     def __post_init__(self) -> None:
         within = (
@@ -170,6 +183,8 @@ class Sampling:
             ("seed", self.seed, -(1 << 63), (1 << 63) - 1),
             ("max_tokens", self.max_tokens, 1, 1 << 31),
             ("logprobs", 0 if self.logprobs is None else self.logprobs, 0, MAX_TOP_LOGPROBS),
+            ("cutoff", 0 if self.cutoff is None else self.cutoff.after, 0, 1 << 31),
+            ("cutoff", 0 if self.cutoff is None else len(self.cutoff.ids), 0, MAX_CUTOFF_IDS),
         )
         for name, value, low, high in within:
             # Written so that NaN, for which every comparison is false, is refused as well.
@@ -306,6 +321,56 @@ class Delta:
     stopped: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class CallPart:
+    """A piece of an answer's call number ``index``. The first piece has the ``name`` of the tool;
+    ``arguments`` of all pieces, one after the other, are JSON."""
+
+    index: int
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What a piece of an answer's text turned out to be. Within one piece, thoughts come before
+    words, and words before calls."""
+
+    thoughts: str = ""
+    words: str = ""
+    calls: tuple[CallPart, ...] = ()
+
+
+class Listener(Protocol):
+    """One answer's text, told apart: what the model thinks, what it says, which tools it calls."""
+
+    def feed(self, text: str) -> Heard: ...
+
+    def finish(self) -> Heard:
+        """Release what was held back, at the end of the answer."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter of a tool. ``rule`` is a Lark expression for its value as JSON; ``None`` for
+    any text."""
+
+    name: str
+    required: bool
+    rule: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallForm:
+    """What calls of the tool ``name`` must look like: ``arguments`` is a Lark expression for all of
+    them as one JSON object. ``parameters`` is ``None`` where any object will do."""
+
+    name: str
+    arguments: str
+    parameters: tuple[Parameter, ...] | None
+
+
 class Decoder(Protocol):
     """One answer's way from ids to text; holds back half a character and half a stop string."""
 
@@ -344,6 +409,29 @@ class Codec(Protocol):
         ...
 
     def decoder(self, stop: Sequence[str] = ()) -> Decoder: ...
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the model was trained to call tools in a form that is known here."""
+        ...
+
+    def listener(self, prompt: Ids, tools: Sequence[Mapping[str, Any]] = ()) -> Listener:
+        """For the text of an answer to ``prompt``, which ``chat`` made with the same ``tools``."""
+        ...
+
+    def call_grammar(self, forms: Sequence[CallForm], *, least: Literal[0, 1], many: bool) -> str:
+        """The grammar of an answer that calls tools of these forms: at least ``least`` of them
+        (with 0, text may come first), and more than one if ``many``. Raises ``UsageError``."""
+        ...
+
+    def after_thinking(self, prompt: Ids, grammar: str) -> str:
+        """``grammar``, with room for the reasoning that an answer to ``prompt`` begins with."""
+        ...
+
+    def cutoff(self, prompt: Ids, after: int) -> Cutoff | None:
+        """What ends the reasoning of an answer to ``prompt`` after so many tokens; ``None`` where
+        the model does not reason."""
+        ...
 
 
 # --- ledger ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from freehold.cli.hosting import Living, living
 from freehold.cli.output import Bar
 from freehold.cli.settings import Settings
 from freehold.errors import NotFoundError, UsageError
-from freehold.types import Sampling, Token
+from freehold.types import Cutoff, Sampling, Token
 
 if TYPE_CHECKING:
     from freehold.ledger.log import Reader
@@ -87,6 +87,8 @@ class _Asked:
         given = self.body["sampling"] | {"grammar": self.grammar}
         given["logit_bias"] = {int(key): value for key, value in given["logit_bias"].items()}
         given["stop_ids"] = tuple(given["stop_ids"])
+        if given.get("cutoff") is not None:
+            given["cutoff"] = Cutoff(**given["cutoff"] | {"ids": tuple(given["cutoff"]["ids"])})
         place, choice = divmod(answer, self.body["choices"])
         return replace(Sampling(**given), seed=self.body["seeds"][place], choice=choice)
 

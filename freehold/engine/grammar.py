@@ -2,7 +2,8 @@
 
 The library ``llguidance`` does the work (MIT, no dependencies): a lexer of derivatives and an
 Earley parser walk the vocabulary's trie. A grammar is Lark text in that library's dialect, so that
-it can hold JSON schemas (``%json``), regular expressions and token ids (``<[151657]>``).
+it can hold JSON schemas (``%json``), regular expressions and token ids (``<[151657]>``); or several
+such texts that name each other, as JSON.
 
 Where the grammar forces bytes, only the tokens that the tokenizer itself would have written are
 allowed. Nothing here looks at logits, so an answer under a grammar is as independent of the batch
@@ -165,12 +166,11 @@ class Grammars:
         if self._tokenizer is None:
             self._tokenizer = _tokenizer(self._vocabulary(), self._size)
         try:
-            text = llguidance.LLMatcher.grammar_from_lark(grammar)
+            matcher = llguidance.LLMatcher(
+                self._tokenizer, grammar, log_level=0, limits=_limits(llguidance)
+            )
         except UnicodeEncodeError as error:
             raise _refusal("grammar cannot be used", "it holds half a character") from error
-        matcher = llguidance.LLMatcher(
-            self._tokenizer, text, log_level=0, limits=_limits(llguidance)
-        )
         if matcher.is_error():
             raise _refusal("grammar cannot be used", matcher.get_error())
         with self._lock:

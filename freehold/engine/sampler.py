@@ -59,6 +59,8 @@ class Chooser:
         self._prompt = np.unique(np.asarray(prompt, np.intp)) if penalised else None
         self._bias = _pairs(sampling.logit_bias) if sampling.logit_bias else None
         self._stop = frozenset(sampling.stop_ids)
+        self._n = 0
+        self._cut = sampling.cutoff
 
     def choose(self, logits_v: Floats, *, position: int) -> Choice:
         """Choose the token at ``position`` of the sequence (its number of tokens so far).
@@ -67,7 +69,10 @@ class Chooser:
         ``UsageError`` where the grammar cannot be followed.
         """
         check_finite(logits_v)
-        token = self._token(logits_v, position)
+        token = self._due()
+        if token is None:
+            token = self._token(logits_v, position)
+        self._n += 1
         if self.constraint is not None:
             self.constraint.take(token)
         self._counts[token] = self._counts.get(token, 0) + 1
@@ -97,6 +102,15 @@ class Chooser:
     def complete(self) -> bool:
         """Whether the grammar has nothing more to say."""
         return self.constraint is not None and self.constraint.complete
+
+    def _due(self) -> int | None:
+        """What the cutoff puts in the place of a choice."""
+        if self._cut is None:
+            return None
+        place = self._n - self._cut.after
+        if place >= len(self._cut.ids) or (place <= 0 and self._cut.unless in self._counts):
+            self._cut = None
+        return self._cut.ids[place] if self._cut and place >= 0 else None
 
     def _token(self, logits_v: Floats, position: int) -> int:
         s = self._sampling

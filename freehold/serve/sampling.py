@@ -7,7 +7,7 @@ from freehold.serve.desk import Hosted
 from freehold.serve.limits import Limits
 from freehold.serve.schema import Generation
 from freehold.serve.structured import Held
-from freehold.types import Sampling
+from freehold.types import Cutoff, Sampling
 
 
 def sampling(
@@ -19,6 +19,7 @@ def sampling(
     seed: int,
     choice: int,
     held: Held | None,
+    cutoff: Cutoff | None = None,
 ) -> Sampling:
     """The settings of one choice. Raises ``UsageError`` naming the field that is out of range."""
     if held is not None and "grammar" not in hosted.card.caps:
@@ -49,6 +50,7 @@ def sampling(
         stop_ids=hosted.codec.stop_ids,
         logprobs=top,
         grammar=held.grammar if held else None,
+        cutoff=cutoff,
     )
 
 

@@ -39,14 +39,14 @@ def held(wanted: ResponseFormat | None) -> Held | None:
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
-        return _held(f"start: {json_rule({'type': 'object'})}", "response_format")
+        return limited(f"start: {json_rule({'type': 'object'})}", "response_format")
     if wanted.json_schema is not None:
         at = "response_format.json_schema.schema"
-        return _held(f"start: {json_rule(enforceable(wanted.json_schema.schema_, at))}", at)
+        return limited(f"start: {json_rule(enforceable(wanted.json_schema.schema_, at))}", at)
     at, text = "response_format.definition", wanted.definition or ""
     if wanted.syntax == "regex":
-        return _held(f"start: {regex_rule(text)}", at)
-    return _held(text, at)
+        return limited(f"start: {regex_rule(text)}", at)
+    return limited(text, at)
 
 
 def json_rule(schema: dict[str, Any]) -> str:
@@ -67,7 +67,8 @@ def regex_rule(pattern: str) -> str:
     return f"/{''.join(written)}/"
 
 
-def _held(grammar: str, param: str) -> Held:
+def limited(grammar: str, param: str) -> Held:
+    """``grammar``, unless it is longer than the engine takes. Raises ``UsageError``."""
     if len(grammar) > MAX_GRAMMAR:
         raise UsageError(
             f"{param} comes to a grammar of {len(grammar)} characters: at most {MAX_GRAMMAR} are "
