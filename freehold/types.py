@@ -109,7 +109,7 @@ class ModelCard:
     ``context`` is in tokens. ``numerics`` names the arithmetic (for example ``torch-float32``).
     ``bytes_per_token`` is how many bytes of weights one decoded token reads, as they are held.
     ``isa`` is what it runs on (an instruction set, a device).
-    ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``.
+    ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``, ``grammar``.
     """
 
     name: str
@@ -125,16 +125,32 @@ class ModelCard:
 # --- sampling -------------------------------------------------------------------------------------
 
 MAX_TOP_LOGPROBS = 20
+MAX_GRAMMAR = 65_536
+"""Characters of a grammar."""
+MAX_CUTOFF_IDS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutoff:
+    """Once ``after`` tokens of an answer have come and ``unless`` was not among them, ``ids`` come
+    next, whatever the model would choose: how reasoning is ended when it has had its budget."""
+
+    after: int
+    unless: int
+    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How to choose each next token. Data only: it crosses processes.
 
-    The order is: penalties and bias on the logits, temperature, then top_k, top_p, min_p on the
-    probabilities, then one draw. ``temperature`` 0 takes the highest logit, the lowest id on a tie.
-    A draw depends on ``seed``, ``choice`` (which of ``n`` answers) and position alone, never on who
-    shares the batch. ``logprobs`` is ``None`` for none, else how many alternatives to report.
+    The order is: penalties and bias on the logits, the grammar, temperature, then top_k, top_p,
+    min_p on the probabilities, then one draw. ``temperature`` 0 takes the highest logit, the lowest
+    id on a tie. A draw depends on ``seed``, ``choice`` (which of ``n`` answers) and position alone,
+    never on who shares the batch. ``logprobs`` is ``None`` for none, else how many alternatives to
+    report. ``grammar`` is what the answer's tokens must spell, in a form that ``llguidance`` reads
+    (Lark text, or several that name each other as JSON): the answer ends where that ends, and a
+    stop id can come only where it may end. What a ``cutoff`` puts in must be allowed by it.
 
     Raises ``UsageError`` with ``param`` set to the field's name.
     """
@@ -153,6 +169,7 @@ class Sampling:
     stop_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     grammar: str | None = None
+    cutoff: Cutoff | None = None
 
     def __post_init__(self) -> None:
         within = (
@@ -166,6 +183,8 @@ class Sampling:
             ("seed", self.seed, -(1 << 63), (1 << 63) - 1),
             ("max_tokens", self.max_tokens, 1, 1 << 31),
             ("logprobs", 0 if self.logprobs is None else self.logprobs, 0, MAX_TOP_LOGPROBS),
+            ("cutoff", 0 if self.cutoff is None else self.cutoff.after, 0, 1 << 31),
+            ("cutoff", 0 if self.cutoff is None else len(self.cutoff.ids), 0, MAX_CUTOFF_IDS),
         )
         for name, value, low, high in within:
             # Written so that NaN, for which every comparison is false, is refused as well.
@@ -179,8 +198,11 @@ class Sampling:
                     f"logit_bias for token {token} is {bias}: it must lie between -100 and 100",
                     param="logit_bias",
                 )
-        if self.grammar is not None:
-            raise UsageError("grammar is not supported by this version", param="grammar")
+        if self.grammar is not None and len(self.grammar) > MAX_GRAMMAR:
+            raise UsageError(
+                f"grammar has {len(self.grammar)} characters: at most {MAX_GRAMMAR} are allowed",
+                param="grammar",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +247,8 @@ FinishReason: TypeAlias = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """The answer is complete: a stop id was chosen (and not sent), or ``max_tokens`` reached."""
+    """The answer is complete: a stop id was chosen (and not sent), its grammar has ended, or
+    ``max_tokens`` is reached."""
 
     reason: FinishReason
     output_tokens: int
@@ -298,6 +321,56 @@ class Delta:
     stopped: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class CallPart:
+    """A piece of an answer's call number ``index``. The first piece has the ``name`` of the tool;
+    ``arguments`` of all pieces, one after the other, are JSON."""
+
+    index: int
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What a piece of an answer's text turned out to be. Within one piece, thoughts come before
+    words, and words before calls."""
+
+    thoughts: str = ""
+    words: str = ""
+    calls: tuple[CallPart, ...] = ()
+
+
+class Listener(Protocol):
+    """One answer's text, told apart: what the model thinks, what it says, which tools it calls."""
+
+    def feed(self, text: str) -> Heard: ...
+
+    def finish(self) -> Heard:
+        """Release what was held back, at the end of the answer."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter of a tool. ``rule`` is a Lark expression for its value as JSON; ``None`` for
+    any text."""
+
+    name: str
+    required: bool
+    rule: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallForm:
+    """What calls of the tool ``name`` must look like: ``arguments`` is a Lark expression for all of
+    them as one JSON object. ``parameters`` is ``None`` where any object will do."""
+
+    name: str
+    arguments: str
+    parameters: tuple[Parameter, ...] | None
+
+
 class Decoder(Protocol):
     """One answer's way from ids to text; holds back half a character and half a stop string."""
 
@@ -336,6 +409,29 @@ class Codec(Protocol):
         ...
 
     def decoder(self, stop: Sequence[str] = ()) -> Decoder: ...
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the model was trained to call tools in a form that is known here."""
+        ...
+
+    def listener(self, prompt: Ids, tools: Sequence[Mapping[str, Any]] = ()) -> Listener:
+        """For the text of an answer to ``prompt``, which ``chat`` made with the same ``tools``."""
+        ...
+
+    def call_grammar(self, forms: Sequence[CallForm], *, least: Literal[0, 1], many: bool) -> str:
+        """The grammar of an answer that calls tools of these forms: at least ``least`` of them
+        (with 0, text may come first), and more than one if ``many``. Raises ``UsageError``."""
+        ...
+
+    def after_thinking(self, prompt: Ids, grammar: str) -> str:
+        """``grammar``, with room for the reasoning that an answer to ``prompt`` begins with."""
+        ...
+
+    def cutoff(self, prompt: Ids, after: int) -> Cutoff | None:
+        """What ends the reasoning of an answer to ``prompt`` after so many tokens; ``None`` where
+        the model does not reason."""
+        ...
 
 
 # --- ledger ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from freehold.cli.hosting import Living, living
 from freehold.cli.output import Bar
 from freehold.cli.settings import Settings
 from freehold.errors import NotFoundError, UsageError
-from freehold.types import Sampling, Token
+from freehold.types import Cutoff, Sampling, Token
 
 if TYPE_CHECKING:
     from freehold.ledger.log import Reader
@@ -78,13 +78,17 @@ class _Asked:
         self.model: str = self.body["model"]
         self.prompts: list[list[int]] = first["content"]["prompts"]
         self.answers: list[list[int]] = [one["ids"] for one in seal["content"]["answers"]]
+        # Entries from before there were grammars have none.
+        self.grammar: str | None = first["content"].get("grammar")
         self.ended: list[str | None] = [one["finish"] for one in seal["body"]["answers"]]
 
     def sampling(self, answer: int) -> Sampling:
         """The settings of one answer."""
-        given = dict(self.body["sampling"])
+        given = self.body["sampling"] | {"grammar": self.grammar}
         given["logit_bias"] = {int(key): value for key, value in given["logit_bias"].items()}
         given["stop_ids"] = tuple(given["stop_ids"])
+        if given.get("cutoff") is not None:
+            given["cutoff"] = Cutoff(**given["cutoff"] | {"ids": tuple(given["cutoff"]["ids"])})
         place, choice = divmod(answer, self.body["choices"])
         return replace(Sampling(**given), seed=self.body["seeds"][place], choice=choice)
 

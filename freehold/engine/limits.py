@@ -47,6 +47,8 @@ def check_top(top: int) -> None:
 def check_sampling(sampling: Sampling, vocab: int) -> None:
     """What ``Sampling`` cannot check without knowing the model. Raises ``UsageError``."""
     check_ids(tuple(sampling.logit_bias), vocab, param="logit_bias")
+    if sampling.cutoff is not None:
+        check_ids(sampling.cutoff.ids, vocab, param="cutoff")
     if not 0 <= sampling.choice < 1 << 63:
         raise UsageError(f"choice is {sampling.choice}: it must not be negative", param="choice")
 

@@ -12,7 +12,7 @@ from freehold.engine.wire import EngineSettings
 from freehold.errors import IntegrityError, StorageError, UsageError
 from freehold.qwen.model import Model, load
 from freehold.qwen.pack import LAYOUT, WeightChoice
-from freehold.qwen.tokenizer import same_vocabulary
+from freehold.qwen.tokenizer import Tokenizer, same_vocabulary, tokenizer_of
 from freehold.store import Packs, Record, Store, verify
 from freehold.types import VerifiedModel
 
@@ -74,6 +74,19 @@ def load_draft(settings: EngineSettings, report: Report) -> Model | None:
     if settings.draft_digest not in ("", draft.card.digest):
         raise IntegrityError(f"{name} is not the model that the gate let pass: start again")
     return draft
+
+
+def load_vocabulary(settings: EngineSettings, digest: str) -> Tokenizer:
+    """The tokenizer of the model that ``settings`` name, which must still be the one of ``digest``.
+
+    Raises what verifying raises, and ``IntegrityError`` if it is another model by now.
+    """
+    found = _head(Store(Path(settings.root)), settings, settings.model)
+    if found.digest != digest:
+        raise IntegrityError(
+            f"{settings.model} changed on disk since it was loaded: start Freehold again"
+        )
+    return tokenizer_of(found)
 
 
 def _head(store: Store, settings: EngineSettings, name: str) -> VerifiedModel:

@@ -6,7 +6,8 @@ happens in one thread, and nothing here knows of processes or sockets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from typing import Literal, Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from freehold.engine.drafting import Drafter
+from freehold.engine.grammar import Constraint, Grammars, Vocabulary
 from freehold.engine.limits import (
     check_ids,
     check_room,
@@ -64,11 +66,21 @@ class Machine(Protocol):
     ) -> list[npt.NDArray[np.float32] | None]: ...
 
 
+_COMPILE_WAIT = 0.005
+"""Seconds to wait for a grammar before looking again for what the counter sent."""
+
+
 class Runner:
-    """All requests of one model. Raises ``UsageError`` for settings that cannot be."""
+    """All requests of one model. ``vocabulary`` gives the model's, for grammars; without, there are
+    none. Raises ``UsageError`` for settings that cannot be."""
 
     def __init__(
-        self, model: Machine, settings: EngineSettings, *, draft: Machine | None = None
+        self,
+        model: Machine,
+        settings: EngineSettings,
+        *,
+        draft: Machine | None = None,
+        vocabulary: Callable[[], Vocabulary] | None = None,
     ) -> None:
         _check_settings(settings)
         self.scheduler = Scheduler(
@@ -81,16 +93,26 @@ class Runner:
         self._model = model
         self._speculator = _speculator(model, settings, draft)
         self._requests: dict[int, Request] = {}
+        self._grammars = Grammars(vocabulary, model.card.vocab) if vocabulary else None
+        self._compiling: dict[int, tuple[Generate, Future[Constraint]]] = {}
         # A sequence longer than the whole cache could never end.
         context = min(model.card.context, self.scheduler.max_tokens)
-        self.card = replace(model.card, context=context)
+        caps = model.card.caps | ({"grammar"} if vocabulary else set())
+        self.card = replace(model.card, context=context, caps=caps)
 
     def step(self) -> list[AnyEvent] | None:
         """Advance every request that can be, by one forward pass; ``None`` if none can."""
+        refused = self._compiled()
         if self._speculator is not None:
             self._speculator.prepare(self.scheduler.running)
         if not (shares := self.scheduler.plan()):
-            return None
+            if self._compiling:
+                futures = [future for _, future in self._compiling.values()]
+                wait(futures, _COMPILE_WAIT, FIRST_COMPLETED)
+            return refused if refused or self._compiling else None
+        return [*refused, *self._forward(shares)]
+
+    def _forward(self, shares: list[Share]) -> list[AnyEvent]:
         watch = Watch(self._model.ops, shares)
         logits = self._model.forward([_span(s) for s in shares], tap=watch if watch else None)
         pairs = zip(shares, logits, strict=True)
@@ -104,16 +126,13 @@ class Runner:
             check_ids(message.ids, self.card.vocab, param="ids")
             check_sampling(sampling, self.card.vocab)
             self._check_taps(message)
-            self._submit(
-                Request(
-                    number=message.request,
-                    ids=message.ids,
-                    n_prompt=len(message.ids),
-                    max_tokens=min(sampling.max_tokens, self.card.context - len(message.ids)),
-                    chooser=Chooser(sampling, message.ids),
-                    taps=tuple(message.taps),
-                )
-            )
+            if sampling.grammar is None:
+                self._begin(message, None)
+            elif self._grammars is None:
+                raise UsageError("grammar: this engine holds answers to none", param="grammar")
+            else:
+                future = self._grammars.constraint(sampling.grammar, sampling.stop_ids)
+                self._compiling[message.request] = (message, future)
         except FreeholdError as error:
             return [Failed(message.request, fault_of(error))]
         return []
@@ -140,6 +159,7 @@ class Runner:
 
     def cancel(self, number: int) -> None:
         """Forget a request and free its pages; one that has ended already is left alone."""
+        self._compiling.pop(number, None)
         if number in self._requests:
             self._end(self._requests[number])
 
@@ -195,6 +215,9 @@ class Runner:
                     request.number, choice.id, choice.logprob, list(choice.top), watch.seen(request)
                 )
             )
+            if chooser.complete:
+                end = "stop"
+                break
             if len(request.ids) - request.n_prompt >= request.max_tokens:
                 end = "length"
                 break
@@ -228,6 +251,31 @@ class Runner:
         return Done(request.number, reason, len(request.ids) - request.n_prompt)
 
     # --- coming and going -------------------------------------------------------------------------
+
+    def _compiled(self) -> list[AnyEvent]:
+        """Take in the requests whose grammars are ready; an event for each that is refused."""
+        events: list[AnyEvent] = []
+        done = [number for number, (_, future) in self._compiling.items() if future.done()]
+        for number in done:
+            message, future = self._compiling.pop(number)
+            try:
+                self._begin(message, future.result())
+            except FreeholdError as error:
+                events.append(Failed(number, fault_of(error)))
+        return events
+
+    def _begin(self, message: Generate, constraint: Constraint | None) -> None:
+        ids, sampling = message.ids, message.sampling
+        self._submit(
+            Request(
+                number=message.request,
+                ids=ids,
+                n_prompt=len(ids),
+                max_tokens=min(sampling.max_tokens, self.card.context - len(ids)),
+                chooser=Chooser(sampling, ids, constraint),
+                taps=tuple(message.taps),
+            )
+        )
 
     def _submit(self, request: Request) -> None:
         self.scheduler.submit(request)

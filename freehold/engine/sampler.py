@@ -2,9 +2,9 @@
 
 Names carry shapes: ``v`` is the vocabulary, ``s`` the ids that survive the filters, ``n`` rows.
 
-The order is that of ``types.Sampling``: repetition, presence and frequency penalties, bias,
-temperature, top-k, top-p, min-p, then one draw. Everything after the logits is float64, so that two
-machines whose ``exp`` differs in the last bit all but never choose differently.
+The order is that of ``types.Sampling``: repetition, presence and frequency penalties, bias, the
+grammar, temperature, top-k, top-p, min-p, then one draw. Everything after the logits is float64, so
+that two machines whose ``exp`` differs in the last bit all but never choose differently.
 
 No row of another request is looked at, and the draw's random number is a function of seed, choice
 and position (Philox4x64-10, Salmon et al. 2011, doi 10.1145/2063384.2063405): an answer does not
@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from freehold.engine.grammar import Constraint
 from freehold.errors import EngineError
 from freehold.types import Floats, Ids, Sampling
 
@@ -45,23 +46,35 @@ class Choice:
 
 
 class Chooser:
-    """One answer's way of choosing; remembers which tokens came up, for the penalties."""
+    """One answer's way of choosing; remembers which tokens came up, for the penalties, and where
+    the answer stands in its grammar, if it has one."""
 
-    def __init__(self, sampling: Sampling, prompt: Ids) -> None:
+    def __init__(
+        self, sampling: Sampling, prompt: Ids, constraint: Constraint | None = None
+    ) -> None:
+        self.constraint = constraint
         self._sampling = sampling
         self._counts: dict[int, int] = {}
         penalised = sampling.repetition_penalty != 1.0
         self._prompt = np.unique(np.asarray(prompt, np.intp)) if penalised else None
         self._bias = _pairs(sampling.logit_bias) if sampling.logit_bias else None
         self._stop = frozenset(sampling.stop_ids)
+        self._n = 0
+        self._cut = sampling.cutoff
 
     def choose(self, logits_v: Floats, *, position: int) -> Choice:
         """Choose the token at ``position`` of the sequence (its number of tokens so far).
 
-        ``logits_v`` is float32 and left unchanged. Raises ``EngineError`` if a logit is not finite.
+        ``logits_v`` is float32 and left unchanged. Raises ``EngineError`` if a logit is not finite,
+        ``UsageError`` where the grammar cannot be followed.
         """
         check_finite(logits_v)
-        token = self._token(logits_v, position)
+        token = self._due()
+        if token is None:
+            token = self._token(logits_v, position)
+        self._n += 1
+        if self.constraint is not None:
+            self.constraint.take(token)
         self._counts[token] = self._counts.get(token, 0) + 1
         if self._sampling.logprobs is None:
             return Choice(id=token)
@@ -78,18 +91,43 @@ class Chooser:
         other = copy(self)
         other._sampling = replace(self._sampling, logprobs=None)
         other._counts = dict(self._counts)
+        other.constraint = self.constraint and self.constraint.fork()
         return other
 
     def is_stop(self, token: int) -> bool:
         """Whether ``token`` ends the answer."""
         return token in self._stop
 
+    @property
+    def complete(self) -> bool:
+        """Whether the grammar has nothing more to say."""
+        return self.constraint is not None and self.constraint.complete
+
+    def _due(self) -> int | None:
+        """What the cutoff puts in the place of a choice."""
+        if self._cut is None:
+            return None
+        place = self._n - self._cut.after
+        if place >= len(self._cut.ids) or (place <= 0 and self._cut.unless in self._counts):
+            self._cut = None
+        return self._cut.ids[place] if self._cut and place >= 0 else None
+
     def _token(self, logits_v: Floats, position: int) -> int:
         s = self._sampling
         if s.temperature == 0.0:
             # argmax takes the first, that is the lowest id, of equal values.
-            return int((self._adjusted(logits_v) if self._adjusts else logits_v).argmax())
-        return draw(self._adjusted(logits_v), s, uniform(s.seed, s.choice, position))
+            z_v: Floats | Doubles = self._adjusted(logits_v) if self._adjusts else logits_v
+            best = int(z_v.argmax())
+            # The best of all is the best of those allowed, if it is one of them.
+            if self.constraint is None or self.constraint.allows(best):
+                return best
+            allowed_s = self.constraint.allowed()
+            return int(allowed_s[z_v[allowed_s].argmax()])
+        u = uniform(s.seed, s.choice, position)
+        if self.constraint is None:
+            return draw(self._adjusted(logits_v), s, u)
+        allowed_s = self.constraint.allowed()
+        return int(allowed_s[draw(self._adjusted(logits_v)[allowed_s], s, u)])
 
     @property
     def _adjusts(self) -> bool:

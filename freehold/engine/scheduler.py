@@ -84,7 +84,8 @@ class Scheduler:
         """Queue a request. Raises ``BusyError``."""
         self._admission.enter()
         self.prefix.name_pages(request.ids, request.names)
-        self.waiting.append(request)
+        # One that waited for its grammar comes after younger ones.
+        insort(self.waiting, request, key=_by_age)
 
     def end(self, request: Request) -> None:
         """Forget a request that is complete, failed or cancelled; its pages are free at once."""

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from freehold.errors import UsageError
+
 if TYPE_CHECKING:
     from freehold.engine.request import Request
 
@@ -212,7 +214,7 @@ class Speculator:
 
     def _guess(self, request: Request, *, alone: bool) -> Guess | None:
         most = _most(request)
-        guess = request.lookup.guess(request.ids, most)
+        guess = _within(request, request.lookup.guess(request.ids, most), most)
         # In company a step's rows are few enough to be worth their weights without a draft's.
         if self._drafter is None or not alone or (guess and guess.odds.rate >= _SURE):
             return guess
@@ -230,6 +232,21 @@ def _can_guess(request: Request) -> bool:
     # What taps report belongs to one row each, so tapped requests go one row at a time.
     writes = request.chooser is not None and request.left == 1 and request.state is not None
     return writes and not request.stalled and not request.taps
+
+
+def _within(request: Request, guess: Guess | None, most: int) -> Guess | None:
+    """What the request's grammar leaves no choice about, or as much of ``guess`` as it allows."""
+    constraint = request.chooser.constraint if request.chooser else None
+    if constraint is None or most < 1:
+        return guess
+    try:
+        if forced := constraint.forced()[:most]:
+            sure = Odds(right=1, wrong=0)
+            return Guess(ids=forced, chances=[1.0] * len(forced), odds=sure)
+        n = 0 if guess is None else constraint.prefix(guess.ids)
+    except UsageError:
+        return None  # the request fails by itself, in its own step
+    return replace(guess, ids=guess.ids[:n], chances=guess.chances[:n]) if guess and n else None
 
 
 def _most(request: Request) -> int:

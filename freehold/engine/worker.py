@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from freehold import pair
-from freehold.engine.loading import load_draft, load_model
+from freehold.engine.loading import load_draft, load_model, load_vocabulary
 from freehold.engine.runner import Runner
 from freehold.engine.wire import (
     AnyEvent,
@@ -56,7 +56,10 @@ def _serve(link: Link[AnyToEngine], loaded: Callable[[], None] | None) -> None:
     model, draft = load_model(settings, teller), load_draft(settings, teller)
     if loaded is not None:
         loaded()
-    runner = Runner(model, settings, draft=draft)
+    digest = model.card.digest
+    runner = Runner(
+        model, settings, draft=draft, vocabulary=lambda: load_vocabulary(settings, digest)
+    )
     link.send([frame(Ready(runner.card))])
     events: list[AnyEvent] | None = None
     while True:

@@ -63,7 +63,9 @@ class Writer:
         self._reader = reader
 
     def open(self, record: Record) -> Draft:
-        """The first leaf of a request."""
+        """The first leaf of a request. A grammar is the client's own text, as the prompt is."""
+        sampling = msgspec.to_builtins(record.sampling, str_keys=True)
+        grammar = sampling.pop("grammar")
         facts = {
             "request": record.request,
             "endpoint": record.endpoint,
@@ -76,12 +78,17 @@ class Writer:
             "engine": record.engine,
             "numerics": record.numerics,
             "isa": record.isa,
-            "sampling": msgspec.to_builtins(record.sampling, str_keys=True),
+            "sampling": sampling,
             "seeds": record.seeds,
             "choices": record.choices,
             "prompt_tokens": [len(ids) for ids in record.prompts],
         }
-        content = {"input": record.input, "prompts": record.prompts, "stop": record.stop}
+        content = {
+            "input": record.input,
+            "prompts": record.prompts,
+            "stop": record.stop,
+            "grammar": grammar,
+        }
         return self._draft("open", None, facts, content)
 
     def seal(self, entry: int, outcome: Outcome) -> Draft:

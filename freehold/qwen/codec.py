@@ -6,15 +6,17 @@ Runs in the counter process: no torch, no weights, only the verified model's sma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from freehold.errors import UsageError
+from freehold.qwen import speech
 from freehold.qwen.config import MAX_VOCAB, config_of
 from freehold.qwen.documents import Reader, parse_json
-from freehold.qwen.template import ChatTemplate, plain, template_of
+from freehold.qwen.listening import TextListener
+from freehold.qwen.template import ChatTemplate, plain, source_of, template_of
 from freehold.qwen.text import TextDecoder
 from freehold.qwen.tokenizer import Tokenizer, tokenizer_of
-from freehold.types import Message, VerifiedModel
+from freehold.types import CallForm, Cutoff, Ids, Message, VerifiedModel
 
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
@@ -23,9 +25,15 @@ class QwenCodec:
     """See ``types.Codec``. Made by ``load``."""
 
     def __init__(
-        self, *, tokenizer: Tokenizer, template: ChatTemplate | None, stop_ids: Sequence[int]
+        self,
+        *,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        stop_ids: Sequence[int],
+        source: str | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._speech = speech.speech_of(source, tokenizer)
         self._template = template
         self._stop_ids = tuple(sorted(set(stop_ids)))
 
@@ -65,6 +73,25 @@ class QwenCodec:
             self._tokenizer.token_bytes, stop=stop, hidden=self._tokenizer.special_ids
         )
 
+    @property
+    def calls_tools(self) -> bool:
+        return self._speech.calls is not None
+
+    def listener(self, prompt: Ids, tools: Sequence[Mapping[str, Any]] = ()) -> TextListener:
+        return TextListener(
+            thinking=speech.thinking(self._speech, prompt), calls=self._speech.calls, tools=tools
+        )
+
+    def call_grammar(self, forms: Sequence[CallForm], *, least: Literal[0, 1], many: bool) -> str:
+        """Raises ``UsageError`` naming ``tools``."""
+        return speech.call_grammar(self._speech, self._tokenizer, forms, least=least, many=many)
+
+    def after_thinking(self, prompt: Ids, grammar: str) -> str:
+        return speech.after_thinking(self._speech, prompt, grammar)
+
+    def cutoff(self, prompt: Ids, after: int) -> Cutoff | None:
+        return speech.cutoff(self._speech, prompt, after, self._tokenizer)
+
 
 def load(model: VerifiedModel) -> QwenCodec:
     """Make the codec of a verified model. Raises ``MalformedError`` or ``RefusedError`` naming the
@@ -73,7 +100,12 @@ def load(model: VerifiedModel) -> QwenCodec:
     stop_ids = [*config_of(model).eos_ids, *_generation_stops(model)]
     named = (tokenizer.added_id(name) for name in STOP_TOKENS)
     stop_ids += [token for token in named if token is not None]
-    return QwenCodec(tokenizer=tokenizer, template=template_of(model), stop_ids=stop_ids)
+    return QwenCodec(
+        tokenizer=tokenizer,
+        template=template_of(model),
+        stop_ids=stop_ids,
+        source=source_of(model),
+    )
 
 
 def _generation_stops(model: VerifiedModel) -> list[int]:

@@ -65,6 +65,7 @@ class Tokenizer:
         self._backend = _build(tables)
         self._bytes = _token_bytes(tables)
         self.special_ids = frozenset(i for i, added in tables.added.items() if added.special)
+        self.added_ids = frozenset(tables.added)
         self._ids = {added.content: i for i, added in tables.added.items()}
 
     def encode(self, text: str, *, param: str = "text") -> list[int]:

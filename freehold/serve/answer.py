@@ -7,13 +7,15 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from freehold.errors import EngineError
+from freehold.errors import EngineError, UsageError
 from freehold.serve.metrics import Meter
+from freehold.serve.structured import Held
 from freehold.types import (
     Answered,
     Codec,
     Done,
     Engine,
+    Event,
     FinishReason,
     Ids,
     Prefilled,
@@ -51,6 +53,7 @@ class Ask:
     ids: Ids
     sampling: Sampling
     stop: Sequence[str] = ()
+    held: Held | None = None
 
 
 @dataclass(kw_only=True)
@@ -150,7 +153,7 @@ async def answer(
     decoder = codec.decoder(ask.stop)
     clock = meter.clock()
     said = usage.said.setdefault(ask.index, Said())
-    async with aclosing(engine.generate(ask.ids, ask.sampling)) as events:
+    async with aclosing(_events(engine, ask)) as events:
         async for event in events:
             match event:
                 case Token():
@@ -181,6 +184,19 @@ async def answer(
                     yield Piece(index=ask.index, text=delta.text, tokens=tokens, finish=reason)
                     return
     raise EngineError("the engine broke off an answer: ask again, or see the server's log")
+
+
+async def _events(engine: Engine, ask: Ask) -> AsyncGenerator[Event]:
+    """What the engine says; of a grammar, in the words of the field that asked for it."""
+    try:
+        async with aclosing(engine.generate(ask.ids, ask.sampling)) as events:
+            async for event in events:
+                yield event
+    except UsageError as error:
+        if error.param != "grammar" or ask.held is None:
+            raise
+        message = ask.held.param + str(error).removeprefix("grammar")
+        raise UsageError(message, param=ask.held.param) from error
 
 
 async def interleave(

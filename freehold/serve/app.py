@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from freehold.serve import records
-from freehold.serve.chat import chat_completions
-from freehold.serve.completions import completions
 from freehold.serve.desk import Desk, Hosted
 from freehold.serve.errors import Problem
 from freehold.serve.keys import Keyring
 from freehold.serve.limits import Limits
 from freehold.serve.middleware import Authenticate, BodyLimit, Catch, Observe
-from freehold.serve.models import (
-    health,
-    list_models,
-    list_passports,
-    metrics,
-    show_model,
-    show_passport,
-    show_residency,
-)
-from freehold.serve.schema import ChatRequest, CompletionRequest
+from freehold.serve.routes import ROUTES, Route
 from freehold.types import Ledger
 
 __all__ = ["Hosted", "Limits", "build"]
 
-Endpoint = Callable[[Request], Awaitable[Response]]
 _REF = "#/components/schemas/{model}"
 
 
@@ -49,8 +35,8 @@ def build(
 ) -> FastAPI:
     """The application that serves ``models`` to holders of ``keys``, and records in ``ledger``.
 
-    ``residency`` tells what is shut in the server's processes, for ``/residency``; without, there
-    is no such page. ``passports`` gives a served model's passport as JSON, for ``/v1/passports``.
+    ``residency`` tells what is shut in the server's processes, for ``/residency``.
+    ``passports`` gives a served model's passport as JSON, for ``/v1/passports``.
 
     Interactive documentation pages are off (they load scripts from elsewhere); the schema itself
     is at ``/openapi.json``, behind the key. Raises ``UsageError`` when two models share a name.
@@ -58,6 +44,7 @@ def build(
     desk = Desk(models, keys, limits, ledger)
     app = _Application(
         title="Freehold",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -70,24 +57,10 @@ def build(
         ],
     )
     app.state.desk = desk
-    _get(app, "/health", health)
-    _get(app, "/metrics", metrics)
-    _get(app, "/v1/models", list_models)
-    _get(app, "/v1/models/{model:path}", show_model)
-    _get(app, "/v1/ledger/checkpoint", records.checkpoint)
-    _get(app, "/v1/ledger/leaves", records.leaves)
-    _get(app, "/v1/ledger/entries/{number}", records.entry)
-    _get(app, "/v1/ledger/inclusion/{leaf}", records.inclusion)
-    _get(app, "/v1/ledger/consistency", records.consistency)
-    if residency is not None:
-        app.state.residency = residency
-        _get(app, "/residency", show_residency)
-    if passports is not None:
-        app.state.passports = passports
-        _get(app, "/v1/passports", list_passports)
-        _get(app, "/v1/passports/{model:path}", show_passport)
-    _post(app, "/v1/chat/completions", chat_completions, ChatRequest)
-    _post(app, "/v1/completions", completions, CompletionRequest)
+    app.state.residency = residency
+    app.state.passports = passports
+    for route in ROUTES:
+        _add(app, route)
     return app
 
 
@@ -99,30 +72,29 @@ class _Application(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for body in (ChatRequest, CompletionRequest):
+            for body in (route.body for route in ROUTES if route.body is not None):
                 whole = body.model_json_schema(ref_template=_REF)
                 schemas.update(whole.pop("$defs", {}))
                 schemas[body.__name__] = whole
         return super().openapi()
 
 
-def _get(app: FastAPI, path: str, endpoint: Endpoint) -> None:
-    app.add_api_route(path, endpoint, methods=["GET"], response_model=None)
-    app.add_api_route(
-        path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False
-    )
-
-
-def _post(app: FastAPI, path: str, endpoint: Endpoint, body: type[BaseModel]) -> None:
-    # Only described here: the endpoint reads its body itself, more strictly than FastAPI would.
-    content = {"application/json": {"schema": {"$ref": _REF.format(model=body.__name__)}}}
-    app.add_api_route(
-        path,
-        endpoint,
-        methods=["POST"],
-        response_model=None,
-        openapi_extra={"requestBody": {"required": True, "content": content}},
-    )
+def _add(app: FastAPI, route: Route) -> None:
+    described: dict[str, Any] = {}
+    if route.body is not None:
+        # Only described here: the endpoint reads its body itself, more strictly than FastAPI would.
+        schema = {"$ref": _REF.format(model=route.body.__name__)}
+        content = {"application/json": {"schema": schema}}
+        described = {"requestBody": {"required": True, "content": content}}
+    for method in route.methods:
+        app.add_api_route(
+            route.path,
+            route.endpoint,
+            methods=[method],
+            response_model=None,
+            include_in_schema=method == route.method,
+            openapi_extra=described,
+        )
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

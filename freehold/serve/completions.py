@@ -21,6 +21,7 @@ from freehold.serve.reply import Outlet, Reply, event
 from freehold.serve.sampling import check_choices, sampling
 from freehold.serve.schema import CompletionRequest
 from freehold.serve.shapes import CompletionLogprobs, Whole, new_id
+from freehold.serve.structured import held
 
 
 async def completions(request: Request) -> Response:
@@ -49,6 +50,7 @@ class _Completion:
         self._asker = asker
         self._served = served
         self._asked = asked
+        self._held = held(asked.response_format)
         self._head = {
             "id": new_id("cmpl"),
             "object": "text_completion",
@@ -88,9 +90,11 @@ class _Completion:
                     top=asked.logprobs,
                     seed=seed,
                     choice=choice,
+                    held=self._held,
                 )
                 index = place * asked.n + choice
-                asks.append(Ask(index=index, ids=ids, sampling=settings, stop=asked.stop))
+                ask = Ask(index=index, ids=ids, sampling=settings, stop=asked.stop, held=self._held)
+                asks.append(ask)
         return asks
 
     def _answer(self, ask: Ask, usage: Usage) -> AsyncGenerator[Piece]:

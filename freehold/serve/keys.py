@@ -16,12 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import sqlalchemy as sql
 from sqlalchemy.engine import make_url
 
 from freehold.errors import NotFoundError, StorageError, UsageError
-from freehold.serve.roles import ROLES
+
+Role: TypeAlias = Literal["user", "auditor"]
+"""A user asks the model; an auditor reads what was recorded and passports, and nothing else."""
+ROLES: tuple[Role, ...] = ("user", "auditor")
 
 _SCHEMA = sql.MetaData()
 _KEYS = sql.Table(
@@ -85,8 +89,8 @@ class Keyring:
             self._give_roles()
 
     def add(self, name: str, *, role: str = "user") -> NewKey:
-        """Make and store a key called ``name``, which no key in use may have already, for ``role``
-        (``freehold.serve.roles``)."""
+        """Make and store a key called ``name``, which no key in use may have already, for a
+        ``role`` of ``ROLES``."""
         _check_name(name)
         if role not in ROLES:
             raise UsageError(f"role is {role!r}: it must be {' or '.join(ROLES)}", param="role")

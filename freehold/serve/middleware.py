@@ -23,13 +23,10 @@ from freehold.serve.errors import (
     problem_of,
 )
 from freehold.serve.keys import KeyInfo
-from freehold.serve.roles import may
+from freehold.serve.routes import ANYONE, roles_of
 
 ACCESS = logging.getLogger("freehold.access")
 LOG = logging.getLogger("freehold.serve")
-
-OPEN_PATHS = frozenset({"/health"})
-"""The only paths answered without a key."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_GONE = 499
@@ -114,18 +111,19 @@ class Catch:
 
 
 class Authenticate:
-    """Lets nothing pass without a key, but for ``OPEN_PATHS``: not even a 404. And nothing that is
-    not for the key's role."""
+    """Lets nothing pass without a key that ``routes.py`` does not leave open: not even a 404. And
+    nothing that is not for the key's role."""
 
     def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
         self._app = app
         self._keys = desk.keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] not in OPEN_PATHS:
+        roles = roles_of(scope["path"])
+        if roles != ANYONE:
             key = self._key(Headers(scope=scope))
             scope["state"]["key_id"] = key.id
-            if not may(key.role, scope["path"]):
+            if key.role not in roles:
                 raise ProblemError(_not_yours(key.role))
         await self._app(scope, receive, send)
 

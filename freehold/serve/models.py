@@ -1,5 +1,5 @@
-"""``GET /v1/models``, ``/v1/models/{id}``, ``/v1/passports``, ``/v1/passports/{id}``, ``/health``,
-``/metrics``, ``/residency``."""
+"""``GET`` of ``/v1/models``, ``/v1/passports`` and one of each, ``/health``, ``/metrics``,
+``/residency`` and ``/openapi.json``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
+from freehold.errors import NotFoundError
 from freehold.serve.desk import Hosted, desk_of
 from freehold.serve.pulse import engine_stats
 from freehold.serve.wire import encode
@@ -51,8 +52,11 @@ async def list_passports(request: Request) -> Response:
 async def show_passport(request: Request) -> Response:
     """What is known of one served model, with every signed envelope."""
     name = desk_of(request).find(request.path_params["model"]).hosted.name
+    told = request.app.state.passports
+    if told is None:
+        raise NotFoundError("this server was started without anything that reads passports")
     # Its signatures are checked: other requests need not wait for that.
-    data = await asyncio.to_thread(request.app.state.passports, name)
+    data = await asyncio.to_thread(told, name)
     return Response(data, media_type="application/json")
 
 
@@ -78,7 +82,15 @@ async def metrics(request: Request) -> Response:
 
 async def show_residency(request: Request) -> Response:
     """What is shut in each of this server's processes, and how many attempts there were."""
-    return _json(request.app.state.residency())
+    told = request.app.state.residency
+    if told is None:
+        raise NotFoundError("this server was started without anything that watches its lock")
+    return _json(told())
+
+
+async def openapi(request: Request) -> Response:
+    """The schema of this API."""
+    return _json(request.app.openapi())
 
 
 def _json(data: object, status: int = 200) -> Response:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from freehold.errors import ContextOverflowError, UsageError
+from freehold.serve.wire import encode
 from freehold.types import Codec, ModelCard
 
 _INLINE_BYTES = 4096
@@ -29,11 +30,18 @@ class Tokenising:
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="freehold-codec")
         self._longest: int | None = None
 
-    async def chat(self, messages: Sequence[dict[str, Any]], options: dict[str, Any]) -> list[int]:
+    async def chat(
+        self,
+        messages: Sequence[dict[str, Any]],
+        options: dict[str, Any],
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> list[int]:
         """Ids of a conversation. Raises ``UsageError`` or ``ContextOverflowError``."""
         texts = [message["content"] for message in messages]
+        written = [*tools, *(message.get("tool_calls") for message in messages)]
+        texts += [encode(one).decode() for one in written if one]
         return await self._bounded(
-            texts, "messages", lambda: self._codec.chat(messages, options=options)
+            texts, "messages", lambda: self._codec.chat(messages, tools=tools, options=options)
         )
 
     async def prompts(self, prompt: object, most: int) -> list[list[int]]:

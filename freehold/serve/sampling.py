@@ -6,13 +6,28 @@ from freehold.errors import UsageError
 from freehold.serve.desk import Hosted
 from freehold.serve.limits import Limits
 from freehold.serve.schema import Generation
-from freehold.types import Sampling
+from freehold.serve.structured import Held
+from freehold.types import Cutoff, Sampling
 
 
 def sampling(
-    asked: Generation, hosted: Hosted, *, max_tokens: int, top: int | None, seed: int, choice: int
+    asked: Generation,
+    hosted: Hosted,
+    *,
+    max_tokens: int,
+    top: int | None,
+    seed: int,
+    choice: int,
+    held: Held | None,
+    cutoff: Cutoff | None = None,
 ) -> Sampling:
     """The settings of one choice. Raises ``UsageError`` naming the field that is out of range."""
+    if held is not None and "grammar" not in hosted.card.caps:
+        raise UsageError(
+            f"{held.param} needs a model whose engine holds answers to grammars: this one's does "
+            "not",
+            param=held.param,
+        )
     for token in asked.logit_bias:
         if token >= hosted.card.vocab:
             raise UsageError(
@@ -34,6 +49,8 @@ def sampling(
         max_tokens=max_tokens,
         stop_ids=hosted.codec.stop_ids,
         logprobs=top,
+        grammar=held.grammar if held else None,
+        cutoff=cutoff,
     )
 
 

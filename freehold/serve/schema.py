@@ -8,7 +8,8 @@ an answer here (``Ignored``), and *refused* because they would and we cannot do 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -23,13 +24,14 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from freehold.errors import UsageError
+from freehold.serve.wire import BadJsonError, decode
 from freehold.types import MAX_TOP_LOGPROBS
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024
 MAX_PARTS = 1024
 MAX_BIASES = 1024
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES = {"developer": "system"} | {r: r for r in ("system", "user", "assistant", "tool")}
 
 Model = TypeVar("Model", bound="Strict")
 
@@ -91,7 +93,10 @@ def _biases(value: object) -> object:
     return {int(key): float(bias) for key, bias in value.items()}
 
 
-TOOLS = "is not supported: this version does not call tools"
+LEGACY = "is not supported: use tools"
+MAX_TOOLS = 128
+EFFORTS = {"minimal": 256, "low": 1024, "medium": 4096, "high": 16_384}
+"""Tokens of reasoning for each ``reasoning_effort``; ``none`` asks for no reasoning at all."""
 Ignored = Annotated[Any, Field(description="Accepted and ignored: it cannot change an answer.")]
 Text = Annotated[str, Field(max_length=512)]
 Stops = Annotated[list[str], BeforeValidator(_stops)]
@@ -109,6 +114,15 @@ class Strict(BaseModel):
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
+    known: ClassVar[frozenset[str]] = frozenset()
+    """The names that clients may use."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **more: Any) -> None:
+        super().__pydantic_init_subclass__(**more)
+        fields = cls.model_fields.items()
+        cls.known = frozenset(field.alias or name for name, field in fields)
+
     @model_validator(mode="before")
     @classmethod
     def _known_and_present(cls, data: object) -> object:
@@ -117,7 +131,7 @@ class Strict(BaseModel):
         # By hand, and the first only: a body of a million unknown names must not cost a million
         # error records.
         for name in data:
-            if name not in cls.model_fields:
+            if name not in cls.known:
                 raise fault(f"Unrecognized request argument supplied: {_short(name)}", f".{name}")
         return {name: value for name, value in data.items() if value is not None}
 
@@ -161,6 +175,35 @@ class StreamOptions(Strict):
     include_obfuscation: Ignored = None
 
 
+class JsonSchema(Strict):
+    """OpenAI's ``json_schema``. Answers are held to the schema whatever ``strict`` says."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    schema_: Annotated[Any, Field(alias="schema")]
+    description: Annotated[str | None, Ignored] = None
+    strict: Annotated[bool | None, Ignored] = None
+
+
+class ResponseFormat(Strict):
+    """What the answer must look like. ``grammar`` is our extension, in the shape of OpenAI's custom
+    tools: ``definition`` in ``syntax``."""
+
+    type: Literal["text", "json_object", "json_schema", "grammar"]
+    json_schema: JsonSchema | None = None
+    syntax: Literal["lark", "regex"] | None = None
+    definition: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        needed = {"json_schema": ("json_schema",), "grammar": ("syntax", "definition")}
+        for name in ("json_schema", "syntax", "definition"):
+            given, due = getattr(self, name) is not None, name in needed.get(self.type, ())
+            if given != due:
+                verb = "is required" if due else "is not allowed"
+                raise fault(f"{verb} where type is {self.type}", at=f".{name}")
+        return self
+
+
 class Generation(Strict):
     """The fields that chat and plain completions have in common."""
 
@@ -178,6 +221,7 @@ class Generation(Strict):
     stop: Stops = []
     stream: bool = False
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
 
     user: Annotated[str | None, Ignored] = None
 
@@ -197,11 +241,9 @@ class Generation(Strict):
 
 def _role(value: object) -> object:
     if not isinstance(value, str):
-        raise fault("must be a string: system, developer, user or assistant")
-    if value in {"tool", "function"}:
-        raise fault(f"is {value!r}, which {TOOLS}")
+        raise fault("must be a string: system, developer, user, assistant or tool")
     if value not in _ROLES:
-        raise fault(f"is {_short(value)!r}: it must be system, developer, user or assistant")
+        raise fault(f"is {_short(value)!r}: it must be system, developer, user, assistant or tool")
     return _ROLES[value]
 
 
@@ -232,25 +274,103 @@ def _part(part: object, at: str) -> str:
     return text
 
 
+class CalledFunction(Strict):
+    """What was called, with its arguments as JSON text."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    arguments: str
+
+    @model_validator(mode="after")
+    def _an_object(self) -> Self:
+        if not isinstance(self.parsed, dict):
+            raise fault("must be a JSON object, as text", at=".arguments")
+        return self
+
+    @property
+    def parsed(self) -> Any:
+        """The arguments as data; ``None`` if they are no JSON."""
+        try:
+            return decode(self.arguments.encode()) if self.arguments.strip() else {}
+        except BadJsonError:
+            return None
+
+
+class ToolCall(Strict):
+    """A call that the model made."""
+
+    id: Annotated[str, Field(max_length=256)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class ChatMessage(Strict):
     """One message. Clients send a reply back as they got it, empty extras and all."""
 
-    role: Annotated[Literal["system", "user", "assistant"], BeforeValidator(_role)]
-    content: Annotated[str, BeforeValidator(_content)]
+    role: Annotated[Literal["system", "user", "assistant", "tool"], BeforeValidator(_role)]
+    content: Annotated[str, BeforeValidator(_content)] | None = None
     reasoning_content: str | None = None
     name: Annotated[str | None, Ignored] = None
     refusal: Annotated[str | None, Ignored] = None
     annotations: Annotated[Any, refused("is not supported", [])] = None
     audio: Annotated[Any, refused("is not supported: this model reads text only")] = None
-    tool_calls: Annotated[Any, refused(TOOLS, [])] = None
-    function_call: Annotated[Any, refused(TOOLS)] = None
-    tool_call_id: Annotated[Any, refused(TOOLS)] = None
+    tool_calls: Annotated[list[ToolCall], FailFast(), at_most(MAX_TOOLS, "calls")] = []
+    function_call: Annotated[Any, refused(LEGACY)] = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+
+    @model_validator(mode="after")
+    def _of_its_role(self) -> Self:
+        if self.tool_calls and self.role != "assistant":
+            raise fault(f"is not allowed in a message of role {self.role}", at=".tool_calls")
+        if (self.tool_call_id is None) == (self.role == "tool"):
+            verb = "is required" if self.role == "tool" else "is not allowed"
+            raise fault(f"{verb} in a message of role {self.role}", at=".tool_call_id")
+        if self.content is None and not self.tool_calls:
+            raise fault("is required but was not given", at=".content")
+        return self
+
+    def shown(self) -> dict[str, Any]:
+        """The message as the model's template is to show it."""
+        kept = self.model_dump(include={"role", "reasoning_content"}, exclude_none=True)
+        calls = [
+            {"type": "function", "function": {"name": f.name, "arguments": f.parsed}}
+            for f in (call.function for call in self.tool_calls)
+        ]
+        return kept | {"content": self.content or ""} | ({"tool_calls": calls} if calls else {})
 
 
-class ResponseFormat(Strict):
-    type: Annotated[
-        str, refused("must be 'text': this version cannot hold answers to a format", "text")
-    ]
+class FunctionTool(Strict):
+    """A function that the model may call. ``strict`` holds its arguments to ``parameters``."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    type: Literal["function"]
+    function: FunctionTool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolChoice:
+    """Whether the model may, or must, call tools. ``name`` is set where ``mode`` is ``named``."""
+
+    mode: Literal["none", "auto", "required", "named"]
+    name: str | None = None
+
+
+def _tool_choice(value: object) -> object:
+    match value:
+        case "none" | "auto" | "required":
+            return ToolChoice(mode=value)
+        case {"type": "function", "function": {"name": str(name), **more}, **other}:
+            if not more and not other:
+                return ToolChoice(mode="named", name=name)
+    raise fault(
+        "must be 'none', 'auto', 'required' or "
+        '{"type": "function", "function": {"name": "..."}}'
+    )
 
 
 class ChatRequest(Generation):
@@ -265,30 +385,28 @@ class ChatRequest(Generation):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     chat_template_kwargs: Annotated[dict[str, Any], at_most(32, "options")] = {}
     enable_thinking: StrictBool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    thinking_budget: Count | None = None
+    tools: Annotated[list[Tool], FailFast(), at_most(MAX_TOOLS, "tools")] = []
+    tool_choice: Annotated[Any, BeforeValidator(_tool_choice)] = None
+    parallel_tool_calls: bool | None = None
 
     metadata: Annotated[dict[str, Any] | None, Ignored] = None
-    parallel_tool_calls: Annotated[bool | None, Ignored] = None
     prediction: Ignored = None
     prompt_cache_key: Annotated[str | None, Ignored] = None
     prompt_cache_retention: Annotated[str | None, Ignored] = None
     safety_identifier: Annotated[str | None, Ignored] = None
 
     audio: Annotated[Any, refused("is not supported: this model writes text only")] = None
-    function_call: Annotated[Any, refused(TOOLS, "none", "auto")] = None
-    functions: Annotated[Any, refused(TOOLS, [])] = None
+    function_call: Annotated[Any, refused(LEGACY, "none", "auto")] = None
+    functions: Annotated[Any, refused(LEGACY, [])] = None
     modalities: Annotated[
         Any, refused("must be ['text']: this model writes text only", ["text"])
     ] = None
-    reasoning_effort: Annotated[
-        Any, refused("is not supported: use enable_thinking where the model can think")
-    ] = None
-    response_format: ResponseFormat | None = None
     service_tier: Annotated[
         Any, refused("must be 'auto' or 'default': there is one tier", "auto", "default")
     ] = None
     store: Annotated[Any, refused("must be false: this server keeps no answers", False)] = None
-    tool_choice: Annotated[Any, refused(TOOLS, "none", "auto")] = None
-    tools: Annotated[Any, refused(TOOLS, [])] = None
     verbosity: Annotated[Any, refused("must be 'medium' or absent", "medium")] = None
     web_search_options: Annotated[
         Any, refused("is not supported: nothing leaves this building")
@@ -301,7 +419,34 @@ class ChatRequest(Generation):
         both = self.max_tokens is not None and self.max_completion_tokens is not None
         if both and self.max_tokens != self.max_completion_tokens:
             raise fault("contradicts max_completion_tokens: give one of them", at=".max_tokens")
+        if self.reasoning_effort == "none" and self.enable_thinking:
+            raise fault("contradicts enable_thinking: give one of them", at=".reasoning_effort")
         return self
+
+    @model_validator(mode="after")
+    def _tools_are_there(self) -> Self:
+        names = [tool.function.name for tool in self.tools]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise fault(f"is {name!r} a second time", at=f".tools[{place}].function.name")
+        if self.choice.mode == "required" and not names:
+            raise fault("is 'required', and there are no tools", at=".tool_choice")
+        if self.choice.name is not None and self.choice.name not in names:
+            name = _short(self.choice.name)
+            raise fault(f"names {name!r}, which is none of the tools", at=".tool_choice")
+        return self
+
+    @property
+    def choice(self) -> ToolChoice:
+        """Whether tools may or must be called."""
+        return self.tool_choice or ToolChoice(mode="auto")
+
+    @property
+    def budget(self) -> int | None:
+        """The most tokens of reasoning, if they are limited."""
+        if self.thinking_budget is not None:
+            return self.thinking_budget
+        return EFFORTS.get(self.reasoning_effort or "")
 
     @property
     def limit(self) -> tuple[str, int | None]:
@@ -313,7 +458,8 @@ class ChatRequest(Generation):
     @property
     def options(self) -> dict[str, Any]:
         """What reaches the chat template."""
-        own = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+        thinks = False if self.reasoning_effort == "none" else self.enable_thinking
+        own = {} if thinks is None else {"enable_thinking": thinks}
         return {**self.chat_template_kwargs, **own}
 
 

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from freehold.engine.sampler import Chooser, draw, largest, score_rows, uniform
-from freehold.errors import EngineError
-from freehold.types import Sampling
+from freehold.errors import EngineError, UsageError
+from freehold.types import Cutoff, Sampling
 
 Row = npt.NDArray[np.float32]
 
@@ -270,3 +270,41 @@ def test_the_smallest_temperature_is_greedy_and_stays_finite() -> None:
     chooser = Chooser(Sampling(temperature=5e-324), [1])
     with np.errstate(all="raise", over="ignore", under="ignore"):
         assert chooser.choose(logits, position=1).id == 1
+
+
+# --- what ends reasoning --------------------------------------------------------------------------
+
+
+def chosen(chooser: Chooser, best: list[int]) -> list[int]:
+    """What is chosen where the logits would have these tokens."""
+    rows = [row_of([9.0 if i == token else 0.0 for i in range(10)]) for token in best]
+    return [chooser.choose(row, position=1 + i).id for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(
+    ("best", "wanted"),
+    [
+        ([1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 8, 7, 8, 1]),
+        ([1, 7, 1, 1, 1, 1, 1], [1, 7, 1, 1, 1, 1, 1]),
+        ([1, 1, 7, 1, 1, 1, 1], [1, 1, 7, 1, 1, 1, 1]),
+        ([1, 1, 1, 7, 1, 1, 7], [1, 1, 1, 8, 7, 8, 7]),
+    ],
+)
+def test_a_cutoff_comes_once_where_its_mark_has_not(best: list[int], wanted: list[int]) -> None:
+    cutoff = Cutoff(after=3, unless=7, ids=(8, 7, 8))
+    chooser = Chooser(Sampling(temperature=0, logprobs=1, cutoff=cutoff), [1])
+    assert chosen(chooser.fork(), best) == wanted
+    assert chosen(chooser, best[:4]) == wanted[:4]
+    assert chosen(chooser.fork(), best[4:]) == wanted[4:]
+    assert chosen(chooser, best[4:]) == wanted[4:]
+
+
+def test_a_cutoff_may_come_at_once() -> None:
+    chooser = Chooser(Sampling(temperature=0, cutoff=Cutoff(after=0, unless=7, ids=(7, 8))), [1])
+    assert chosen(chooser, [1, 1, 1]) == [7, 8, 1]
+
+
+@pytest.mark.parametrize(("after", "ids"), [(-1, (1,)), (1, tuple(range(65)))])
+def test_a_cutoff_has_bounds(after: int, ids: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="cutoff"):
+        Sampling(cutoff=Cutoff(after=after, unless=7, ids=ids))

@@ -33,7 +33,7 @@ from freehold.errors import (
 )
 from freehold.faults import Fault, error_of, fault_of
 from freehold.pair import MAX_FRAME, Frames, frame
-from freehold.types import EngineStats, ModelCard, Sampling, Tap
+from freehold.types import Cutoff, EngineStats, ModelCard, Sampling, Tap
 
 CARD = ModelCard(
     name="m", digest="d", context=9, vocab=5, bytes_per_token=1, numerics="n", caps=frozenset("a")
@@ -44,7 +44,14 @@ TO_ENGINE = [
     wire.Generate(
         1,
         [1, 2],
-        Sampling(logit_bias={3: 0.5}, stop_ids=(4,), logprobs=2, seed=-(1 << 63)),
+        Sampling(
+            logit_bias={3: 0.5},
+            stop_ids=(4,),
+            logprobs=2,
+            seed=-(1 << 63),
+            grammar='start: "x"',
+            cutoff=Cutoff(after=9, unless=4, ids=(1, 2)),
+        ),
         [Tap(point="block_in", layer=0, mode="add", vector=(0.5, 1.5))],
     ),
     wire.Score(2, [3], 5),

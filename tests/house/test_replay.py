@@ -19,6 +19,10 @@ from tests.house.running import DEFAULT, FREEHOLD, Server, start
 ENTRIES = int(os.environ.get("FREEHOLD_TEST_REPLAYS", "200"))
 AT_ONCE = 16
 SUBJECTS = ("binary search", "rivers", "a poem", "HTTP", "bread", "a stack", "the moon", "SQL")
+FORMS = (
+    {"type": "json_object"},
+    {"type": "grammar", "syntax": "regex", "definition": "([a-z]+ ){3,9}"},
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -42,6 +46,8 @@ def question(rng: random.Random, number: int) -> tuple[str, dict[str, object]]:
         body["stop"] = ["the", "."]
     if rng.random() < 0.2:
         body["logit_bias"] = {"13": -5, "785": 3}
+    if rng.random() < 0.3:
+        body["response_format"] = rng.choice(FORMS)
     if rng.random() < 0.5:
         return "/v1/completions", {**body, "prompt": text}
     return "/v1/chat/completions", {**body, "messages": [{"role": "user", "content": text}]}

@@ -31,7 +31,7 @@ RECORD = Record(
     engine="freehold test",
     prompts=((1, 2, 3),),
     input={"messages": [{"role": "user", "content": "tell nobody: SECRET-PROMPT"}]},
-    sampling=Sampling(logit_bias={3: 1.5}),
+    sampling=Sampling(logit_bias={3: 1.5}, grammar='start: "SECRET-GRAMMAR"'),
     seeds=(7,),
     choices=1,
 )

@@ -16,16 +16,19 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from freehold.errors import EngineError, UsageError
 from freehold.ledger import KeeperSettings, LedgerProcess
+from freehold.qwen.listening import TextListener
 from freehold.serve.app import Hosted, Limits, build
 from freehold.serve.keys import Keyring
 from freehold.serve.run import Binding, run
 from freehold.types import (
+    CallForm,
+    Cutoff,
     Delta,
     Done,
     EngineStats,
@@ -62,9 +65,17 @@ class ScriptedCodec:
 
     stop_ids = (END,)
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        calls: Literal["json", "xml"] | None = None,
+        thinking: Literal["open", "free", "no"] = "no",
+    ) -> None:
         self.options: list[Mapping[str, Any]] = []
         self.messages: list[Sequence[Message]] = []
+        self.tools: list[Sequence[Mapping[str, Any]]] = []
+        self.forms: list[tuple[Sequence[CallForm], int, bool]] = []
+        self._calls: Literal["json", "xml"] | None = calls
+        self._thinking: Literal["open", "free", "no"] = thinking
 
     def chat(
         self,
@@ -73,8 +84,8 @@ class ScriptedCodec:
         tools: Sequence[Mapping[str, Any]] = (),
         options: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        assert not tools
         self.messages.append(messages)
+        self.tools.append(tools)
         self.options.append(options or {})
         if options and options.get("explode"):
             raise UsageError("the template refused", param="messages")
@@ -92,6 +103,23 @@ class ScriptedCodec:
 
     def decoder(self, stop: Sequence[str] = ()) -> ScriptedDecoder:
         return ScriptedDecoder(self, tuple(stop))
+
+    @property
+    def calls_tools(self) -> bool:
+        return self._calls is not None
+
+    def listener(self, prompt: Ids, tools: Sequence[Mapping[str, Any]] = ()) -> TextListener:
+        return TextListener(thinking=self._thinking, calls=self._calls, tools=tools)
+
+    def call_grammar(self, forms: Sequence[CallForm], *, least: Literal[0, 1], many: bool) -> str:
+        self.forms.append((forms, least, many))
+        return 'start: "calls"'
+
+    def after_thinking(self, prompt: Ids, grammar: str) -> str:
+        return grammar if self._thinking == "no" else f"// thought first\n{grammar}"
+
+    def cutoff(self, prompt: Ids, after: int) -> Cutoff | None:
+        return None if self._thinking == "no" else Cutoff(after=after, unless=1, ids=(1, 10))
 
 
 class ScriptedDecoder:

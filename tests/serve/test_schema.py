@@ -12,6 +12,8 @@ USER = [{"role": "user", "content": "x"}]
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 LONG = "x" * 1025
+TOOL = {"type": "function", "function": {"name": "f"}}
+MADE = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
 def _shape(answer: httpx.Response) -> dict[str, Any]:
@@ -37,7 +39,6 @@ CHAT_FIELDS: list[tuple[str, Any, str]] = [
     ("messages", [{"role": "wizard", "content": "x"}], "messages[0].role"),
     ("messages", [*USER, {"role": 7, "content": "x"}], "messages[1].role"),
     ("messages", [{"role": ["user"], "content": "x"}], "messages[0].role"),
-    ("messages", [{"role": "tool", "content": "x", "tool_call_id": "1"}], "messages[0].role"),
     ("messages", [{"role": "function", "content": "x", "name": "f"}], "messages[0].role"),
     ("messages", [{"role": "user"}], "messages[0].content"),
     ("messages", [{"role": "user", "content": None}], "messages[0].content"),
@@ -71,7 +72,7 @@ CHAT_FIELDS: list[tuple[str, Any, str]] = [
     (
         "messages",
         [{"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}],
-        "messages[0].tool_calls",
+        "messages[0].tool_calls[0].function",
     ),
     (
         "messages",
@@ -138,17 +139,46 @@ CHAT_FIELDS: list[tuple[str, Any, str]] = [
     ("service_tier", "flex", "service_tier"),
     ("audio", {"voice": "a"}, "audio"),
     ("modalities", ["text", "audio"], "modalities"),
-    ("response_format", {"type": "json_object"}, "response_format.type"),
-    ("response_format", {"type": "json_schema", "json_schema": {}}, "response_format.json_schema"),
     ("response_format", {}, "response_format.type"),
     ("response_format", "text", "response_format"),
-    ("tools", [{"type": "function", "function": {"name": "f"}}], "tools"),
     ("tools", {}, "tools"),
     ("tool_choice", "required", "tool_choice"),
     ("tool_choice", {"type": "function"}, "tool_choice"),
+    ("tool_choice", "always", "tool_choice"),
+    ("tool_choice", {"type": "function", "function": {"name": "f"}}, "tool_choice"),
+    ("tools", [{"type": "retrieval"}], "tools[0].type"),
+    ("tools", [{"type": "function", "function": {"name": "a b"}}], "tools[0].function.name"),
+    ("tools", [{"type": "function", "function": {"name": "f", "x": 1}}], "tools[0].function.x"),
+    ("tools", [TOOL, TOOL], "tools[1].function.name"),
+    ("tools", [TOOL] * 129, "tools"),
+    ("tools", [TOOL], "tools"),
+    ("parallel_tool_calls", "no", "parallel_tool_calls"),
+    ("reasoning_effort", "huge", "reasoning_effort"),
+    ("thinking_budget", 0, "thinking_budget"),
+    ("messages", [{"role": "tool", "content": "x"}], "messages[0].tool_call_id"),
+    (
+        "messages",
+        [{"role": "user", "content": "x", "tool_call_id": "1"}],
+        "messages[0].tool_call_id",
+    ),
+    (
+        "messages",
+        [{"role": "user", "content": "x", "tool_calls": [MADE]}],
+        "messages[0].tool_calls",
+    ),
+    (
+        "messages",
+        [
+            {
+                "role": "assistant",
+                "tool_calls": [MADE | {"function": {"name": "f", "arguments": "["}}],
+            }
+        ],
+        "messages[0].tool_calls[0].function.arguments",
+    ),
+    ("messages", [{"role": "assistant"}], "messages[0].content"),
     ("functions", [{"name": "f"}], "functions"),
     ("function_call", {"name": "f"}, "function_call"),
-    ("reasoning_effort", "high", "reasoning_effort"),
     ("verbosity", "low", "verbosity"),
     ("web_search_options", {}, "web_search_options"),
     ("enable_thinking", "yes", "enable_thinking"),

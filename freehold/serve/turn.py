@@ -1,0 +1,121 @@
+"""One choice of a chat as it comes: what the model thinks, says and calls."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from freehold.serve.answer import Piece, Scored
+from freehold.types import CallPart, FinishReason, Heard, Listener
+
+Ending: TypeAlias = FinishReason | Literal["tool_calls"]
+
+
+@dataclass(kw_only=True)
+class Call:
+    """A call of a tool, its arguments so far as JSON text."""
+
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)
+
+    def json(self) -> dict[str, Any]:
+        """OpenAI's tool call."""
+        function = {"name": self.name, "arguments": "".join(self.arguments)}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+class Turn:
+    """Gathers the pieces of one choice, and tells what each of them brought."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._held: list[Scored] = []
+        self._thoughts: list[str] = []
+        self._words: list[str] = []
+        self.calls: list[Call] = []
+        self.tokens: list[Scored] = []
+        self.finish: Ending | None = None
+
+    @property
+    def thoughts(self) -> str:
+        return "".join(self._thoughts)
+
+    @property
+    def words(self) -> str:
+        return "".join(self._words)
+
+    def take(self, piece: Piece) -> Heard:
+        """What ``piece`` brought; at the end, with all that was held back."""
+        heard = self._listener.feed(piece.text)
+        if piece.finish is not None:
+            last = self._listener.finish()
+            heard = Heard(
+                thoughts=heard.thoughts + last.thoughts,
+                words=heard.words + last.words,
+                calls=heard.calls + last.calls,
+            )
+        self._held += piece.tokens
+        self.tokens += piece.tokens
+        self._thoughts.append(heard.thoughts)
+        self._words.append(heard.words)
+        for part in heard.calls:
+            if part.name is not None:
+                self.calls.append(Call(id=f"call_{secrets.token_hex(12)}", name=part.name))
+            self.calls[part.index].arguments.append(part.arguments)
+        if piece.finish is not None:
+            called = self.calls and piece.finish == "stop"
+            self.finish = "tool_calls" if called else piece.finish
+        return heard
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are tokens that have not gone out."""
+        return bool(self._held)
+
+    def scored(self) -> list[Scored]:
+        """The tokens that no earlier call has given: they go out with the text they made."""
+        out, self._held = self._held, []
+        return out
+
+    def message(self) -> dict[str, Any]:
+        """OpenAI's message."""
+        message: dict[str, Any] = {"role": "assistant", "refusal": None}
+        message["content"] = None if self.calls and not self.words else self.words
+        if self.thoughts:
+            message["reasoning_content"] = self.thoughts
+        if self.calls:
+            message["tool_calls"] = [call.json() for call in self.calls]
+        return message
+
+    def delta(self, heard: Heard) -> dict[str, Any]:
+        """OpenAI's delta for what was just taken."""
+        delta: dict[str, Any] = {}
+        if heard.thoughts:
+            delta["reasoning_content"] = heard.thoughts
+        if heard.words:
+            delta["content"] = heard.words
+        if heard.calls:
+            delta["tool_calls"] = [self._call_delta(part) for part in _merged(heard.calls)]
+        return delta
+
+    def _call_delta(self, part: CallPart) -> dict[str, Any]:
+        if part.name is None:
+            return {"index": part.index, "function": {"arguments": part.arguments}}
+        function = {"name": part.name, "arguments": part.arguments}
+        called = self.calls[part.index].id
+        return {"index": part.index, "id": called, "type": "function", "function": function}
+
+
+def _merged(parts: tuple[CallPart, ...]) -> list[CallPart]:
+    """One part for each call."""
+    merged: dict[int, CallPart] = {}
+    for part in parts:
+        before = merged.get(part.index, CallPart(index=part.index))
+        merged[part.index] = CallPart(
+            index=part.index,
+            name=before.name or part.name,
+            arguments=before.arguments + part.arguments,
+        )
+    return list(merged.values())
