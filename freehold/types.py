@@ -314,11 +314,12 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
-    """Text released by one token. ``stopped`` is true once a stop string was met: what follows it,
-    and the stop string itself, is never released."""
+    """Text released by one token. ``stopped`` is true once a stop string was met, which ``stop``
+    then is: what follows it, and the stop string itself, is never released."""
 
     text: str = ""
     stopped: bool = False
+    stop: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

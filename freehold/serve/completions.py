@@ -16,8 +16,9 @@ from freehold.errors import UsageError
 from freehold.serve.answer import Ask, Piece, Scored, Usage, answer, interleave, scored
 from freehold.serve.asker import Asker, asker_of, record
 from freehold.serve.desk import Desk, Served, desk_of
+from freehold.serve.dialects import event
 from freehold.serve.intake import read
-from freehold.serve.reply import Outlet, Reply, event
+from freehold.serve.reply import Outlet, Reply
 from freehold.serve.sampling import check_choices, sampling
 from freehold.serve.schema import CompletionRequest
 from freehold.serve.shapes import CompletionLogprobs, Whole, new_id

@@ -140,7 +140,9 @@ class ScriptedDecoder:
         self._text += text
         places = [self._text.find(stop) for stop in self._stop if stop in self._text]
         if places:
-            return Delta(text=self._text[: min(places)], stopped=True)
+            at = min(places)
+            stop = next(stop for stop in self._stop if self._text.startswith(stop, at))
+            return Delta(text=self._text[:at], stopped=True, stop=stop)
         keep = 0 if final else max(map(self._could_begin, self._stop), default=0)
         cut = len(self._text) - keep
         out, self._text = self._text[:cut], self._text[cut:]
