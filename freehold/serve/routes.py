@@ -19,6 +19,7 @@ from freehold.serve import models, records, tokenise
 from freehold.serve.chat import chat_completions
 from freehold.serve.completions import completions
 from freehold.serve.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
+from freehold.serve.embeddings import EmbeddingsRequest, embeddings
 from freehold.serve.keys import Role
 from freehold.serve.messages import count_tokens, messages
 from freehold.serve.messages_schema import CountRequest, MessagesRequest
@@ -77,6 +78,7 @@ ROUTES: tuple[Route, ...] = (
     _get("/v1/ledger/consistency", records.consistency, AUDITORS),
     _post("/v1/chat/completions", chat_completions, ChatRequest),
     _post("/v1/completions", completions, CompletionRequest),
+    _post("/v1/embeddings", embeddings, EmbeddingsRequest),
     _post("/v1/messages", messages, MessagesRequest, ANTHROPIC),
     _post("/v1/messages/count_tokens", count_tokens, CountRequest, ANTHROPIC),
     _post("/v1/responses", responses, ResponsesRequest, RESPONSES),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import anthropic
+import numpy as np
 import openai
+import pytest
 
 from tests.house.running import DEFAULT, Server
 
@@ -38,3 +40,14 @@ def test_the_same_words_from_every_api(server: Server) -> None:
     assert chat.usage is not None
     counted = theirs.messages.count_tokens(model=DEFAULT, messages=ASK)
     assert counted.input_tokens == chat.usage.prompt_tokens
+
+
+def test_embeddings_put_what_is_alike_together(server: Server) -> None:
+    ours = openai.OpenAI(base_url=f"{server.address}/v1", api_key=server.key, timeout=300)
+    texts = ["def add(a, b): return a + b", "def plus(x, y): return x + y", "The moon is far away."]
+    answer = ours.embeddings.create(model=DEFAULT, input=texts)
+    one, other, stranger = (np.array(each.embedding) for each in answer.data)
+    assert [float(v @ v) for v in (one, other, stranger)] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert one @ other > one @ stranger
+    again = ours.embeddings.create(model=DEFAULT, input=texts[:1]).data[0].embedding
+    assert again == one.tolist()
