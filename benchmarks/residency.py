@@ -1,132 +1,53 @@
-"""What the lock costs: tokens per second, time to the first token, and time until a server answers.
+"""What the lock costs: time to the first token, tokens per second, and time until a server answers.
 
-    python benchmarks/residency.py [--rounds 30] [--starts 10]
+    python benchmarks/residency.py [--rounds 20] [--starts 10]
 
-Two servers of the default model run side by side, one of them with --no-lock. They are asked in
-turn, never at the same time, and who is asked first changes with each round; what is compared is
-the two answers of one round. Starts are timed from outside, in turn too.
+Two servers, one of them with --no-lock, each with a ledger of its own; how they are compared is in
+``on_off.py``. Starts are timed from outside, in turn too.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
-import re
+import asyncio
 import statistics
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-FREEHOLD = [sys.executable, "-m", "freehold.cli"]
-TOKENS = 128
-WORDS = [chr(97 + i) * 3 for i in range(13)]
+from on_off import MODEL, TOKENS, Server, compare, differences, middle, serving
 
-
-@dataclass(kw_only=True)
-class Server:
-    process: subprocess.Popen[str]
-    host: str
-    port: int
-    key: str
-    model: str
-
-    def ask(self, number: int) -> tuple[float, float]:
-        """Seconds to the first token, and tokens per second after it; each prompt is new."""
-        prompt = f"{number}: " + " ".join(WORDS[(number + i) % len(WORDS)] for i in range(14))
-        body = {"model": self.model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
-        body["stream"] = True
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=120)
-        connection.connect()
-        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        start = time.perf_counter()
-        connection.request("POST", "/v1/completions", json.dumps(body), headers)
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise RuntimeError(answer.read().decode())
-        times = [
-            time.perf_counter()
-            for line in answer
-            if line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["text"]
-        ]
-        connection.close()
-        return times[0] - start, (len(times) - 1) / (times[-1] - times[0])
+OPTIONS = {"on": (), "off": ("--no-lock",)}
 
 
-def start(*options: str) -> tuple[Server, float]:
-    """A server, and the seconds until it answered."""
-    begun = time.perf_counter()
-    # Without guesses: how many tokens come at once would differ from prompt to prompt.
-    command = [*FREEHOLD, "serve", "--port", "0", "--temporary-key", "--speculate", "off", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    said = ""
-    assert process.stderr is not None
-    for line in process.stderr:
-        said += line
-        if line.startswith("curl "):
-            break
-    seconds = time.perf_counter() - begun
-    address = re.search(r"(\S+) answers at http://([\d.]+):(\d+)", said)
-    key = re.search(r"stops: (\S+)", said)
-    if address is None or key is None:
-        raise RuntimeError(f"the server did not come up:\n{said}")
-    return Server(
-        process=process,
-        model=address[1],
-        host=address[2],
-        port=int(address[3]),
-        key=key[1],
-    ), seconds
-
-
-def stop(server: Server) -> None:
-    server.process.terminate()
-    server.process.wait(30)
+@contextmanager
+def started(folder: Path, which: str) -> Iterator[Server]:
+    with serving(folder, "--ledger", str(folder / f"{which}.sqlite"), *OPTIONS[which]) as server:
+        yield server
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--starts", type=int, default=10)
     options = parser.parse_args()
-    servers = {"locked": start()[0], "open": start("--no-lock")[0]}
-    first: dict[str, list[float]] = {name: [] for name in servers}
-    rates: dict[str, list[float]] = {name: [] for name in servers}
-    try:
-        for turn in range(-2, options.rounds):
-            order = list(servers) if turn % 2 else list(reversed(servers))
-            for name in order:
-                seconds, rate = servers[name].ask(turn + 10)
-                if turn >= 0:  # the first two warm up
-                    first[name].append(seconds)
-                    rates[name].append(rate)
-    finally:
-        for server in servers.values():
-            stop(server)
-    ratio = statistics.median(a / b for a, b in zip(rates["locked"], rates["open"], strict=True))
-    later = statistics.median(a - b for a, b in zip(first["locked"], first["open"], strict=True))
-    for name in servers:
-        print(
-            f"{name}: {statistics.median(rates[name]):.1f} tokens/s, first token after "
-            f"{1000 * statistics.median(first[name]):.1f} ms (medians of {options.rounds})"
-        )
-    print(f"locked / open: {ratio:.4f} tokens/s, {1000 * later:+.2f} ms to the first token")
-    if options.starts:
-        starts: dict[str, list[float]] = {name: [] for name in servers}
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".residency-") as name:
+        folder = Path(name)
+        with ExitStack() as both:
+            servers = {which: both.enter_context(started(folder, which)) for which in OPTIONS}
+            seen = asyncio.run(compare(servers, options.rounds))
+        print(f"the lock: {options.rounds} rounds, {TOKENS} tokens an answer, {MODEL}")
+        seen.report()
+        starts: dict[str, list[float]] = {which: [] for which in OPTIONS}
         for turn in range(options.starts):
-            for name in ("locked", "open") if turn % 2 else ("open", "locked"):
-                server, seconds = start(*([] if name == "locked" else ["--no-lock"]))
-                stop(server)
-                starts[name].append(seconds)
-        slower = statistics.median(
-            a - b for a, b in zip(starts["locked"], starts["open"], strict=True)
-        )
-        print(
-            f"start: locked {statistics.median(starts['locked']):.3f} s, open "
-            f"{statistics.median(starts['open']):.3f} s, {1000 * slower:+.0f} ms "
-            f"(medians of {options.starts})"
-        )
+            for which in ("on", "off") if turn % 2 else ("off", "on"):
+                with started(folder, which) as server:
+                    starts[which].append(server.seconds)
+    if options.starts:
+        on, off = (statistics.median(starts[which]) for which in ("on", "off"))
+        print(f"until it answers, s: without {off:.3f}, with {on:.3f}")
+        print("  more, s     ", middle(differences(starts)))
 
 
 if __name__ == "__main__":

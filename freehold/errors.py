@@ -53,9 +53,11 @@ class ContextOverflowError(UsageError):
 
 
 class IntegrityError(FreeholdError):
-    """Bytes are not what they must be. Such bytes are never admitted, loaded or served."""
+    """Bytes are not what they must be. Such bytes are never admitted, loaded or served. ``link`` is
+    the link of a model's chain that is broken, where ``freehold verify`` found it."""
 
     exit_code = 3
+    link: str | None = None
 
 
 class DigestError(IntegrityError):

@@ -1,24 +1,30 @@
-"""A pair of sockets between two processes of the house: how one is started, and how they talk.
+"""A pair of sockets between two processes of the house: how they talk, and how each side ends.
 
 The counter starts its engine and its keeper with one end of a fresh socket pair each. On it travel
 frames: a big-endian 32-bit length and that many bytes of msgpack, one message each. Both ends bound
-the length before they take memory for it. Which messages there are is for each room's ``wire.py``.
+the length before they take memory for it. Which messages there are is for each room's ``wire.py``:
+the first tells the process its settings, it answers when it is ready, and the last ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
+import itertools
 import select
 import signal
 import socket
+import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import msgspec
 
-from freehold.errors import ProcessError, ProtocolError
+from freehold.errors import FreeholdError, ProcessError, ProtocolError
+from freehold.faults import Fault, fault_of
 
 MAX_FRAME = 64 << 20
 """Bytes in one frame, its length excluded."""
@@ -29,8 +35,16 @@ FULL = 16 << 20
 
 _LENGTH = 4
 _PR_SET_PDEATHSIG = 1
+_LAST_WORDS = 5.0
+"""Seconds that the starter has to take the message that says why a process ends."""
+
+_BURIAL_SECONDS = 0.05
 
 Received = TypeVar("Received")
+Hello = TypeVar("Hello")
+Told = TypeVar("Told")
+Started: TypeAlias = tuple[subprocess.Popen[bytes], socket.socket]
+"""A started process and its starter's end of the pair with it (``spawning.spawn``)."""
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -159,13 +173,55 @@ class Link(Generic[Received]):
             raise Hungup from error
 
 
-def outlive_nobody() -> None:
-    """Ignore the group's signals; on Linux, have the kernel end this process with its parent.
+def run(
+    fd: int,
+    read: Callable[[bytes], Received],
+    serve: Callable[[Link[Received]], None],
+    *,
+    failure: Callable[[str], FreeholdError],
+    fatal: Callable[[Fault], msgspec.Struct],
+) -> int:
+    """Have a started process serve its starter, at the other end of socket ``fd``, until that is
+    done or gone; the exit status. ``fatal`` is the message that says why it ends otherwise.
 
-    A parent that died before this call is noticed all the same: the pair has ended.
+    The signals of the terminal's group are ignored: they are for the starter, which lets answers
+    under way finish.
     """
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
+    link = Link(socket.socket(fileno=fd), read)
+    try:
+        serve(link)
+    except Hungup:
+        return 0
+    except FreeholdError as error:
+        link.say_last(fatal(fault_of(error)), seconds=_LAST_WORDS)
+        return error.exit_code
+    except Exception as error:
+        # Not handled, only reported: whoever waits for an answer must learn why none will come.
+        why = failure(f"{type(error).__name__}: {error}")
+        link.say_last(fatal(fault_of(why)), seconds=_LAST_WORDS)
+        raise
+    return 0
+
+
+def first(link: Link[Any], kind: type[Told]) -> Told:
+    """Wait for the first message: a ``kind``, and alone. Raises ``Hungup``, ``ProtocolError``."""
+    messages: list[Any] = []
+    while not messages:
+        messages = link.receive(wait=True)
+    if len(messages) > 1 or not isinstance(messages[0], kind):
+        raise ProtocolError(
+            f"a process must be told {kind.__name__}, and nothing else, before it is ready"
+        )
+    return messages[0]
+
+
+def outlive_nobody() -> None:
+    """On Linux, have the kernel end this process with its parent.
+
+    A parent that died before this call is noticed all the same: the pair has ended.
+    """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
@@ -217,6 +273,150 @@ class Pipe(asyncio.Protocol, Generic[Received]):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set()
         self._ended()
+
+
+class Partner(ABC, Generic[Received, Hello]):
+    """A started process as its starter sees it: met, asked, and ended. Each room's client is one,
+    and adds its own messages.
+
+    When the process dies, everything that waits for it fails at once with ``_death()``, and so does
+    whatever is asked later. ``farewell`` tells it to end, which may take ``patience`` seconds.
+    """
+
+    def __init__(
+        self,
+        started: Started,
+        read: Callable[[bytes], Received],
+        *,
+        farewell: msgspec.Struct,
+        patience: float,
+    ) -> None:
+        self._process, self._pair = started
+        self._decode, self._farewell, self._patience = read, farewell, patience
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._ready: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+        self._pipe: Pipe[Received] | None = None
+        self._cause: FreeholdError | None = None
+        self._closing = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    async def close(self) -> None:
+        """End the process: politely, or at once while it gets ready or when its time is up.
+
+        What still waits for it fails. May be called more than once.
+        """
+        self._closing = True
+        if self._ready.done() and not self._ready.cancelled() and not self._ready.exception():
+            self._send(self._farewell)
+        else:
+            self._kill()
+        try:
+            await asyncio.to_thread(self._process.wait, self._patience)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            await asyncio.to_thread(self._process.wait)
+        if self._pipe is None:
+            self._pair.close()
+        else:
+            self._pipe.transport.close()
+            await self._pipe.lost.wait()
+
+    async def _meet(self, *said: msgspec.Struct) -> None:
+        """Take up the pair, say what is to be said first, and wait until the process is ready.
+        Raises what went wrong there."""
+        try:
+            _, self._pipe = await asyncio.get_running_loop().create_connection(
+                lambda: Pipe(self._decode, self._received, self._broken, self._lost),
+                sock=self._pair,
+            )
+            for message in said:
+                self._pipe.send(message)
+            await self._ready
+        except BaseException:
+            await self.close()
+            raise
+
+    def _met(self, hello: Hello) -> None:
+        """The process is ready. Raises ``ProtocolError`` the second time."""
+        if self._ready.done():
+            raise ProtocolError("a process said twice that it is ready")
+        self._ready.set_result(hello)
+
+    def _send(self, message: msgspec.Struct) -> None:
+        if self._pipe is not None:
+            self._pipe.send(message)
+
+    async def _ask(self, message: Callable[[int], msgspec.Struct]) -> Any:
+        """Send a message with a number, and wait for what ``_answer`` is given for it."""
+        self._check_alive()
+        number = next(self._numbers)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            self._send(message(number))
+            return await answer
+        finally:
+            del self._asked[number]
+
+    def _answer(self, number: int, answer: Any) -> None:
+        """What was asked by this number is known; an exception is raised there. Whoever asked may
+        have been cancelled meanwhile."""
+        if (asked := self._asked.get(number)) and not asked.done():
+            if isinstance(answer, Exception):
+                asked.set_exception(answer)
+            else:
+                asked.set_result(answer)
+
+    def _check_alive(self) -> None:
+        if self._closing or self._pipe is None or self._pipe.lost.is_set():
+            raise self._death()
+
+    def _kill(self) -> None:
+        """End the process at once. A locked counter can signal nobody outside its own lock, but
+        without its pair a process ends by itself."""
+        with contextlib.suppress(PermissionError):
+            self._process.kill()
+        if self._pipe is None:
+            self._pair.close()
+        else:
+            self._pipe.transport.abort()
+
+    def _broken(self, error: ProtocolError) -> None:
+        """Bytes came that are no message: nothing that follows can be believed."""
+        self._cause = error
+        self._kill()
+
+    def _lost(self) -> None:
+        """The pair has ended: so has everything that waits for it."""
+        if not self._closing:
+            # The kernel closes a dying process's descriptors a moment before it can be waited for.
+            try:
+                self._process.wait(_BURIAL_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._kill()
+        if not self._ready.done():
+            self._ready.set_exception(self._cause or self._death())
+        for number in list(self._asked):
+            self._answer(number, self._death())
+
+    @abstractmethod
+    def _received(self, message: Received) -> None:
+        """Hand on one message. Raises ``ProtocolError`` for one that answers nothing."""
+
+    @abstractmethod
+    def _death(self) -> FreeholdError:
+        """Why nothing more will come. A new error each time: each is raised in its own task."""
 
 
 def ending(status: int) -> str:

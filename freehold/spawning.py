@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def spawn(module: str, order: Order | None = None) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start ``python -m MODULE FD ORDER`` with one end of a fresh pair; the other end.
 
-    ``order`` is its lock; the line to the watchman, if it has one, is closed here.
+    ``order`` is its lock; the lines to the watchman that it names are closed here.
 
     ``-P``: what lies in the folder Freehold was started from is not imported. A process group of
     its own: Ctrl-C in the terminal is for the counter, which lets answers finish. Called in the
@@ -25,14 +25,14 @@ def spawn(module: str, order: Order | None = None) -> tuple[subprocess.Popen[byt
     ours, theirs = socket.socketpair()
     with theirs:
         fd = theirs.fileno()
-        line = None if order is None else order.line
+        lines = () if order is None else order.descriptors
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", module, str(fd), *([order.dumps()] if order else [])],
-            pass_fds=(fd,) if line is None else (fd, line),
+            pass_fds=(fd, *lines),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             process_group=0,
         )
-    if line is not None:
+    for line in lines:
         os.close(line)
     return process, ours

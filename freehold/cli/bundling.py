@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from freehold.cli.output import emit, say, size
-from freehold.cli.places import keys_folder, root
+from freehold.cli.passphrases import PassphraseFd, signing_key
+from freehold.cli.places import root
 from freehold.cli.settings import read_settings
+from freehold.cli.trust import trusted
 from freehold.errors import NotFoundError, SignatureError, UsageError
+
+if TYPE_CHECKING:
+    from freehold.signing.keys import SigningKey
 
 PAYLOAD_TYPE = "application/vnd.freehold.bundle+sha256sums"
 
@@ -58,8 +65,12 @@ def bundle(
         bool, typer.Option("--install", help="Admit the bundle's models into the vault here.")
     ] = False,
     key: Annotated[str | None, typer.Option(help="Sign the list of files with this key.")] = None,
+    passphrase_fd: PassphraseFd = None,
     public_key: Annotated[
-        Path | None, typer.Option(help="With --check: whose signature the list must have, PEM.")
+        Path | None,
+        typer.Option(
+            help="With --check or --install: whose signature the list of files must have, PEM."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -71,39 +82,49 @@ def bundle(
     from freehold.store import Store
     from freehold.store import bundle as bundles
 
+    reading = check or install
+    if (check and install) or (reading and (models or key)) or (public_key and not reading):
+        raise UsageError(
+            "--check and --install each stand alone with the bundle's folder, and take --public-key"
+        )
+    if public_key is not None:
+        _check_signature(folder, public_key)
     if check:
-        _check(folder, public_key)
+        bundles.check(folder)
         emit(
             {"bundle": str(folder), "whole": True}, [f"{folder} is as it was packed"], as_json=json
         )
     elif install:
-        names = bundles.install_models(Store(root()), folder, say)
+        names = bundles.install_models(Store(root()), folder, trusted(read_settings(root())), say)
         emit(
             {"installed": names}, [f"in the vault: {', '.join(names) or 'no model'}"], as_json=json
         )
     else:
-        _make(folder, models or [read_settings(root()).model], key)
+        signer = signing_key(key, passphrase_fd) if key is not None else None
+        _make(folder, models or [read_settings(root()).model], signer)
         total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         line = f"{folder}: {size(total)}; carry it over and run `sh install.sh` there"
         emit({"bundle": str(folder), "bytes": total}, [line], as_json=json)
 
 
-def _make(folder: Path, models: list[str], key: str | None) -> None:
+def _make(folder: Path, models: list[str], signer: SigningKey | None) -> None:
     from freehold import __version__
     from freehold.cli.wheels import closure, repack
-    from freehold.signing import dsse, keys
+    from freehold.signing import dsse
     from freehold.store import Store, checklist
     from freehold.store import bundle as bundles
+    from freehold.store.digest import sync_directory
+    from freehold.store.vault import disk_errors
 
-    signer = keys.load(keys_folder(), key) if key is not None else None
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty: name a new folder", param="folder")
     store = Store(root())
     for name in models:
         store.manifest(name)
     # Under another name until it is whole: half a bundle is not mistaken for one.
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    with disk_errors(folder.parent, "No bundle was made."):
+        part = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}-"))
+        part.chmod(0o755)
     try:
         (part / "wheels").mkdir(parents=True)
         say("packing the program")
@@ -124,31 +145,35 @@ def _make(folder: Path, models: list[str], key: str | None) -> None:
         data = bundles.seal(part)
         if signer is not None:
             sealed = dsse.encode(dsse.sign(PAYLOAD_TYPE, data, signer))
-            (part / checklist.SEAL).write_bytes(sealed)
+            with (part / checklist.SEAL).open("wb") as file:
+                file.write(sealed)
+                file.flush()
+                os.fsync(file.fileno())
         if folder.exists():
             folder.rmdir()
         part.rename(folder)
+        sync_directory(folder.absolute().parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
 
 
-def _check(folder: Path, public_key: Path | None) -> None:
+def _check_signature(folder: Path, public_key: Path) -> None:
+    """Return if the list of files is signed by the key. Raises ``SignatureError``,
+    ``NotFoundError``, ``MalformedError``."""
     from freehold.signing import dsse, keys
-    from freehold.store import bundle as bundles
     from freehold.store import checklist
 
-    if public_key is not None:
-        try:
-            sealed = (folder / checklist.SEAL).read_bytes()
-        except FileNotFoundError:
-            raise NotFoundError(
-                f"{folder} is not signed: it has no {checklist.SEAL}", param="public_key"
-            ) from None
-        listed = (folder / checklist.LIST).read_bytes()
-        envelope = dsse.decode(sealed, file=checklist.SEAL)
-        if (envelope.payload_type, envelope.payload) != (PAYLOAD_TYPE, listed):
-            raise SignatureError("the envelope signs something else than this list of files")
-        if not dsse.signers(envelope, {"given": keys.load_public(public_key)}):
-            raise SignatureError(f"{folder} is not signed by the key in {public_key}")
-    bundles.check(folder)
+    try:
+        sealed, listed = ((folder / name).read_bytes() for name in (checklist.SEAL, checklist.LIST))
+    except OSError as error:
+        raise NotFoundError(
+            f"{folder} is not signed: its {checklist.LIST} or {checklist.SEAL} cannot be read "
+            f"({error.strerror})",
+            param="public_key",
+        ) from None
+    envelope = dsse.decode(sealed, file=checklist.SEAL)
+    if (envelope.payload_type, envelope.payload) != (PAYLOAD_TYPE, listed):
+        raise SignatureError("the envelope signs something else than this list of files")
+    if not dsse.signers(envelope, {"given": keys.load_public(public_key)}):
+        raise SignatureError(f"{folder} is not signed by the key in {public_key}")

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from freehold.cli.output import emit, size, write_new
+from freehold.cli.output import Bar, emit, one_line, write_new
 from freehold.cli.passphrases import PassphraseFd, passphrase_of
 from freehold.cli.places import keys_folder, pack_secret, root
 from freehold.cli.settings import read_settings
 from freehold.cli.trust import trusted
-from freehold.errors import UsageError
+from freehold.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
-    from freehold.store import Manifest
-    from freehold.store.lineage import Link
+    from freehold.store import Manifest, Store
+    from freehold.store.chain import Step
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[str, typer.Argument(help="A model in the vault, see `freehold list`.")]
 
-VOUCHED = {
-    "catalog": "pinned in the catalog",
-    "hub": "attested by the hub",
-    "owner": "attested by the owner",
-}
-
 
 def verify(
     model: Model,
+    rebuild: Annotated[
+        bool,
+        typer.Option("--rebuild", help="Pack the weights again: the pack must be the same."),
+    ] = False,
     signature: Annotated[
         Path | None,
         typer.Option(help="Also check this OpenSSF model signature over the weights."),
@@ -40,45 +40,64 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Read every byte of a model, and of its pack, again and compare it with its digests; walk its
-    chain."""
-    from freehold.qwen.pack import LAYOUT
-    from freehold.store import Packs, Store, lineage
-    from freehold.store import verify as check
+    """Walk a model's chain from its source to what serve answers with, reading every byte of the
+    model and of its pack; name the first link that is broken."""
+    from freehold.store import Store
 
     if (signature is None) != (public_key is None):
         raise UsageError("--signature and --public-key go together", param="signature")
     store = Store(root())
     start = time.perf_counter()
-    verified = check(store, model)
-    packed = Packs(store, pack_secret()).open(model, layout=LAYOUT)
+    steps = _walked(store, model, rebuild=rebuild, quiet=json)
     seconds = time.perf_counter() - start
-    n_bytes = sum(tensor.data.nbytes for tensor in verified.tensors.values())
     manifest = store.manifest(model)
-    links = lineage.chain(store, manifest, trusted(read_settings(root())))
     if signature is not None and public_key is not None:
         _check_signature(store, manifest, signature, public_key)
     emit(
         {
-            "name": verified.name,
-            "digest": verified.digest,
-            "attested": verified.attested,
-            "tensors": len(verified.tensors),
-            "pack": packed is not None,
+            "name": manifest.name,
+            "digest": manifest.digest,
+            "attested": manifest.attested,
             "seconds": round(seconds, 3),
             "signature": str(signature) if signature else None,
-            "chain": _facts(links),
+            "chain": [asdict(step) for step in steps],
         },
         [
-            f"{verified.name}: every byte matches, digests {VOUCHED[verified.attested]}",
-            f"{len(verified.tensors)} tensors, {size(n_bytes)}"
-            f"{' and the pack of them' if packed else ''}, in {seconds:.2f} s",
+            *_told(steps),
             *([f"signature: {signature} is good, over exactly these files"] if signature else []),
-            "chain:",
-            *(line for link in links for line in _told(link)),
+            f"unbroken: {len(steps)} links, in {seconds:.2f} s",
         ],
         as_json=json,
     )
+
+
+def _walked(store: Store, model: str, *, rebuild: bool, quiet: bool) -> list[Step]:
+    """The chain. Where it is broken, what holds is printed before the error goes on its way."""
+    from freehold.cli.packing import rebuilder
+    from freehold.qwen.ops.native import NUMERICS
+    from freehold.qwen.pack import LAYOUT
+    from freehold.store import Packs
+    from freehold.store.chain import walk
+
+    steps: list[Step] = []
+    with Bar(quiet=quiet) as bar:
+        try:
+            for step in walk(
+                store,
+                model,
+                Packs(store, pack_secret()),
+                trusted(read_settings(root())),
+                layout=LAYOUT,
+                numerics=NUMERICS,
+                rebuild=rebuilder(model, bar) if rebuild else None,
+            ):
+                steps.append(step)
+        except IntegrityError as error:
+            if error.link is not None and not quiet:
+                bar.close()
+                emit({}, [*_told(steps), f"{error.link:<9}BROKEN"], as_json=False)
+            raise
+    return steps
 
 
 def sign(
@@ -100,6 +119,12 @@ def sign(
     from freehold.store.layout import laid_out
 
     store = Store(root())
+    if (keys_folder() / f"{key}.token").exists():
+        raise UsageError(
+            f"key {key!r} is in a token: weights are signed with keys in files alone. What it can "
+            "sign are statements, approvals among them",
+            param="key",
+        )
     passphrase = passphrase_of(key, passphrase_fd)
     pair = keys.load(keys_folder(), key, passphrase=passphrase)
     check(store, model)
@@ -126,7 +151,7 @@ def sign(
     )
 
 
-def _check_signature(store: Any, manifest: Manifest, signature: Path, public_key: Path) -> None:
+def _check_signature(store: Store, manifest: Manifest, signature: Path, public_key: Path) -> None:
     from freehold.signing import keys, weights
     from freehold.store.layout import laid_out
 
@@ -135,27 +160,13 @@ def _check_signature(store: Any, manifest: Manifest, signature: Path, public_key
         weights.verify(folder, signature, public_key)
 
 
-def _facts(links: list[Link]) -> list[dict[str, Any]]:
-    from freehold.store.export import link_facts
-
-    return [link_facts(link) for link in links]
-
-
-def _told(link: Link) -> list[str]:
-    """A link of the chain, in lines."""
-    lines = [f"  {link.name}  {link.digest}"]
-    if link.manifest is not None:
-        found = link.manifest
-        where = " ".join(filter(None, (found.source, found.repository, found.revision[:12])))
-        lines.append(f"    in the vault, from {where}, {VOUCHED[found.attested]}")
-    elif link.state == "passport":
-        lines.append("    not in the vault: known by its passport alone")
-    else:
-        lines.append("    not in the vault, and without a passport: nothing is known of it here")
-    if link.made is not None:
-        made = link.made
-        parents = ", ".join(f"{one.name} ({one.digest[:19]})" for one in made.parents)
-        deltas = "".join(f", with {one.name} ({one.digest[:19]})" for one in made.deltas)
-        lines.append(f"    {made.relation} of {parents or 'no other model'}{deltas}")
-    lines.append(f"    vouched for by {', '.join(link.signers) or 'no signature'}")
+def _told(steps: Sequence[Step]) -> list[str]:
+    """The chain, in lines."""
+    lines = []
+    for step in steps:
+        lines.append(f"{step.kind:<9}{one_line(step.name)}")
+        known = [step.digest] if step.digest else []
+        known += step.told
+        known += [f"signed by {', '.join(step.signers)}"] if step.signers else []
+        lines += [f"{'':<11}{one_line(line)}" for line in known]
     return lines

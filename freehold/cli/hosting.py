@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from freehold.cli.gating import admit
+from freehold.cli.gating import Draft, admit, foresee
 from freehold.cli.output import Bar
 from freehold.cli.places import pack_secret, root
 from freehold.cli.settings import Settings, dtype_of
@@ -33,9 +33,10 @@ class Living:
 
 @contextmanager
 def starting(settings: Settings, home: Home) -> Iterator[Child]:
-    """Start the engine process of ``settings.model``, locked as ``home`` orders, and have it load,
-    while this process imports what it needs itself. At the end it is gone, whether ``living`` has
-    taken it over or not. Called after ``home.shut_files``: who is to be ended must be inside."""
+    """Start the engine process of ``settings.model``, locked as ``home`` orders, and unless the
+    gate refuses have it load, while this process imports what it needs itself. At the end it is
+    gone, whether ``living`` has taken it over or not. Called after ``home.shut_files``: who is to
+    be ended must be inside."""
     from freehold.engine.child import reach_of, spawn
 
     secret = pack_secret() if settings.backend == "native" else None
@@ -44,7 +45,8 @@ def starting(settings: Settings, home: Home) -> Iterator[Child]:
     # would take a fifth of the counter's start.
     gc.disable()
     try:
-        child.configure(_engine_settings(settings))
+        # The gate speaks while the child is still importing: until then, it is told nothing.
+        child.configure(_engine_settings(settings, foresee(settings)))
         yield child
     finally:
         gc.enable()
@@ -64,10 +66,12 @@ async def living(settings: Settings, bar: Bar, child: Child | None = None) -> As
     from freehold.engine.client import EngineProcess
 
     name = settings.model
+    draft = foresee(settings) if child is None else Draft(name=settings.draft)
+    wanted = _engine_settings(settings, draft)
     # In a thread, so that the bar moves meanwhile.
     speaking = asyncio.create_task(asyncio.to_thread(_codec, settings, bar))
     try:
-        engine = await EngineProcess.start(_engine_settings(settings), progress=bar, child=child)
+        engine = await EngineProcess.start(wanted, progress=bar, child=child)
     except FreeholdError:
         await speaking  # what the gate or the digests refuse says more than how loading failed
         raise
@@ -110,7 +114,7 @@ def _codec(settings: Settings, bar: Bar) -> tuple[Codec, str]:
     return codec.load(found), found.digest
 
 
-def _engine_settings(settings: Settings) -> EngineSettings:
+def _engine_settings(settings: Settings, draft: Draft) -> EngineSettings:
     from freehold.engine.wire import EngineSettings
 
     return EngineSettings(
@@ -122,7 +126,8 @@ def _engine_settings(settings: Settings) -> EngineSettings:
         device=settings.device,
         threads=settings.threads or None,
         speculate=settings.speculate,
-        draft=settings.draft,
+        draft=draft.name,
+        draft_digest=draft.digest,
         cache_tokens=settings.cache_tokens,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,

@@ -56,7 +56,7 @@ def show(
             return
         size = _size(log)
         leaves = [_readable(leaf, None) for leaf in log.leaves(max(0, size - count), count)]
-    rows = ((str(x["place"]), x["kind"], str(x["entry"]), *_brief(x)) for x in leaves)
+    rows = ((str(x["place"]), x["kind"], str(x["entry"]), *map(_plain, _brief(x))) for x in leaves)
     emit(
         {"size": size, "leaves": leaves},
         [f"{size} leaves", *table(("leaf", "kind", "entry", "time", "what"), rows)],
@@ -388,8 +388,16 @@ def _brief(leaf: dict[str, Any]) -> tuple[str, str]:
         case "erase":
             what = body["reason"]
         case _:
-            what = body["what"]
+            what = _noted(body["what"], body["detail"])
     return body["time"], what
+
+
+def _noted(what: str, detail: dict[str, Any]) -> str:
+    """A leaf about the server itself, in words."""
+    if what != "refused":
+        return what
+    times = "once" if detail["count"] == 1 else f"{detail['count']} times"
+    return f"{detail['process']} was refused {detail['call']} {times}: {detail['what']}"
 
 
 def _lines(leaves: list[dict[str, Any]]) -> list[str]:
@@ -405,4 +413,6 @@ def _lines(leaves: list[dict[str, Any]]) -> list[str]:
 
 
 def _plain(value: object) -> str:
-    return value if isinstance(value, str) else jsonlib.dumps(value, ensure_ascii=False)
+    """Text for a terminal: what a client or an attacker wrote steers it no more than words do."""
+    text = value if isinstance(value, str) else jsonlib.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from freehold.cli import packing
-from freehold.cli.checking import VOUCHED
 from freehold.cli.output import Bar, emit, say, size, table
 from freehold.cli.passphrases import PassphraseFd
 from freehold.cli.places import pack_secret, root
@@ -43,7 +42,7 @@ def pull(
 ) -> None:
     """Get a model, verify it and put it in the vault. With a `signer` in freehold.toml, sign what
     is known of it."""
-    from freehold.cli.passports import first
+    from freehold.cli.passports import sign_known
     from freehold.cli.trust import trusted
     from freehold.store import Store, licences, sources_from
     from freehold.store import pull as fetch
@@ -59,17 +58,18 @@ def pull(
             sources=sources_from(settings.sources),
             progress=bar,
         )
-    if settings.signer:
-        first(manifest, settings.signer, passphrase_fd)
     lines = [
         f"{manifest.name} is in the vault, {_vouched(manifest)}",
         *licences.told(manifest.licence),
     ]
+    record = None
     if weights is not None:
         record = packing.make(
             manifest.name, weights, again=False, threads=settings.threads, quiet=json
         )
         lines += packing.lines(manifest.name, record)
+    if settings.signer:
+        sign_known(manifest, settings.signer, passphrase_fd, record)
     emit(_facts(manifest), lines, as_json=json)
 
 
@@ -138,6 +138,8 @@ def remove(model: Model, json: Json = False) -> None:
 
 
 def _vouched(manifest: Manifest) -> str:
+    from freehold.store.chain import VOUCHED
+
     return VOUCHED[manifest.attested]
 
 

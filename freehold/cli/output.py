@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from freehold.errors import (
     DigestError,
     FreeholdError,
     GateError,
+    IntegrityError,
     MalformedError,
     StorageError,
     UsageError,
@@ -23,18 +25,33 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+# Controls but tab and line end, the escapes of eight-bit terminals, and what turns text around.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
 def emit(result: Mapping[str, Any] | Sequence[Any], lines: Iterable[str], *, as_json: bool) -> None:
     """Print ``result`` as JSON, or ``lines`` for a person."""
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=2))
     else:
         for line in lines:
-            print(line)
+            print(_plain(line))
 
 
 def say(line: str) -> None:
     """A word to the person at the terminal, never mixed into a result."""
-    print(line, file=sys.stderr, flush=True)
+    print(_plain(line), file=sys.stderr, flush=True)
+
+
+def _plain(text: str) -> str:
+    """``text`` with what would steer a terminal written out: names, reasons and error texts come
+    from files that anybody may have made."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """A text that somebody else wrote, without line ends to pass for lines of ours."""
+    return " ".join(text.split())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -66,6 +83,8 @@ def fail(error: FreeholdError, *, as_json: bool) -> int:
             detail["file"] = error.file
         if isinstance(error, DigestError):
             detail["chunk"] = error.chunk
+        if isinstance(error, IntegrityError) and error.link is not None:
+            detail["link"] = error.link
         if isinstance(error, GateError):
             detail["missing"] = list(error.missing)
         if isinstance(error, BusyError):
@@ -167,7 +186,7 @@ class Bar:
     def note(self, line: str) -> None:
         """One line about the work, above the bar."""
         if self._live is not None:
-            self._live.console.print(line, markup=False, highlight=False)
+            self._live.console.print(_plain(line), markup=False, highlight=False)
         elif not self._quiet:
             say(line)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from freehold.cli.output import Bar, emit, size
+from freehold.cli.passphrases import PassphraseFd
 from freehold.cli.places import pack_secret, root
 from freehold.cli.settings import read_settings
 from freehold.errors import UsageError
@@ -27,15 +28,23 @@ def pack(
     again: Annotated[
         bool, typer.Option("--again", help="Throw the present pack away and make a new one.")
     ] = False,
+    passphrase_fd: PassphraseFd = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Pack a model's weights for the native kernels, and keep them for every later start.
 
     Weights that a GGUF file holds as codes stay what they are. Plain floating-point weights are
-    rounded, and the mean KL to the model's own values is measured where PyTorch is installed.
+    rounded, and the mean KL to the model's own values is measured where PyTorch is installed. With
+    a `signer` in freehold.toml, sign what was made and how.
     """
+    from freehold.cli.passports import sign_known
+    from freehold.store import Store
+
     settings = read_settings(root(), model=model)
     record = make(settings.model, weights, again=again, threads=settings.threads, quiet=json)
+    if settings.signer:
+        manifest = Store(root()).manifest(settings.model)
+        sign_known(manifest, settings.signer, passphrase_fd, record)
     emit({"name": settings.model, **facts(record)}, lines(settings.model, record), as_json=json)
 
 
@@ -63,6 +72,20 @@ def make(name: str, weights: str | None, *, again: bool, threads: int, quiet: bo
             threads=threads or None,
             report=_Shown(bar, name),
         )
+
+
+def rebuilder(name: str, bar: Bar) -> Callable[[str], str]:
+    """Packs the model anew as it is told, and gives the BLAKE3 of what came out."""
+    from freehold.engine.packing import rebuilt
+    from freehold.store import Store
+
+    threads = read_settings(root()).threads or None
+
+    def rebuild(weights: str) -> str:
+        shown = _Shown(bar, name)
+        return rebuilt(Store(root()), name, weights=weights, threads=threads, report=shown)
+
+    return rebuild
 
 
 def facts(record: Record) -> dict[str, Any]:

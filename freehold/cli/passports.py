@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from freehold.cli.output import emit, say, write_new
+from freehold.cli.output import emit, one_line, say, write_new
 from freehold.cli.passphrases import PassphraseFd, signing_key
 from freehold.cli.places import root
-from freehold.cli.settings import read_settings
+from freehold.cli.settings import Settings, read_settings
 from freehold.cli.trust import trusted
 from freehold.errors import NotFoundError, SignatureError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from freehold.signing.dsse import Envelope
-    from freehold.store import Manifest
+    from freehold.store import Manifest, Record
     from freehold.store.lineage import Link
     from freehold.store.passport import Entry
     from freehold.store.statements import Predicate
@@ -54,7 +54,7 @@ def show(model: Model, json: Json = False) -> None:
     if not entries:
         lines.append("no statements yet: `freehold passport add` and `approve` sign some")
     for entry in entries:
-        lines += [_line(entry), f"    {entry.predicate.gist()}"]
+        lines += [_line(entry), f"    {one_line(entry.predicate.gist())}"]
     emit(export.facts(manifest, entries, links), lines, as_json=json)
 
 
@@ -194,7 +194,7 @@ def export(
     settings = read_settings(root())
     if publish:
         admit(check(_store(), model), settings, "publish")
-    manifest, entries, links = _opened(model)
+    manifest, entries, links = _opened(model, settings)
     if format == "json":
         data = exports.bundle(manifest, entries, links, trusted(settings))
     elif format == "html":
@@ -208,13 +208,28 @@ def export(
         say(f"wrote {output}")
 
 
-def first(manifest: Manifest, signer: str, descriptor: int | None) -> None:
-    """Sign what pull knows of a model with the key ``signer``, unless it has done so before."""
+def passport_of(model: str, settings: Settings) -> bytes:
+    """The passport as ``export`` writes it in JSON. Raises as ``show`` does."""
+    from freehold.store import export as exports
+
+    return exports.bundle(*_opened(model, settings), trusted(settings))
+
+
+def sign_known(
+    manifest: Manifest, signer: str, descriptor: int | None, record: Record | None = None
+) -> None:
+    """Sign with the key ``signer`` what pull knows of a model, and what packing knows of its pack,
+    unless it has said so before."""
     from freehold.store import passport, statements
 
     entries = passport.read(_store(), manifest.digest, trusted(read_settings(root())))
-    held = {entry.predicate.kind for entry in entries if signer in entry.signers}
-    missing = [said for said in passport.first_statements(manifest) if said.kind not in held]
+    held = [entry.predicate for entry in entries if signer in entry.signers]
+    kinds = {said.kind for said in held}
+    missing = [said for said in passport.first_statements(manifest) if said.kind not in kinds]
+    if record is not None:
+        said = passport.packing_said(record)
+        if not any(passport.same_but_time(said, other) for other in held):
+            missing.append(said)
     if missing:
         key = signing_key(signer, descriptor)
         append(
@@ -279,8 +294,8 @@ def _predicate(kind: str, path: Path) -> Predicate:
     from freehold.store import statements
 
     cls = statements.kind_named(kind)
-    if kind in ("approval", "weights"):
-        step = "passport approve" if kind == "approval" else "sign"
+    step = {"approval": "passport approve", "weights": "sign", "packing": "pack"}.get(kind)
+    if step is not None:
         raise UsageError(f"{kind} is stated by `freehold {step}` alone", param="kind")
     value = strictjson.parse(_read(path), file=str(path), max_bytes=statements.MAX_PAYLOAD)
     if not isinstance(value, dict):
@@ -306,13 +321,17 @@ def _store() -> Any:
     return Store(root())
 
 
-def _opened(model: str) -> tuple[Manifest, list[Entry], list[Link]]:
+def _opened(
+    model: str, settings: Settings | None = None
+) -> tuple[Manifest, list[Entry], list[Link]]:
     """Manifest, passport and chain of a model in the vault."""
     from freehold.store import lineage, passport
+    from freehold.store.verify import check_pins
 
-    trust = trusted(read_settings(root()))
+    trust = trusted(settings or read_settings(root()))
     store = _store()
     manifest = store.manifest(model)
+    check_pins(manifest)
     entries = passport.read(store, manifest.digest, trust)
     return manifest, entries, lineage.chain(store, manifest, trust)
 

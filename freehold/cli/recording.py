@@ -18,7 +18,7 @@ from freehold.cli.settings import Settings
 if TYPE_CHECKING:
     from freehold.cli.home import Home
     from freehold.ledger import LedgerProcess
-    from freehold.ledger.client import Started
+    from freehold.pair import Started
     from freehold.residency.broker import Peer
     from freehold.residency.landlock import Reach
 

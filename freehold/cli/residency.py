@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from freehold.cli.output import emit, say, table
 from freehold.cli.places import keys_folder, residency_folder, root
 from freehold.cli.settings import read_settings
-from freehold.errors import FreeholdError
+from freehold.errors import FreeholdError, IntegrityError
 
 app = typer.Typer(
     help="Show and prove that nothing leaves this machine.",
@@ -19,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RENDERER = "freehold.qwen.template:ChatTemplate"
 PAYLOAD_TYPE = "application/vnd.freehold.residency-proof+json"
 
 
@@ -49,6 +51,11 @@ def _status_lines(found: list[dict[str, Any]]) -> list[str]:
             for process in one["processes"]
         ]
         lines += table(("process", "pid", "shut", "calls", "filter", "attempts"), rows)
+        known = one["in_ledger"]
+        lines.append(
+            f"{one['attempts']} attempts, "
+            + ("recorded in no ledger" if known is None else f"{known} of them in the ledger")
+        )
     return [*lines, f"attempts are written to {residency_folder() / 'attempts.jsonl'}"]
 
 
@@ -93,7 +100,15 @@ def prove(
     output.mkdir(parents=True, exist_ok=True)
     capture = output / "capture.pcap"
     told = (lambda line: None) if json else say
-    report = attack(settings.model, root(), capture=capture, locked=not no_lock, say=told)
+    report = attack(
+        settings.model,
+        root(),
+        capture=capture,
+        renderer=RENDERER,
+        noted=_noted,
+        locked=not no_lock,
+        say=told,
+    )
     payload = jsons.dumps(report, indent=1).encode()
     path = output / "report.json"
     path.write_bytes(payload)
@@ -104,6 +119,22 @@ def prove(
     emit(report, _proof_lines(report, path, name), as_json=json)
     if not report["held"]:
         raise typer.Exit(FreeholdError.exit_code)
+
+
+def _noted(ledger: Path) -> int:
+    """How many refused calls the ledger in a file knows of, if it is as it was written."""
+    from freehold.ledger.attempts import REFUSED
+    from freehold.ledger.checking import check
+    from freehold.ledger.database import Database, place
+    from freehold.ledger.log import Reader
+
+    database = Database(place(str(ledger), root()), writer=False)
+    with closing(database):
+        if findings := check(database).findings:
+            raise IntegrityError(f"the attacked server's ledger: {findings[0]}")
+        notes = [leaf for leaf in Reader(database).leaves(0, 1 << 20) if leaf["kind"] == "note"]
+    bodies = [jsons.loads(leaf["body"]) for leaf in notes]
+    return sum(body["detail"]["count"] for body in bodies if body["what"] == REFUSED)
 
 
 def _signer(key: str | None) -> str | None:
@@ -121,8 +152,9 @@ def _proof_lines(report: dict[str, Any], path: Path, key: str | None) -> list[st
     lines = [f"{one['process']}: {one['what']}: got out ({one['how']})" for one in out]
     lines += [
         f"{report['kinds']} kinds of attempt, {report['attempts_made']} attempts, "
-        f"{report['attempts_blocked']} blocked, {report['attempts_recorded']} refusals recorded, "
-        f"{report['packets_out']} packets out",
+        f"{report['attempts_blocked']} blocked, {report['packets_out']} packets out",
+        f"{report['attempts_recorded']} refusals recorded, {report['attempts_in_ledger']} of them "
+        "in the ledger",
         "held: nothing got out" if report["held"] else "NOT HELD",
         f"report: {path}" + (f", signed by {key}" if key else ""),
     ]

@@ -15,6 +15,7 @@ import typer
 from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, say
+from freehold.cli.passports import passport_of
 from freehold.cli.places import keyring_url, root
 from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
@@ -151,7 +152,14 @@ async def _serve(
             )
             key = keyring.add_temporary() if temporary_key else None
             await run(
-                build([hosted], keyring, limits, await opened(), residency=home.watch.status),
+                build(
+                    [hosted],
+                    keyring,
+                    limits,
+                    await opened(),
+                    residency=home.watch.status,
+                    passports=lambda name: passport_of(name, settings),
+                ),
                 binding,
                 drain_seconds=settings.drain_seconds,
                 on_listening=home.shut_calls,

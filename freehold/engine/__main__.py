@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
         from freehold.residency.lock import Order, close_strangers, lock
 
         order = Order.loads(arguments[1])
-        close_strangers({fd} if order.line is None else {fd, order.line})
+        close_strangers({fd, *order.descriptors})
         try:
             shut = lock(order)
         except (OSError, FreeholdError) as error:

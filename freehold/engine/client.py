@@ -7,9 +7,6 @@ way fails at once with an ``EngineError`` that says why, and so does whatever is
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import subprocess
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +17,9 @@ from freehold.engine.admission import Admission
 from freehold.engine.child import Child, reach_of, spawn
 from freehold.engine.inbox import Inbox
 from freehold.engine.limits import check_ids, check_room, check_sampling, check_top
-from freehold.errors import EngineError, FreeholdError, ProtocolError, UsageError
+from freehold.errors import EngineError, UsageError
 from freehold.faults import error_of
-from freehold.pair import Pipe, ending
+from freehold.pair import Partner, ending
 from freehold.residency.lock import Order
 from freehold.types import (
     Done,
@@ -40,8 +37,6 @@ from freehold.types import (
 CLOSE_SECONDS = 5.0
 """How long the engine may take to end by itself when it is told to."""
 
-_BURIAL_SECONDS = 0.05
-
 
 class Progress(Protocol):
     """Told how far loading has come, in bytes, and what is to be known of it."""
@@ -51,24 +46,26 @@ class Progress(Protocol):
     def note(self, line: str) -> None: ...
 
 
-class EngineProcess:
-    """One model in one process. Made by ``start``; ``close`` it, or use it in ``async with``."""
+class EngineProcess(Partner[wire.AnyFromEngine, ModelCard]):
+    """One model in one process. Made by ``start``; ``close`` it, or use it in ``async with``.
+
+    Requests under way when it is closed get an ``EngineError``.
+    """
 
     def __init__(
         self, settings: wire.EngineSettings, progress: Progress | None, child: Child
     ) -> None:
+        super().__init__(
+            (child.process, child.pair),
+            wire.read_from_engine,
+            farewell=wire.Close(),
+            patience=CLOSE_SECONDS,
+        )
         self._settings = settings
         self._progress = progress
         self._doing, self._loaded = "", 0
-        self._numbers = itertools.count(1)
         self._inboxes: dict[int, Inbox] = {}
-        self._asked: dict[int, asyncio.Future[EngineStats]] = {}
         self._admission = Admission(settings.max_running + settings.max_waiting)
-        self._ready: asyncio.Future[ModelCard] = asyncio.get_running_loop().create_future()
-        self._pipe: Pipe[wire.AnyFromEngine] | None = None
-        self._cause: FreeholdError | None = None
-        self._closing = False
-        self._process, self._pair = child.process, child.pair
 
     @classmethod
     async def start(
@@ -90,32 +87,13 @@ class EngineProcess:
             child = spawn(Order(role="engine", reach=reach))
             child.configure(settings)
         engine = cls(settings, progress, child)
-        try:
-            _, engine._pipe = await asyncio.get_running_loop().create_connection(
-                lambda: Pipe(wire.read_from_engine, engine.received, engine.broken, engine.lost),
-                sock=engine._pair,
-            )
-            await engine._ready
-        except BaseException:
-            await engine.close()
-            raise
+        await engine._meet()
         return engine
-
-    async def __aenter__(self) -> EngineProcess:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
     @property
     def card(self) -> ModelCard:
         """What the engine says of its model; ``context`` is no more than its KV cache can hold."""
         return self._ready.result()
-
-    @property
-    def pid(self) -> int:
-        """The engine's process id."""
-        return self._process.pid
 
     async def generate(
         self, ids: Ids, sampling: Sampling, *, adapter: str | None = None, taps: Sequence[Tap] = ()
@@ -161,36 +139,8 @@ class EngineProcess:
 
     async def stats(self) -> EngineStats:
         """Counts of the moment between two steps. Raises ``EngineError``."""
-        self._check_alive()
-        number = next(self._numbers)
-        answer: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
-        self._asked[number] = answer
-        try:
-            self._send(wire.AskStats(number))
-            return await answer
-        finally:
-            del self._asked[number]
-
-    async def close(self) -> None:
-        """End the process: politely, or at once while it loads or if it takes ``CLOSE_SECONDS``.
-
-        Requests still under way get an ``EngineError``. May be called more than once.
-        """
-        self._closing = True
-        if self._ready.done() and not self._ready.cancelled() and not self._ready.exception():
-            self._send(wire.Close())
-        else:
-            self._process.kill()
-        try:
-            await asyncio.to_thread(self._process.wait, CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            await asyncio.to_thread(self._process.wait)
-        if self._pipe is None:
-            self._pair.close()
-        else:
-            self._pipe.transport.close()
-            await self._pipe.lost.wait()
+        found: EngineStats = await self._ask(wire.AskStats)
+        return found
 
     # --- one request ------------------------------------------------------------------------------
 
@@ -209,18 +159,9 @@ class EngineProcess:
             if not inbox.ended:
                 self._send(wire.Cancel(inbox.number))
 
-    def _send(self, message: wire.ToEngine) -> None:
-        if self._pipe is not None:
-            self._pipe.send(message)
-
-    def _check_alive(self) -> None:
-        if self._closing or self._pipe is None or self._pipe.lost.is_set():
-            raise self._death()
-
     # --- what comes from the engine ---------------------------------------------------------------
 
-    def received(self, message: wire.AnyFromEngine) -> None:
-        """Hand on one message. Raises ``ProtocolError`` for one that answers nothing."""
+    def _received(self, message: wire.AnyFromEngine) -> None:
         match message:
             case wire.Events(events):
                 for event in events:
@@ -228,36 +169,21 @@ class EngineProcess:
                     if inbox := self._inboxes.get(event.request):
                         inbox.put(event)
             case wire.Stats():
-                if (answer := self._asked.get(message.request)) and not answer.done():
-                    answer.set_result(message.stats)
+                self._answer(message.request, message.stats)
             case wire.Loading(what, done, total):
                 self._show(what, done, total)
             case wire.Note(line):
                 if self._progress is not None:
                     self._progress.note(line)
             case wire.Ready(card):
-                if self._ready.done():
-                    raise ProtocolError("the engine said Ready twice")
-                self._ready.set_result(card)
+                self._met(card)
             case wire.Fatal(fault):
                 self._cause = error_of(fault)
 
-    def broken(self, error: ProtocolError) -> None:
-        """Bytes came that are no message: nothing that follows can be believed."""
-        self._cause = error
-        self._process.kill()
-
-    def lost(self) -> None:
-        """The pair has ended: so has everything that waits for it."""
-        if not self._closing:
-            self._bury()
-        if not self._ready.done():
-            self._ready.set_exception(self._cause or self._death())
+    def _lost(self) -> None:
+        super()._lost()
         for inbox in list(self._inboxes.values()):
             inbox.fail(self._death())
-        for answer in self._asked.values():
-            if not answer.done():
-                answer.set_exception(self._death())
 
     def _show(self, what: str, done: int, total: int) -> None:
         if self._progress is None:
@@ -268,15 +194,7 @@ class EngineProcess:
         self._progress.advance(done - self._loaded)
         self._loaded = done
 
-    def _bury(self) -> None:
-        # The kernel closes a dying process's descriptors a moment before it can be waited for.
-        try:
-            self._process.wait(_BURIAL_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-
     def _death(self) -> EngineError:
-        """Why nothing more will come. A new error each time: each is raised in its own task."""
         if self._closing:
             return EngineError("the engine was closed")
         if self._cause is not None:

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, cast
 
 import msgspec
 
+from freehold.engine.candidate import draft_candidate
 from freehold.engine.wire import EngineSettings
 from freehold.errors import IntegrityError, StorageError, UsageError
 from freehold.qwen.model import Model, load
@@ -14,10 +15,6 @@ from freehold.qwen.pack import LAYOUT, WeightChoice
 from freehold.qwen.tokenizer import Tokenizer, same_vocabulary, tokenizer_of
 from freehold.store import Packs, Record, Store, verify
 from freehold.types import VerifiedModel
-
-DRAFT_RATIO = 4
-"""How many times smaller a draft is, at least, for ``auto`` to take it: at two and a half times,
-what it wins for new code it loses for prose."""
 
 
 class Report(Protocol):
@@ -55,16 +52,13 @@ def load_model(settings: EngineSettings, report: Report) -> Model:
 
 
 def load_draft(settings: EngineSettings, report: Report) -> Model | None:
-    """The smaller model that guesses ahead, if there is to be one: the one that is named, or with
-    ``auto`` the smallest in the store that is small enough to help.
+    """The smaller model that guesses ahead, if there is to be one (``draft_candidate``).
 
-    Raises ``UsageError`` if the one that is named has another vocabulary, and what loading raises.
+    Raises ``UsageError`` if the one that is named has another vocabulary, ``IntegrityError`` if it
+    is not the one that the gate has let pass, and what loading raises.
     """
-    off = settings.speculate == "off" or settings.backend != "native"
-    if off or settings.draft in ("", "off"):
-        return None
     store = Store(Path(settings.root))
-    name = _smallest(store, settings.model) if settings.draft == "auto" else settings.draft
+    name = draft_candidate(store, settings)
     if name is None:
         return None
     if not same_vocabulary(_head(store, settings, settings.model), _head(store, settings, name)):
@@ -76,7 +70,10 @@ def load_draft(settings: EngineSettings, report: Report) -> Model | None:
             param="draft",
         )
     report.note(f"{name} guesses ahead; what {settings.model} answers stays the same")
-    return load_model(msgspec.structs.replace(settings, model=name), report)
+    draft = load_model(msgspec.structs.replace(settings, model=name), report)
+    if settings.draft_digest not in ("", draft.card.digest):
+        raise IntegrityError(f"{name} is not the model that the gate let pass: start again")
+    return draft
 
 
 def load_vocabulary(settings: EngineSettings, digest: str) -> Tokenizer:
@@ -90,13 +87,6 @@ def load_vocabulary(settings: EngineSettings, digest: str) -> Tokenizer:
             f"{settings.model} changed on disk since it was loaded: start Freehold again"
         )
     return tokenizer_of(found)
-
-
-def _smallest(store: Store, model: str) -> str | None:
-    sizes = {found.name: sum(file.size for file in found.files) for found in store.list()}
-    small = [(size, name) for name, size in sizes.items() if DRAFT_RATIO * size <= sizes[model]]
-    # Only the smallest is looked at: whoever keeps several names the one that is meant.
-    return min(small)[1] if small else None
 
 
 def _head(store: Store, settings: EngineSettings, name: str) -> VerifiedModel:

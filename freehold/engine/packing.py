@@ -10,7 +10,7 @@ from freehold.qwen import closeness, codec
 from freehold.qwen.model import Model, load
 from freehold.qwen.pack import LAYOUT, WeightChoice, choice_of
 from freehold.store import Packs, Quality, Record, Store, verify
-from freehold.types import VerifiedModel
+from freehold.types import PackedWeights, VerifiedModel
 
 _TOKENS = 2048
 """Room for the whole text in any Qwen's tokens."""
@@ -49,22 +49,38 @@ def pack_model(
             "models of plain floats. Run `freehold pack` without it.",
             param="weights",
         )
+    model, packed = _packed(source, wanted, threads, report)
+    return packs.write(
+        source,
+        packed,
+        layout=LAYOUT,
+        quality=_quality(source, model, report),
+        progress=lambda done, total: report.progress("Keeping the pack of", done, total),
+    )
+
+
+def rebuilt(store: Store, name: str, *, weights: str, threads: int | None, report: Report) -> str:
+    """The BLAKE3 of the pack that the model's source gives with the choice ``weights``. Nothing is
+    written. Raises as ``store.verify`` does."""
+    source = verify(store, name, keep=False)
+    choice: WeightChoice = "4bit" if weights == "4bit" else "8bit"
+    _, packed = _packed(source, choice, threads, report)
+    return Packs.digest_of(source, packed, layout=LAYOUT)
+
+
+def _packed(
+    source: VerifiedModel, weights: WeightChoice, threads: int | None, report: Report
+) -> tuple[Model, PackedWeights]:
     model = load(
         source,
         backend="native",
-        weights=wanted,
+        weights=weights,
         threads=threads,
         cache_tokens=_TOKENS,
         progress=lambda done, total: report.progress("Packing", done, total),
     )
     assert model.packed is not None, "the native back end packs"
-    return packs.write(
-        source,
-        model.packed,
-        layout=LAYOUT,
-        quality=_quality(source, model, report),
-        progress=lambda done, total: report.progress("Keeping the pack of", done, total),
-    )
+    return model, model.packed
 
 
 def _quality(source: VerifiedModel, model: Model, report: Report) -> Quality | None:

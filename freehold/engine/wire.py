@@ -36,7 +36,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     answered at once, ``max_waiting`` more are queued. ``step_tokens`` bounds the tokens of one
     forward pass: more is faster for long prompts, less is smoother for running answers.
     ``speculate`` is ``lookup`` or ``off``; ``draft`` may name a smaller model to guess where lookup
-    finds nothing. Both change how fast tokens come, never which.
+    finds nothing, and ``draft_digest``, if there is one, is the only one it may have. They change
+    how fast tokens come, never which.
     """
 
     root: str
@@ -53,6 +54,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     step_tokens: int = 256
     speculate: str = "lookup"
     draft: str = ""
+    draft_digest: str = ""
 
 
 # --- counter to engine ----------------------------------------------------------------------------

@@ -8,9 +8,9 @@ parent, whichever comes first.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
+from freehold import pair
 from freehold.engine.loading import load_draft, load_model, load_vocabulary
 from freehold.engine.runner import Runner
 from freehold.engine.wire import (
@@ -21,7 +21,6 @@ from freehold.engine.wire import (
     Close,
     Configure,
     Embed,
-    EngineSettings,
     Fatal,
     Generate,
     Loading,
@@ -33,12 +32,8 @@ from freehold.engine.wire import (
     event_frames,
     read_to_engine,
 )
-from freehold.errors import EngineError, FreeholdError, ProtocolError
-from freehold.faults import fault_of
-from freehold.pair import Hungup, Link, frame, outlive_nobody
-
-_LAST_WORDS = 5.0
-"""Seconds that the counter has to take the message that says why the engine ends."""
+from freehold.errors import EngineError, ProtocolError
+from freehold.pair import Link, frame
 
 
 def run(fd: int, loaded: Callable[[], None] | None = None) -> int:
@@ -46,25 +41,18 @@ def run(fd: int, loaded: Callable[[], None] | None = None) -> int:
 
     ``loaded`` is called once the models are there and their packs are kept.
     """
-    outlive_nobody()
-    link = Link(socket.socket(fileno=fd), read_to_engine)
-    try:
-        _serve(link, loaded)
-    except Hungup:
-        return 0
-    except FreeholdError as error:
-        link.say_last(Fatal(fault_of(error)), seconds=_LAST_WORDS)
-        return error.exit_code
-    except Exception as error:
-        # Not handled, only reported: whoever waits for an answer must learn why none will come.
-        why = EngineError(f"the engine process failed: {type(error).__name__}: {error}")
-        link.say_last(Fatal(fault_of(why)), seconds=_LAST_WORDS)
-        raise
-    return 0
+    pair.outlive_nobody()
+    return pair.run(
+        fd,
+        read_to_engine,
+        lambda link: _serve(link, loaded),
+        failure=lambda why: EngineError(f"the engine process failed: {why}"),
+        fatal=Fatal,
+    )
 
 
 def _serve(link: Link[AnyToEngine], loaded: Callable[[], None] | None) -> None:
-    settings = _settings(link)
+    settings = pair.first(link, Configure).settings
     teller = _Teller(link)
     model, draft = load_model(settings, teller), load_draft(settings, teller)
     if loaded is not None:
@@ -102,16 +90,6 @@ def _answer(runner: Runner, message: AnyToEngine) -> list[bytes]:
         case _:
             raise ProtocolError(f"the engine was sent {type(message).__name__} out of turn")
     return []
-
-
-def _settings(link: Link[AnyToEngine]) -> EngineSettings:
-    messages: list[AnyToEngine] = []
-    while not messages:
-        messages = link.receive(wait=True)
-    first, *more = messages
-    if not isinstance(first, Configure) or more:
-        raise ProtocolError("the engine must be told its settings, and nothing else, before Ready")
-    return first.settings
 
 
 class _Teller:

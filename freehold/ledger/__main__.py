@@ -17,12 +17,13 @@ def main(arguments: list[str]) -> int:
     if len(arguments) not in (1, 2) or not arguments[0].isdecimal():
         sys.stderr.write("freehold.ledger is started by freehold itself: run `freehold serve`\n")
         return UsageError.exit_code
-    fd = int(arguments[0])
+    fd, news = int(arguments[0]), None
     if len(arguments) == 2:
         from freehold.residency.lock import Order, close_strangers, lock
 
         order = Order.loads(arguments[1])
-        close_strangers({fd} if order.line is None else {fd, order.line})
+        news = order.news
+        close_strangers({fd, *order.descriptors})
         try:
             lock(order)
         except (OSError, FreeholdError) as error:
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
     select.select([fd], [], [])
     from freehold.ledger.keeper import run
 
-    return run(fd)
+    return run(fd, news)
 
 
 if __name__ == "__main__":

@@ -6,39 +6,22 @@ so does whatever is asked later: no entry, no reply.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import itertools
-import socket
-import subprocess
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
-from freehold.errors import FreeholdError, LedgerError, ProtocolError
+from freehold.errors import LedgerError
 from freehold.faults import error_of
 from freehold.ledger import wire
-from freehold.pair import Pipe, ending
+from freehold.pair import Partner, Started, ending
 from freehold.spawning import spawn
 from freehold.types import Outcome, Receipt, Record
 
 CLOSE_SECONDS = 10.0
-_BURIAL_SECONDS = 0.05
-Started: TypeAlias = tuple[subprocess.Popen[bytes], socket.socket]
-"""A keeper's process and our end of the pair with it (``spawning.spawn``)."""
 
 
-class LedgerProcess:
-    """One ledger in one process. Made by ``start``; ``close`` it, or use it in ``async with``."""
-
-    def __init__(self, started: Started | None) -> None:
-        loop = asyncio.get_running_loop()
-        self._numbers = itertools.count(1)
-        self._asked: dict[int, asyncio.Future[Any]] = {}
-        self._ready: asyncio.Future[wire.Ready] = loop.create_future()
-        self._pipe: Pipe[wire.AnyFromKeeper] | None = None
-        self._cause: FreeholdError | None = None
-        self._closing = False
-        self._process, self._pair = started or spawn("freehold.ledger")
+class LedgerProcess(Partner[wire.AnyFromKeeper, wire.Ready]):
+    """One ledger in one process. Made by ``start``; ``close`` it, or use it in ``async with``.
+    Closing writes all that was sent."""
 
     @classmethod
     async def start(
@@ -50,24 +33,14 @@ class LedgerProcess:
         Raises what went wrong there: ``UsageError`` (an impossible setting, or another process
         writes this ledger), ``IntegrityError`` (it was changed), ``LedgerError``.
         """
-        ledger = cls(started)
-        try:
-            _, ledger._pipe = await asyncio.get_running_loop().create_connection(
-                lambda: Pipe(wire.read_from_keeper, ledger.received, ledger.broken, ledger.lost),
-                sock=ledger._pair,
-            )
-            ledger._pipe.send(wire.Configure(settings))
-            await ledger._ready
-        except BaseException:
-            await ledger.close()
-            raise
+        ledger = cls(
+            started or spawn("freehold.ledger"),
+            wire.read_from_keeper,
+            farewell=wire.Close(),
+            patience=CLOSE_SECONDS,
+        )
+        await ledger._meet(wire.Configure(settings))
         return ledger
-
-    async def __aenter__(self) -> LedgerProcess:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
     @property
     def notes(self) -> list[str]:
@@ -78,11 +51,6 @@ class LedgerProcess:
     def verifier(self) -> str:
         """The key that checkpoints are verified with, in C2SP's one-line form."""
         return self._ready.result().verifier
-
-    @property
-    def pid(self) -> int:
-        """The keeper's process id."""
-        return self._process.pid
 
     # --- types.Ledger -----------------------------------------------------------------------------
 
@@ -114,90 +82,24 @@ class LedgerProcess:
         """``OpenEntry.seal``."""
         return _receipt(await self._ask(lambda number: wire.Seal(number, entry, outcome)))
 
-    async def close(self) -> None:
-        """End the process once all it was sent is written. May be called more than once."""
-        self._closing = True
-        if self._pipe is not None and self._ready.done() and not self._ready.exception():
-            self._pipe.send(wire.Close())
-        else:
-            self._kill()
-        try:
-            await asyncio.to_thread(self._process.wait, CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._kill()
-            await asyncio.to_thread(self._process.wait)
-        if self._pipe is None:
-            self._pair.close()
-        else:
-            self._pipe.transport.close()
-            await self._pipe.lost.wait()
-
-    def _kill(self) -> None:
-        """End the process at once. A locked counter can signal nobody outside its own lock, but
-        without its pair a keeper ends by itself."""
-        with contextlib.suppress(PermissionError):
-            self._process.kill()
-        if self._pipe is None:
-            self._pair.close()
-        else:
-            self._pipe.transport.abort()
-
     # --- asking and being answered ----------------------------------------------------------------
 
     async def _read(self, what: Any, first: int = 0, second: int | None = None) -> Any:
         found = await self._ask(lambda number: wire.Ask(number, what, first, second))
         return found.answer
 
-    async def _ask(self, message: Callable[[int], wire.ToKeeper]) -> Any:
-        if self._closing or self._pipe is None or self._pipe.lost.is_set():
-            raise self._death()
-        number = next(self._numbers)
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._asked[number] = answer
-        try:
-            self._pipe.send(message(number))
-            return await answer
-        finally:
-            del self._asked[number]
-
-    def received(self, message: wire.AnyFromKeeper) -> None:
-        """Hand on one message. Raises ``ProtocolError`` for one that answers nothing."""
+    def _received(self, message: wire.AnyFromKeeper) -> None:
         match message:
             case wire.Ready():
-                if self._ready.done():
-                    raise ProtocolError("the keeper said Ready twice")
-                self._ready.set_result(message)
+                self._met(message)
             case wire.Fatal(fault):
                 self._cause = error_of(fault)
             case wire.Failed(number, fault):
-                if (answer := self._asked.get(number)) and not answer.done():
-                    answer.set_exception(error_of(fault))
+                self._answer(number, error_of(fault))
             case _:
-                # Whoever asked may have been cancelled meanwhile.
-                if (answer := self._asked.get(message.number)) and not answer.done():
-                    answer.set_result(message)
-
-    def broken(self, error: ProtocolError) -> None:
-        """Bytes came that are no message: nothing that follows can be believed."""
-        self._cause = error
-        self._kill()
-
-    def lost(self) -> None:
-        """The pair has ended: so has everything that waits for it."""
-        if not self._closing:
-            # The kernel closes a dying process's descriptors a moment before it can be waited for.
-            try:
-                self._process.wait(_BURIAL_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._kill()
-        if not self._ready.done():
-            self._ready.set_exception(self._cause or self._death())
-        for answer in self._asked.values():
-            if not answer.done():
-                answer.set_exception(self._death())
+                self._answer(message.number, message)
 
     def _death(self) -> LedgerError:
-        """Why nothing more will come. A new error each time: each is raised in its own task."""
         if self._closing:
             return LedgerError("the ledger was closed")
         status = self._process.returncode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from freehold.errors import FreeholdError, LedgerError, NotFoundError, UsageError
 
 _LOCK_NUMBER = 0x66726565686F6C64  # "freehold", in PostgreSQL's 64-bit advisory lock numbers
-_LOCK_SECONDS = 2.0
+_LOCK_SECONDS = 2.5
 _BUSY_SECONDS = 10
 _WAL_PAGES = 4000
 """SQLite copies its log back into the file itself beyond so many pages; before, when idle."""
@@ -191,14 +191,10 @@ class Database:
         return made
 
     def _lock_server(self, db: sql.Connection) -> None:
-        """PostgreSQL's lock, which ends with the session; that of a process that was killed ends a
-        moment after it."""
+        """PostgreSQL's lock, which ends with the session."""
         lock = sql.text("SELECT pg_try_advisory_lock(:number)")
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while not db.execute(lock, {"number": _LOCK_NUMBER}).scalar():
-            if time.monotonic() > deadline:
-                self._taken()
-            time.sleep(0.1)
+        if not _patiently(lambda: bool(db.execute(lock, {"number": _LOCK_NUMBER}).scalar())):
+            self._taken()
         db.commit()
 
     def _own(self, file: Path) -> None:
@@ -265,9 +261,25 @@ def _flock(path: Path) -> int | None:
     import fcntl
 
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+
+    def locked() -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    if _patiently(locked):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _patiently(locked: Callable[[], bool]) -> bool:
+    """Try for a moment: the lock of a server that was killed ends a little after it."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while not locked():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

@@ -77,9 +77,17 @@ def _write(database: Database, folder: Path, progress: Callable[[int], None]) ->
     (folder / "export.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
     shutil.copyfile(str(verifier.__file__), folder / "verify.py")
     for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(path)
+    _sync(folder)
     return count
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _pack(folder: Path) -> Path:
@@ -87,4 +95,5 @@ def _pack(folder: Path) -> Path:
     with zipfile.ZipFile(packed, "x", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.iterdir()):
             archive.write(path, path.name)
+    _sync(packed)
     return packed

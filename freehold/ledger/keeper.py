@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from freehold import pair
 from freehold.errors import FreeholdError, LedgerError, NotFoundError, ProtocolError, UsageError
 from freehold.faults import fault_of
+from freehold.ledger.attempts import REFUSED, UNWATCHED, Line
 from freehold.ledger.database import Database, place
 from freehold.ledger.leaves import Draft, Writer
 from freehold.ledger.log import Log
@@ -37,60 +39,76 @@ from freehold.ledger.wire import (
     Sealed,
     read_to_keeper,
 )
-from freehold.pair import Hungup, Link, frame, outlive_nobody
+from freehold.pair import Link, frame
 from freehold.signing import keys
 
 MAX_LEAVES = 1000
-"""Leaves that one question may bring."""
+MAX_BYTES = 8 << 20
+"""Leaves that one question may bring, and bytes of their records after which no more are added:
+what was asked must neither fill this process nor burst a frame."""
 
 _IDLE = 0.5
 """Seconds of silence before the data base is tidied."""
 
-_WISHES = 2.0
-"""Seconds between two looks for erasures that were asked for elsewhere."""
-
-_LAST_WORDS = 5.0
+_LOOK = 2.0
+"""Seconds between two looks for erasures and attempts, which come from elsewhere."""
 
 
-def run(fd: int) -> int:
-    """Serve the counter at the other end of socket ``fd`` until it is done; the exit status."""
-    outlive_nobody()
+def run(fd: int, news: int | None = None) -> int:
+    """Serve the counter at the other end of socket ``fd`` until it is done; the exit status.
+
+    On ``news`` the watchman tells of refused calls, which are noted. They still are when the
+    counter has died, so the kernel does not end this process with its parent.
+    """
     os.umask(0o077)
-    link = Link(socket.socket(fileno=fd), read_to_keeper)
-    try:
-        _serve(link)
-    except Hungup:
-        return 0
-    except FreeholdError as error:
-        link.say_last(Fatal(fault_of(error)), seconds=_LAST_WORDS)
-        return error.exit_code
-    except Exception as error:
-        # Not handled, only reported: whoever waits for an entry must learn why none will come.
-        why = LedgerError(f"the keeper process failed: {type(error).__name__}: {error}")
-        link.say_last(Fatal(fault_of(why)), seconds=_LAST_WORDS)
-        raise
-    return 0
+    if news is None:
+        pair.outlive_nobody()
+    return pair.run(
+        fd,
+        read_to_keeper,
+        lambda link: _serve(link, news),
+        failure=lambda why: LedgerError(f"the keeper process failed: {why}"),
+        fatal=Fatal,
+    )
 
 
-def _serve(link: Link[AnyToKeeper]) -> None:
-    keeper, notes = start(_settings(link))
-    verifier = str(keeper.log.verifier)
-    link.send([frame(Ready(keeper.log.size, verifier, notes))])
-    restless = False
+def _serve(link: Link[AnyToKeeper], news: int | None) -> None:
+    keeper, notes = start(pair.first(link, Configure).settings)
+    line = None if news is None else Line(socket.socket(fileno=news), keeper.note)
     try:
-        while True:
-            messages = link.receive(wait=True, seconds=_IDLE if restless else _WISHES)
-            if messages:
-                link.send(frame(answer) for answer in keeper.obey(messages))
-                restless = True
-                if any(isinstance(message, Close) for message in messages):
-                    return
-            elif restless:
-                keeper.rest()
-                restless = False
-            restless |= keeper.grant()
+        link.send([frame(Ready(keeper.log.size, str(keeper.log.verifier), notes))])
+        _obey(keeper, link, line)
     finally:
+        if line is not None:
+            line.finish()
         keeper.log.close()
+
+
+def _obey(keeper: Keeper, link: Link[AnyToKeeper], line: Line | None) -> None:
+    restless = False
+    while True:
+        messages = link.receive(wait=True, seconds=_IDLE if restless else _LOOK)
+        if messages:
+            link.send(map(_frame, keeper.obey(messages)))
+            restless = True
+            if any(isinstance(message, Close) for message in messages):
+                return
+        elif restless:
+            keeper.rest()
+            restless = False
+        restless |= keeper.grant()
+        restless |= line is not None and line.hear()
+
+
+def _frame(answer: AnyFromKeeper) -> bytes:
+    """An answer as a frame; what is too large for one fails by itself, and not the keeper."""
+    try:
+        return frame(answer)
+    except ProtocolError as error:
+        if not isinstance(answer, Found):
+            raise
+        fault = UsageError(f"{error}: read it with `freehold ledger show`, beside the ledger")
+        return frame(Failed(answer.number, fault_of(fault)))
 
 
 def start(settings: KeeperSettings) -> tuple[Keeper, list[str]]:
@@ -135,6 +153,9 @@ class Keeper:
         group: list[tuple[Open | Seal | Note, Draft]] = []
         for message in messages:
             match message:
+                case Note(number, what) if what in (REFUSED, UNWATCHED):
+                    fault = UsageError(f"{what!r} is for the watchman alone to say", param="what")
+                    answers.append(Failed(number, fault_of(fault)))
                 case Open() | Note():
                     group.append((message, self._draft(message)))
                 case Seal(number, entry):
@@ -151,6 +172,16 @@ class Keeper:
         answers += [self._answer(message) for message in messages if isinstance(message, Ask)]
         return answers
 
+    def note(self, what: str, details: list[dict[str, Any]]) -> bool:
+        """Write a leaf about the server for each of ``details``; whether they are durable."""
+        try:
+            if details:
+                self.log.commit([self._writer.note(what, detail) for detail in details])
+        except FreeholdError:
+            # Told to the next request that needs the ledger.
+            return False
+        return True
+
     def rest(self) -> None:
         """Tidy up while nobody waits."""
         with contextlib.suppress(LedgerError):
@@ -159,7 +190,7 @@ class Keeper:
     def grant(self) -> bool:
         """Do the erasures that were asked for while this process held the lock; whether any."""
         now = time.monotonic()
-        if now - self._looked < _WISHES:
+        if now - self._looked < _LOOK:
             return False
         self._looked = now
         try:
@@ -208,7 +239,8 @@ class Keeper:
             case "checkpoint":
                 return self.log.checkpoint()
             case "leaves":
-                return self.log.leaves(ask.first, min(ask.second or MAX_LEAVES, MAX_LEAVES))
+                count = MAX_LEAVES if ask.second is None else min(ask.second, MAX_LEAVES)
+                return self.log.leaves(ask.first, count, most=MAX_BYTES)
             case "entry":
                 return self.log.entry(ask.first)
             case "inclusion":
@@ -227,13 +259,3 @@ def grant(log: Log, writer: Writer) -> list[int]:
         except NotFoundError:
             log.drop_wish(entry)
     return done
-
-
-def _settings(link: Link[AnyToKeeper]) -> KeeperSettings:
-    messages: list[AnyToKeeper] = []
-    while not messages:
-        messages = link.receive(wait=True)
-    first, *more = messages
-    if not isinstance(first, Configure) or more:
-        raise ProtocolError("the keeper must be told its settings, and nothing else, before Ready")
-    return first.settings

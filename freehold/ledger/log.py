@@ -30,6 +30,7 @@ from freehold.ledger.schema import (
     migrate,
     version_of,
 )
+from freehold.ledger.verifier import ERASABLE
 from freehold.signing import notes
 from freehold.signing.keys import SigningKey
 
@@ -38,6 +39,10 @@ STRIDE = 8
 
 MILESTONE = 1024
 """About so many leaves lie between two checkpoints that are kept for good."""
+
+
+_AT_ONCE = 16
+"""Leaves that a data base is asked for at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +80,21 @@ class Reader:
             raise NotFoundError("the ledger is empty: it has no checkpoint yet", param="ledger")
         return note
 
-    def leaves(self, first: int, count: int) -> list[dict[str, Any]]:
-        """Leaves from place ``first`` on, at most ``count``, as plain data (``shown``)."""
+    def leaves(self, first: int, count: int, *, most: int | None = None) -> list[dict[str, Any]]:
+        """Leaves from place ``first`` on, at most ``count``, as plain data (``shown``). With
+        ``most``, none is added once their records have so many bytes."""
         _check(first, "first")
         _check(count, "count")
         wanted = sql.select(*ROW).where(LEAVES.c.place >= first).order_by(LEAVES.c.place)
-        with self._database.transaction() as db:
-            return [shown(row) for row in db.execute(wanted.limit(count)).mappings()]
+        wanted = wanted.limit(count).execution_options(yield_per=_AT_ONCE)
+        found, held = list[dict[str, Any]](), 0
+        with self._database.transaction() as db, db.execute(wanted) as rows:
+            for row in rows.mappings():
+                found.append(shown(row))
+                held += len(row["body"] or b"") + len(row["content"] or b"")
+                if most is not None and held >= most:
+                    break
+        return found
 
     def entry(self, number: int) -> list[dict[str, Any]]:
         """An entry's leaves, first to last. Raises ``NotFoundError``."""
@@ -172,7 +185,7 @@ class Reader:
             asked = sql.select(WISHES.c.entry).where(WISHES.c.entry == entry)
             if db.execute(asked).first() is not None:
                 return False
-        return all(x["body"] is None for x in self.entry(entry) if x["kind"] in ("open", "seal"))
+        return all(x["body"] is None for x in self.entry(entry) if x["kind"] in ERASABLE)
 
     def close(self) -> None:
         """Give the data base back."""
@@ -256,7 +269,7 @@ class Log(Reader):
         durable. The commitments stay. Raises ``NotFoundError``, ``LedgerError``."""
         self.entry(entry)
         done = self.commit([draft])
-        mine = sql.and_(LEAVES.c.entry == entry, LEAVES.c.kind.in_(("open", "seal")))
+        mine = sql.and_(LEAVES.c.entry == entry, LEAVES.c.kind.in_(ERASABLE))
         with self._database.transaction(write=True) as db:
             db.execute(sql.update(LEAVES).where(mine).values(salt=None, body=None, content=None))
             db.execute(sql.delete(WISHES).where(WISHES.c.entry == entry))

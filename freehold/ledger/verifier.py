@@ -31,10 +31,16 @@ from typing import Any, NamedTuple
 FORMAT = "freehold ledger export v1"
 EMPTY = hashlib.sha256().digest()
 MOST_SHOWN = 20
+ERASABLE = ("open", "seal", "note")
+"""Kinds of leaves whose records can be destroyed on purpose; those that say so stay."""
 
 Point = tuple[int, int, int, int]
 Key = tuple[str, int, bytes, bytes]
 Verify = Callable[[bytes, bytes, bytes], bool]
+
+
+_NOT_SO = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What reading data of another shape than expected raises."""
 
 
 class Broken(Exception):  # noqa: N818  (what it is, in the reader's words)
@@ -166,7 +172,7 @@ def parse_key(line: str) -> Key:
         name, digits, encoded = line.strip().split("+", 2)
         data = base64.b64decode(encoded, validate=True)
         key_id = hashlib.sha256(name.encode() + b"\n" + data).digest()[:4]
-        if len(data) == 33 and data[0] in (1, 4) and key_id.hex() == digits:
+        if len(data) == 33 and data[0] in (1, 4) and key_id.hex() == digits and name.isprintable():
             return name, data[0], data[1:], key_id
     except ValueError:
         pass
@@ -211,7 +217,7 @@ def read_checkpoint(note: str, key: Key, verify: Verify = ed25519) -> tuple[int,
     except (IndexError, ValueError):
         raise Broken("it is no checkpoint") from None
     if kind == 1 and lines[0] != name:
-        raise Broken(f"it is of another log, {lines[0]}")
+        raise Broken(f"it is of another log, {lines[0]!r}")
     return size, root
 
 
@@ -228,6 +234,18 @@ class Leaf(NamedTuple):
     salt: bytes | None
     body: bytes | None
     content: bytes | None
+
+
+def content_fits(said: Any, salt: bytes, content: bytes | None) -> bool:
+    """Whether what is kept of a prompt or an answer is what the record says of it."""
+    if said is None or said["policy"] == "hash":
+        return content is None
+    if content is None:
+        return False
+    if said["policy"] == "sealed":
+        return bool(hashlib.sha256(content).hexdigest() == said["ciphertext_sha256"])
+    tagged = b"freehold ledger content v1\x00" + salt + content
+    return bool(hashlib.sha256(tagged).hexdigest() == said["sha256"])
 
 
 class Check:
@@ -329,7 +347,7 @@ class Check:
 
     def _look(self, leaf: Leaf) -> None:
         place, kind, entry, commitment, salt, body, content = leaf
-        if salt is None and body is None and content is None and kind in ("open", "seal"):
+        if salt is None and body is None and content is None and kind in ERASABLE:
             self._erased[place] = entry
             return
         if salt is None or body is None:
@@ -338,16 +356,10 @@ class Check:
         if hashlib.sha256(b"freehold ledger record v1\x00" + salt + body).digest() != commitment:
             self._say(f"leaf {place}: its record is not the one that was committed to")
             return
-        said = json.loads(body).get("content")
-        if said is None or said["policy"] == "hash":
-            right = content is None
-        elif content is None:
+        try:
+            right = content_fits(json.loads(body).get("content"), salt, content)
+        except _NOT_SO:
             right = False
-        elif said["policy"] == "sealed":
-            right = hashlib.sha256(content).hexdigest() == said["ciphertext_sha256"]
-        else:
-            tagged = b"freehold ledger content v1\x00" + salt + content
-            right = hashlib.sha256(tagged).hexdigest() == said["sha256"]
         if not right:
             self._say(f"leaf {place}: its prompt or answer is not the one that was recorded")
 
@@ -392,6 +404,14 @@ class Check:
         self._sound = self._next
 
 
+def read_proof(path: Path) -> Any:
+    """A file of JSON, whatever it holds."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise Broken("it is no proof: not JSON") from None
+
+
 def check_proof(proof: dict[str, Any], key: Key, verify: Verify = ed25519) -> str:
     """Return what a proof shows, in words. Raises ``Broken``."""
     try:
@@ -409,9 +429,10 @@ def check_proof(proof: dict[str, Any], key: Key, verify: Verify = ed25519) -> st
             if root_of_path(digest, leaf["place"], size, path) != root:
                 raise Broken(f"leaf {leaf['place']} is not under the checkpoint of {size} leaves")
             shown.append(f"{leaf['kind']} (leaf {leaf['place']})")
-    except (KeyError, TypeError, ValueError) as error:
+        entry = int(proof["entry"])
+    except _NOT_SO as error:
         raise Broken(f"it is no proof: {type(error).__name__}") from None
-    return f"entry {proof['entry']}: {', '.join(shown)} under the checkpoint of {size} leaves"
+    return f"entry {entry}: {', '.join(shown)} under the checkpoint of {size} leaves"
 
 
 # --- an export ------------------------------------------------------------------------------------
@@ -439,7 +460,7 @@ def read_leaves(path: Path) -> Iterator[Leaf]:
                     None if leaf["body"] is None else leaf["body"].encode("utf-8", "replace"),
                     None if leaf["content"] is None else bytes.fromhex(leaf["content"]),
                 )
-            except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+            except _NOT_SO:
                 raise Broken(f"{path.name}, line {number} is no leaf") from None
 
 
@@ -448,7 +469,7 @@ def read_notes(folder: Path) -> list[tuple[int, str]]:
     try:
         notes = json.loads((folder / "checkpoints.json").read_text(encoding="utf-8"))
         return [(int(one["size"]), str(one["note"])) for one in notes]
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except _NOT_SO:
         raise Broken("checkpoints.json is not what an export writes") from None
 
 
@@ -469,8 +490,11 @@ def verify_export(
     verify: Verify = ed25519,
 ) -> Check:
     """Check an exported folder. ``key`` is a verifier key's line, ``against`` (name, text)."""
-    about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    if about.get("format") != FORMAT:
+    try:
+        said = json.loads((folder / "export.json").read_text(encoding="utf-8"))["format"]
+    except _NOT_SO:
+        said = None
+    if said != FORMAT:
         raise Broken(f"export.json does not say {FORMAT!r}")
     given = parse_key((folder / "ledger.vkey").read_text(encoding="utf-8"))
     if key is not None and parse_key(key) != given:
@@ -495,8 +519,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.proof:
             line = given.key or (folder / "ledger.vkey").read_text(encoding="utf-8")
-            proof = json.loads(Path(given.proof).read_text(encoding="utf-8"))
-            print(check_proof(proof, parse_key(line)))
+            print(check_proof(read_proof(Path(given.proof)), parse_key(line)))
             return 0
         against = [(path, Path(path).read_text(encoding="utf-8")) for path in given.against]
         check = verify_export(folder, given.key, against)

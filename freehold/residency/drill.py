@@ -7,6 +7,7 @@ starts one so. There is no way here from HTTP.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 
@@ -14,8 +15,9 @@ _MAX_PACKET = 1 << 16
 
 
 def serve(line_fd: int, role: str) -> None:
-    """Try what is ordered on the line, in a thread of its own, until the line ends."""
-    line = socket.socket(fileno=line_fd)
+    """Try what is ordered on the line, in a thread of its own, until the line ends. The caller's
+    descriptor stays the caller's."""
+    line = socket.socket(fileno=os.dup(line_fd))
     threading.Thread(target=_serve, args=(line,), name=f"drill-{role}", daemon=True).start()
 
 

@@ -56,14 +56,21 @@ _DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/kfd", "/dev/dri", "/dev/s
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """What a process is told about its lock. ``line`` is the descriptor that leads to the process
-    ``watchman``; without, attempts are refused and not written down. ``enforce`` false: nothing is
-    shut (the owner's wish), and the line is used for nothing but drills."""
+    ``watchman``; without, attempts are refused and not written down. On ``news`` the watchman tells
+    a keeper of attempts. ``enforce`` false: nothing is shut (the owner's wish), and the lines are
+    used for nothing but drills."""
 
     role: str
     reach: Reach = field(default_factory=Reach)
     line: int | None = None
+    news: int | None = None
     watchman: int = 0
     enforce: bool = True
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The descriptors that the process is given."""
+        return tuple(fd for fd in (self.line, self.news) if fd is not None)
 
     def dumps(self) -> str:
         """As one command-line argument."""

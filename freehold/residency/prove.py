@@ -56,10 +56,15 @@ def prove(
     root: Path,
     *,
     capture: Path,
+    renderer: str,
+    noted: Callable[[Path], int],
     locked: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Attack a server of ``model`` (in the vault at ``root``); ``capture`` gets the wire.
+
+    ``renderer`` is what the server renders chat templates with (``attacks.Target``). ``noted`` says
+    of how many refused calls the ledger in a file knows; none may be missing.
 
     ``locked`` false starts the server with ``--no-lock``: then attacks get out, which shows that
     the proof can fail. This process ends up in another network namespace; call it last. Raises
@@ -69,7 +74,7 @@ def prove(
         folder = Path(name)
         say("setting the stage: two network namespaces, one wire")
         scene = stage.Stage(folder)
-        aim = _target(folder, root)
+        aim = _target(folder, root, renderer)
         with scene.leak() as leak, Capture(stage.OUTSIDE, capture) as wire:
             with _server(scene, model, locked, leak, folder / "ledger.sqlite") as server:
                 say(f"{model} answers, attacks begin")
@@ -80,8 +85,11 @@ def prove(
                 after = server.asks(scene)
             time.sleep(1.0)
             arrived = wire.arrived
+        in_ledger = noted(folder / "ledger.sqlite")
     made = [one for one in attempts if one["outcome"] not in ("absent", "permitted")]
     blocked = [one for one in made if one["outcome"] == "blocked"]
+    recorded = sum(one["recorded"] for one in attempts)
+    shut = arrived == 0 and len(made) == len(blocked) and recorded == in_ledger
     return {
         "format": FORMAT,
         "freehold": __version__,
@@ -97,7 +105,8 @@ def prove(
         "kinds": len({one["kind"] for one in made}),
         "attempts_made": len(made),
         "attempts_blocked": len(blocked),
-        "attempts_recorded": sum(one["recorded"] for one in attempts),
+        "attempts_recorded": recorded,
+        "attempts_in_ledger": in_ledger,
         "packets_out": arrived,
         "heard_outside": scene.heard,
         "capture": {
@@ -105,12 +114,12 @@ def prove(
             "sha256": hashlib.sha256(capture.read_bytes()).hexdigest(),
             "wire": f"veth from the server's namespace to the prover's, read at {stage.OUTSIDE}",
         },
-        "held": bool(locked and before and after and arrived == 0 and len(made) == len(blocked)),
+        "held": bool(locked and before and after and shut),
         "attempts": attempts,
     }
 
 
-def _target(folder: Path, root: Path) -> Target:
+def _target(folder: Path, root: Path, renderer: str) -> Target:
     secret = folder / ".ssh" / "id_ed25519"
     autostart = folder / ".config" / "autostart"
     secret.parent.mkdir()
@@ -133,6 +142,7 @@ def _target(folder: Path, root: Path) -> Target:
         parent=0,
         outsider=os.getpid(),
         int80=False,
+        renderer=renderer,
     )
 
 

@@ -5,7 +5,9 @@
 It imports the standard library only, and is locked itself: no sockets, no files but the two it was
 given open, no programs. Its lines are sequenced-packet pairs, one JSON document a packet. On a line
 a process says what it has shut, and hands over the listener of its filter; the main line may also
-bring new lines. When the main line ends, so does the watchman.
+bring new lines, and one to the keeper of the ledger, which is told of attempts (``tally.py``). No
+other process holds that one: nobody but the two can forge or hold back what is told. When the main
+line ends, so does the watchman.
 
 A listener that nobody holds any more makes the kernel refuse with ``ENOSYS``: a watchman that was
 killed lets nothing through.
@@ -30,6 +32,7 @@ from collections import Counter
 from typing import Any
 
 from freehold.residency import attempts, broker, seccomp
+from freehold.residency.tally import Tally
 
 MAX_PACKET = 1 << 16
 MOST_WRITTEN = 10_000
@@ -37,6 +40,8 @@ MOST_WRITTEN = 10_000
 _RECV, _SEND = 0xC0502100, 0xC0182101
 _NOTICE = struct.Struct("=QIIiIQ6Q")
 _STATE_EVERY = 0.05
+_LAST_SECONDS = 2.0
+"""How long it outlives the main process at most, so that nothing is lost."""
 
 
 class Watchman:
@@ -55,19 +60,22 @@ class Watchman:
         self._peers: dict[socket.socket, list[Any]] = {}
         self._by_role: dict[str, socket.socket] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._keeper: socket.socket | None = None
+        self._tally: Tally | None = None
         self._written = 0
         self._started = attempts.now()
         self._stale = True
         self._write_at = 0.0
+        self._until: float | None = None
         self._poll = select.poll()
         self._poll.register(main, select.POLLIN)
         if drill is not None:
             self._poll.register(drill, select.POLLIN)
 
     def run(self) -> None:
-        """Serve until the main line ends."""
-        while True:
-            ready = self._poll.poll(_STATE_EVERY * 1000 if self._stale else None)
+        """Serve until the main line ends, and the keeper knows of every attempt or is gone."""
+        while self._until is None or (self._owing and time.monotonic() < self._until):
+            ready = self._poll.poll(self._patience())
             if self._stale and time.monotonic() >= self._write_at:
                 self._write_state()
             for descriptor, event in ready:
@@ -75,9 +83,29 @@ class Watchman:
                     self._answer(descriptor, event)
                 elif descriptor in self._lines:
                     if not self._hear(self._lines[descriptor]) and descriptor == self._main_fd:
-                        return
+                        self._until = time.monotonic() + _LAST_SECONDS
+                elif self._keeper is not None and descriptor == self._keeper.fileno():
+                    self._hear_keeper(self._keeper)
                 elif self._drill is not None:
                     self._order(self._drill)
+            if self._until is not None and self._tally is not None:
+                self._tally.hurry()
+            self._tell()
+
+    @property
+    def _owing(self) -> bool:
+        """Whether the keeper is there and has not written all it should."""
+        return self._keeper is not None and self._tally is not None and not self._tally.done
+
+    def _patience(self) -> float | None:
+        """Milliseconds until there is something to do by itself."""
+        waits = [_STATE_EVERY] if self._stale else []
+        if self._keeper is not None and self._tally is not None:
+            due = self._tally.due()
+            waits += [] if due is None else [due]
+        if self._until is not None:
+            waits.append(max(0.0, self._until - time.monotonic()))
+        return 1000 * min(waits) if waits else None
 
     @property
     def _shut(self) -> bool:
@@ -109,6 +137,10 @@ class Watchman:
                 self._peers[fresh] = peers
                 self._lines[fresh.fileno()] = fresh
                 self._poll.register(fresh, select.POLLIN)
+            case {"keeper": True} if line is self._main and descriptors and not self._shut:
+                self._keeper, self._tally = socket.socket(fileno=descriptors.pop()), Tally()
+                self._keeper.setblocking(False)
+                self._poll.register(self._keeper, select.POLLIN)
             case {"lock": {"role": str(), "pid": int()} as about} if line not in self._told:
                 # Once a line: what a process says after its lock is no longer to be believed.
                 self._told.add(line)
@@ -167,9 +199,6 @@ class Watchman:
     def _note(self, about: dict[str, Any], thread: int, name: str, what: str) -> None:
         self._counts[str(about["role"]), name] += 1
         self._stale = True
-        if self._written >= MOST_WRITTEN:
-            return
-        self._written += 1
         attempt = attempts.Attempt(
             time=attempts.now(),
             role=str(about["role"]),
@@ -178,8 +207,47 @@ class Watchman:
             call=name,
             what=what,
         )
+        if self._tally is not None:
+            self._tally.add(attempt)
+        if self._written >= MOST_WRITTEN:
+            return
+        self._written += 1
         with contextlib.suppress(OSError):  # a full disk must not let anything through, or wait
             os.write(self._record, attempt.line())
+
+    # --- the keeper -------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        """Tell the keeper of what is due. It takes its time: nothing here waits for it."""
+        if self._keeper is None or self._tally is None or not (groups := self._tally.take()):
+            return
+        try:
+            self._keeper.send(json.dumps({"attempts": groups}).encode())
+        except OSError:
+            self._tally.answered(kept=False)
+
+    def _hear_keeper(self, keeper: socket.socket) -> None:
+        assert self._tally is not None
+        try:
+            data = keeper.recv(MAX_PACKET)
+        except OSError:
+            data = b""
+        if not data:
+            self._poll.unregister(keeper)
+            keeper.close()
+            self._keeper = None
+            return
+        match _parsed(data):
+            case {"kept": bool(kept)}:
+                self._tally.answered(kept=kept)
+                self._stale = True
+            case {"ending": True}:
+                self._tally.hurry()
+            case _:
+                return
+        if self._tally.done:
+            with contextlib.suppress(OSError):
+                keeper.send(b'{"attempts": []}')
 
     # --- drills, for `freehold residency prove` ---------------------------------------------------
 
@@ -223,6 +291,7 @@ class Watchman:
             "processes": self._processes,
             "attempts": sum(self._counts.values()),
             "attempts_by": by,
+            "in_ledger": None if self._tally is None else self._tally.kept,
         }
 
     def _write_state(self, *, ended: bool = False) -> None:

@@ -21,6 +21,7 @@ from freehold.residency.landlock import Reach
 from freehold.residency.lock import Order
 
 RECORD = "attempts.jsonl"
+KEEPERS = ("keeper", "keeper-remote")
 MOST_RECORD = 16 << 20
 """Bytes in the record at which a new one is begun; the last one stays beside it."""
 
@@ -93,20 +94,28 @@ class Watch:
     def order(self, role: str, reach: Reach, *, peers: Sequence[Peer] = ()) -> Order:
         """What to tell the process that plays ``role``; ``peers`` are the addresses that the
         watchman connects a ``keeper-remote`` to. Ask before this process is locked itself.
-        Its ``line``, if it has one, is open here: pass it on, and close it."""
+        Its descriptors are open here: pass them on, and close them."""
         if self._line is None or self._process is None:
             return Order(role=role, reach=reach, enforce=self._enforce)
-        line = self._line.fileno() if role in ("counter", "front") else self._new_line(peers)
+        if role in ("counter", "front"):
+            line = self._line.fileno()
+        else:
+            line = self._new_line({"line": [list(peer) for peer in peers]})
         return Order(
-            role=role, reach=reach, line=line, watchman=self._process.pid, enforce=self._enforce
+            role=role,
+            reach=reach,
+            line=line,
+            news=self._new_line({"keeper": True}) if role in KEEPERS else None,
+            watchman=self._process.pid,
+            enforce=self._enforce,
         )
 
-    def _new_line(self, peers: Sequence[Peer]) -> int:
+    def _new_line(self, told: dict[str, Any]) -> int:
+        """One end of a fresh line; the watchman has the other, and was told what it is for."""
         assert self._line is not None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            told = json.dumps({"line": [list(peer) for peer in peers]}).encode()
-            socket.send_fds(self._line, [told], [theirs.fileno()])
+            socket.send_fds(self._line, [json.dumps(told).encode()], [theirs.fileno()])
         return ours.detach()
 
     @property
@@ -149,6 +158,7 @@ def public(state: dict[str, Any], *, watched: bool, enforce: bool = True) -> dic
         "processes": processes,
         "attempts": state["attempts"],
         "attempts_by": state["attempts_by"],
+        "in_ledger": state.get("in_ledger"),
     }
 
 

@@ -31,10 +31,12 @@ def build(
     ledger: Ledger | None = None,
     *,
     residency: Callable[[], Mapping[str, Any]] | None = None,
+    passports: Callable[[str], bytes] | None = None,
 ) -> FastAPI:
     """The application that serves ``models`` to holders of ``keys``, and records in ``ledger``.
 
     ``residency`` tells what is shut in the server's processes, for ``/residency``.
+    ``passports`` gives a served model's passport as JSON, for ``/v1/passports``.
 
     Interactive documentation pages are off (they load scripts from elsewhere); the schema itself
     is at ``/openapi.json``, behind the key. Raises ``UsageError`` when two models share a name.
@@ -56,6 +58,7 @@ def build(
     )
     app.state.desk = desk
     app.state.residency = residency
+    app.state.passports = passports
     for route in ROUTES:
         _add(app, route)
     return app

@@ -63,7 +63,7 @@ class Desk:
         self.metrics = Metrics()
         self.admission = Admission(limits)
         self.deadlines = Deadlines(limits)
-        self.pulse = Pulse([hosted.engine for hosted in models])
+        self.pulse = Pulse([hosted.engine for hosted in models], ledger)
         self.models = [Served(hosted, self.metrics) for hosted in models]
         self._by_name: dict[str, Served] = {}
         for served in self.models:

@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from freehold.errors import NotFoundError, StorageError, UsageError
 
 Role: TypeAlias = Literal["user", "auditor"]
-"""A user asks the model; an auditor reads what was recorded, and nothing else."""
+"""A user asks the model; an auditor reads what was recorded and passports, and nothing else."""
 ROLES: tuple[Role, ...] = ("user", "auditor")
 
 _SCHEMA = sql.MetaData()

@@ -155,7 +155,7 @@ def _not_yours(role: str) -> Problem:
         status=403,
         message=(
             f"this key's role is {role}, which may not ask for this: an auditor reads the ledger "
-            "and nothing else, a user everything but the ledger"
+            "and passports and nothing else, a user everything but the ledger"
         ),
         code="wrong_role",
     )

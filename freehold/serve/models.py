@@ -1,8 +1,9 @@
-"""``GET`` of ``/v1/models`` and ``/v1/models/{id}``, ``/health``, ``/metrics``, ``/residency`` and
-``/openapi.json``."""
+"""``GET`` of ``/v1/models``, ``/v1/passports`` and one of each, ``/health``, ``/metrics``,
+``/residency`` and ``/openapi.json``."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -41,13 +42,31 @@ def _describe(hosted: Hosted) -> dict[str, Any]:
     }
 
 
+async def list_passports(request: Request) -> Response:
+    """Which models have answered here, by name and digest: each has a passport to read."""
+    hosted = [served.hosted for served in desk_of(request).models]
+    data = [{"id": one.name, "object": "passport", "digest": one.card.digest} for one in hosted]
+    return _json({"object": "list", "data": data})
+
+
+async def show_passport(request: Request) -> Response:
+    """What is known of one served model, with every signed envelope."""
+    name = desk_of(request).find(request.path_params["model"]).hosted.name
+    told = request.app.state.passports
+    if told is None:
+        raise NotFoundError("this server was started without anything that reads passports")
+    # Its signatures are checked: other requests need not wait for that.
+    data = await asyncio.to_thread(told, name)
+    return Response(data, media_type="application/json")
+
+
 async def health(request: Request) -> Response:
     """Says to anyone whether to send requests here, and nothing else."""
     desk = desk_of(request)
     if desk.deadlines.draining:
         return _json({"status": "draining"}, 503)
-    if not await desk.pulse.beats():
-        return _json({"status": "engine-down"}, 503)
+    if missing := await desk.pulse.missing():
+        return _json({"status": f"{missing}-down"}, 503)
     return _json({"status": "ok"})
 
 

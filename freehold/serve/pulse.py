@@ -1,4 +1,4 @@
-"""Are the engines alive? Asked by anyone through ``/health``, so answered from a short memory."""
+"""Can requests be answered? Anyone asks through ``/health``, so answered from a short memory."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from freehold.errors import EngineError
-from freehold.types import Engine, EngineStats
+from freehold.errors import EngineError, LedgerError, NotFoundError
+from freehold.types import Engine, EngineStats, Ledger
 
-_ENGINE_SECONDS = 5.0
+_SECONDS = 5.0
 _MEMORY_SECONDS = 1.0
 
 
@@ -20,24 +20,40 @@ async def engine_stats(engines: Sequence[Engine]) -> list[EngineStats | None]:
 
 async def _stats(engine: Engine) -> EngineStats | None:
     try:
-        async with asyncio.timeout(_ENGINE_SECONDS):
+        async with asyncio.timeout(_SECONDS):
             return await engine.stats()
     except (EngineError, TimeoutError):
         return None
 
 
-class Pulse:
-    """Remembers for a second whether every engine answered, however often it is asked."""
+async def _readable(ledger: Ledger | None) -> bool:
+    try:
+        async with asyncio.timeout(_SECONDS):
+            if ledger is not None:
+                await ledger.checkpoint()
+    except NotFoundError:
+        return True  # nothing is in it yet
+    except (LedgerError, TimeoutError):
+        return False
+    return True
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
-        self._engines = engines
+
+class Pulse:
+    """Remembers for a second who answered, however often it is asked."""
+
+    def __init__(self, engines: Sequence[Engine], ledger: Ledger | None = None) -> None:
+        self._engines, self._ledger = engines, ledger
         self._lock = asyncio.Lock()
-        self._alive = False
+        self._found = ""
         self._asked = float("-inf")
 
-    async def beats(self) -> bool:
+    async def missing(self) -> str:
+        """``engine`` or ``ledger``, whichever does not answer; empty if all do."""
         async with self._lock:
             if time.monotonic() - self._asked > _MEMORY_SECONDS:
-                self._alive = None not in await engine_stats(self._engines)
+                stats, readable = await asyncio.gather(
+                    engine_stats(self._engines), _readable(self._ledger)
+                )
+                self._found = "engine" if None in stats else "" if readable else "ledger"
                 self._asked = time.monotonic()
-            return self._alive
+            return self._found

@@ -31,6 +31,7 @@ Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 USERS: frozenset[Role] = frozenset({"user"})
 AUDITORS: frozenset[Role] = frozenset({"auditor"})
+BOTH = USERS | AUDITORS
 ANYONE: frozenset[Role] = frozenset()
 """No key is asked for."""
 
@@ -71,6 +72,8 @@ ROUTES: tuple[Route, ...] = (
     _get("/openapi.json", models.openapi, USERS),
     _get("/v1/models", models.list_models, USERS),
     _get("/v1/models/{model:path}", models.show_model, USERS),
+    _get("/v1/passports", models.list_passports, BOTH),
+    _get("/v1/passports/{model:path}", models.show_passport, BOTH),
     _get("/v1/ledger/checkpoint", records.checkpoint, AUDITORS),
     _get("/v1/ledger/leaves", records.leaves, AUDITORS),
     _get("/v1/ledger/entries/{number}", records.entry, AUDITORS),

@@ -1,9 +1,9 @@
 """The owner's keys: P-256 for weights and passports, Ed25519 for ledger checkpoints.
 
 A private key lies in a folder as ``NAME.key`` (PKCS#8, PEM, mode 0600, encrypted where a passphrase
-was given), its public half beside it as ``NAME.pub`` (SubjectPublicKeyInfo, PEM). Whoever only
-verifies needs the second file alone. A key is known by its ``key_id``: the SHA-256 of the public
-half's DER bytes, in hex.
+was given), or in a token (``token.py``). Its public half is beside it as ``NAME.pub``
+(SubjectPublicKeyInfo, PEM): whoever only verifies needs no more. A key is known by its ``key_id``:
+the SHA-256 of the public half's DER bytes, in hex.
 
 Sources: RFC 5958 (PKCS#8), RFC 5280 section 4.1 (SPKI), FIPS 186-5 (ECDSA with SHA-256), RFC 8032.
 """
@@ -18,7 +18,7 @@ import stat
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -131,7 +131,7 @@ def create(folder: Path, name: str, kind: Kind, *, passphrase: str | None = None
 
     Raises ``UsageError`` for a name that is taken or cannot be a file's, ``StorageError``.
     """
-    _check(name)
+    check_free(folder, name)
     key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
     key = (
         ed25519.Ed25519PrivateKey.generate()
@@ -146,28 +146,53 @@ def create(folder: Path, name: str, kind: Kind, *, passphrase: str | None = None
         else serialization.NoEncryption(),
     )
     made = SigningKey(name, key)
+    write_pair(folder, name, "key", private, made.public)
+    return made
+
+
+def check_free(folder: Path, name: str) -> None:
+    """Return if a key may be called ``name`` and none is yet. Raises ``UsageError``."""
+    _check(name)
+    if any((folder / f"{name}.{kind}").exists() for kind in ("key", "token")):
+        raise UsageError(f"there is a key {name!r} already: take another name", param="name")
+
+
+def write_pair(folder: Path, name: str, kind: str, private: bytes, public: PublicKey) -> None:
+    """Write ``NAME.KIND`` for the owner alone, and ``NAME.pub``. Never overwrites. Raises
+    ``UsageError``, ``StorageError``."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = folder / f"{name}.key"
+        path = folder / f"{name}.{kind}"
         try:
             _write(path, private, 0o600)
         except FileExistsError:
             raise UsageError(f"there is a key {name!r} already: take another name") from None
         try:
-            _write(folder / f"{name}.pub", made.public.pem().encode(), 0o644)
+            _write(folder / f"{name}.pub", public.pem().encode(), 0o644)
         except BaseException:
             with contextlib.suppress(OSError):
                 path.unlink()  # half a pair would only confuse
             raise
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror}: the key was not made") from error
-    return made
 
 
 def load(folder: Path, name: str, *, passphrase: str | None = None) -> SigningKey:
-    """Read a key pair. Raises ``NotFoundError``, ``UsageError`` (a wrong or missing passphrase, or
-    others can read the file), ``MalformedError``."""
+    """Read a key pair; of one in a token, where it is, ``passphrase`` being the PIN.
+
+    Raises ``NotFoundError``, ``UsageError`` (a wrong or missing passphrase, or others can read the
+    file), ``MalformedError``.
+    """
     _check(name)
+    if (folder / f"{name}.token").exists():
+        from freehold.signing import token
+
+        return token.load(folder / f"{name}.token", named(folder, name), pin=passphrase)
     path = folder / f"{name}.key"
     data = _read(path, f"there is no signing key {name!r} in {folder}")
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -204,8 +229,21 @@ def parse_public(pem: bytes, *, file: str = "public key") -> PublicKey:
     """The key in PEM bytes. Raises ``MalformedError``."""
     try:
         key = serialization.load_pem_public_key(pem)
-    except Exception as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise MalformedError(f"{file} is no public key in PEM", file=file) from error
+    return _known(key, file)
+
+
+def from_der(der: bytes, *, file: str) -> PublicKey:
+    """The key in SubjectPublicKeyInfo, DER. Raises ``MalformedError``."""
+    try:
+        key = serialization.load_der_public_key(der)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise MalformedError(f"{file} gives no public key", file=file) from error
+    return _known(key, file)
+
+
+def _known(key: object, file: str) -> PublicKey:
     if isinstance(key, ed25519.Ed25519PublicKey):
         return PublicKey(key)
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
@@ -214,8 +252,9 @@ def parse_public(pem: bytes, *, file: str = "public key") -> PublicKey:
 
 
 def names(folder: Path) -> list[str]:
-    """Names of the keys in ``folder`` whose private half is there, sorted."""
-    return sorted(path.stem for path in folder.glob("*.key") if _NAME.fullmatch(path.stem))
+    """Names of the keys in ``folder`` whose private half is there or in a token, sorted."""
+    found = {path.stem for kind in ("key", "token") for path in folder.glob(f"*.{kind}")}
+    return sorted(name for name in found if _NAME.fullmatch(name))
 
 
 def _check(name: str) -> None:

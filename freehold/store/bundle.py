@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from freehold.errors import DigestError, UsageError
-from freehold.store import checklist
+from freehold.errors import DigestError, MalformedError, UsageError
+from freehold.store import checklist, contents, passport
 from freehold.store import manifest as manifests
-from freehold.store.digest import sync_directory
+from freehold.store.digest import digest_map, map_file, sync_directory
+from freehold.store.passport import Trust
 from freehold.store.vault import Store, check_name, disk_errors
-from freehold.store.verify import verify
+from freehold.store.verify import check_pins, verify
 
 _MODELS = Path("models")
 Told = Callable[[str], None]
@@ -40,9 +41,9 @@ def pack_models(store: Store, names: Sequence[str], folder: Path, say: Told) -> 
                 copied = folder / _MODELS / "blobs" / file.sha256
                 if not copied.exists():
                     shutil.copyfile(store.blob(file.sha256), copied)
-            passport = _passport(store.root, found.digest)
-            if passport.exists():
-                shutil.copyfile(passport, folder / _MODELS / "passports" / passport.name)
+            said = passport.path_of(store, found.digest)
+            if said.exists():
+                shutil.copyfile(said, folder / _MODELS / "passports" / said.name)
 
 
 def seal(folder: Path) -> bytes:
@@ -75,67 +76,64 @@ def check(folder: Path) -> None:
         )
 
 
-def install_models(store: Store, folder: Path, say: Told) -> list[str]:
-    """Admit every model of a checked bundle, and digest it once more in the vault; their names.
+def install_models(store: Store, folder: Path, trust: Trust, say: Told) -> list[str]:
+    """Admit every model of a checked bundle; their names. Each is digested and read strictly before
+    it is admitted, and stays what it was if anything is wrong with what was brought.
 
-    What is in the vault already stays, and so does every statement of its passport. Raises
-    ``DigestError``, ``MalformedError``, ``StorageError``.
+    Statements are added to the passports here, none is taken away. Raises ``DigestError``,
+    ``MalformedError``, ``SignatureError``, ``RefusedError``, ``StorageError``.
     """
     check(folder)
     names = []
     for path in sorted((folder / _MODELS / "manifests").glob("*.json")):
-        found = manifests.decode(path.read_bytes(), file=str(path))
-        names.append(check_name(found.name))
-        here = store.find(found.name)
-        if here is None or here.digest != found.digest:
-            say(f"admitting {found.name}")
-            _admit(store, found, folder)
-        verify(store, found.name)
-        _merge_passport(store, found.digest, folder, say)
+        found = manifests.decode(_read(path, manifests.MAX_MANIFEST), file=str(path))
+        check_pins(found)
+        with store.lock(check_name(found.name)):
+            here = store.find(found.name)
+            if here is None or here.digest != found.digest:
+                instead = f" in place of {here.digest[:23]}..." if here is not None else ""
+                say(f"admitting {found.name}{instead}")
+                try:
+                    _admit(store, found, folder)
+                finally:
+                    store.clear_quarantine(found.name)
+            verify(store, found.name, keep=False)
+        names.append(found.name)
+        brought = folder / _MODELS / "passports" / passport.path_of(store, found.digest).name
+        if brought.exists():
+            data = _read(brought, passport.MAX_PASSPORT)
+            envelopes = passport.envelopes_in(data, file=str(brought))
+            passport.append(store, found.digest, envelopes, trust)
     return names
 
 
 def _admit(store: Store, found: manifests.Manifest, folder: Path) -> None:
     quarantine = store.quarantine(found.name)
-    checked = {}
-    with disk_errors(store.root):
-        for file in found.files:
-            copied = quarantine / file.sha256
+    checked, views = {}, {}
+    for file in found.files:
+        copied = quarantine / file.sha256
+        with disk_errors(store.root):
             shutil.copyfile(folder / _MODELS / "blobs" / file.sha256, copied)
-            if checklist.digest(str(copied)) != file.sha256:
-                raise DigestError(
-                    f"{file.path} of {found.name} changed while it was copied from {folder}",
-                    file=file.path,
-                )
             with copied.open("rb") as written:
                 os.fsync(written.fileno())
-            checked[file.sha256] = copied
+                mapping = map_file(written.fileno(), os.fstat(written.fileno()).st_size)
+        digest = digest_map(mapping)
+        if (digest.size, digest.sha256, digest.blake3, digest.chunks) != (
+            file.size, file.sha256, file.blake3, file.chunks
+        ):  # fmt: skip
+            raise DigestError(
+                f"{file.path} of {found.name} in {folder} is not what its manifest says",
+                file=file.path,
+            )
+        checked[file.sha256] = copied
+        views[file.path] = memoryview(mapping)
+    contents.examine(views)
     store.admit(found, checked)
-    store.clear_quarantine(found.name)
 
 
-def _merge_passport(store: Store, digest: str, folder: Path, say: Told) -> None:
-    """A passport only grows: the longer of two is kept where one begins with the other."""
-    here = _passport(store.root, digest)
-    brought = folder / _MODELS / "passports" / here.name
-    if not brought.exists():
-        return
-    new, old = brought.read_bytes(), here.read_bytes() if here.exists() else b""
-    if old.startswith(new):
-        return
-    if not new.startswith(old):
-        say(f"the passport {here.name} differs from the bundle's: the one here was kept")
-        return
-    with disk_errors(store.root):
-        here.parent.mkdir(parents=True, exist_ok=True)
-        fresh = here.with_suffix(".new")
-        with fresh.open("wb") as file:
-            file.write(new)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(here)
-        sync_directory(here.parent)
-
-
-def _passport(root: Path, digest: str) -> Path:
-    return root / "passports" / f"{digest.removeprefix('sha256:')}.jsonl"
+def _read(path: Path, most: int) -> bytes:
+    with disk_errors(path.parent), path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise MalformedError(f"{path} has more than {most:,} bytes", file=str(path))
+    return data

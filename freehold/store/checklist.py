@@ -24,10 +24,12 @@ def digest(path):  # type: (str) -> str
 
 
 def found_in(folder):  # type: (str) -> list[str]
-    """Every file but the list and its signature, relative, sorted, with forward slashes."""
+    """Every file but the list and its signature, relative, sorted, with forward slashes. A link to
+    a folder counts as a file: nobody walks into it."""
     names = []
-    for where, _, files in os.walk(folder):
-        for name in files:
+    for where, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(where, name))]  # noqa: PTH114, PTH118
+        for name in files + links:
             path = os.path.relpath(os.path.join(where, name), folder)  # noqa: PTH118
             names.append(path.replace(os.sep, "/"))
     return sorted(set(names) - {LIST, SEAL})
@@ -52,8 +54,8 @@ def trouble(folder):  # type: (str) -> list[str]
     wrong += [f"{path} was added" for path in there if path not in wanted]
     for path in there:
         whole = os.path.join(folder, *path.split("/"))  # noqa: PTH118
-        if os.path.islink(whole):  # noqa: PTH114
-            wrong.append(f"{path} is a link")
+        if os.path.islink(whole) or not os.path.isfile(whole):  # noqa: PTH113, PTH114
+            wrong.append(f"{path} is a link or no plain file")
         elif path in wanted and digest(whole) != wanted[path]:
             wrong.append(f"{path} was changed")
     return wrong

@@ -1,9 +1,10 @@
 """Digests of whole files, and of their chunks.
 
 A file is pinned with SHA-256 (what hubs publish) and checked at every load with BLAKE3, whose tree
-lets all cores work on one file. ``blake3`` is the standard hash of the whole file, so ``b3sum``
-prints the same digest. The chunk digests are ordinary BLAKE3 hashes of each ``CHUNK`` bytes; they
-are read only once the root has failed, to say where the damage lies.
+lets all cores work on one file; where no catalog pins the BLAKE3 too, with both. ``blake3`` is the
+standard hash of the whole file, so ``b3sum`` prints the same digest. The chunk digests are ordinary
+BLAKE3 hashes of each ``CHUNK`` bytes; they are read only once the root has failed, to say where the
+damage lies.
 """
 
 from __future__ import annotations
@@ -54,14 +55,31 @@ def root_of(mapping: mmap.mmap, *, keep: bool = True) -> str:
     """BLAKE3 of the whole mapping on all cores, window by window so that Ctrl-C is answered. Each
     window's pages are let go of again without ``keep``."""
     hasher = blake3(max_threads=blake3.AUTO)
+    for window in _windows(mapping, keep):
+        hasher.update(window)
+    return hasher.hexdigest()
+
+
+def both_of(mapping: mmap.mmap, *, keep: bool = True) -> tuple[str, str]:
+    """(BLAKE3, SHA-256), as ``root_of``, and beside it the SHA-256 on a core of its own."""
+    root, chain = blake3(max_threads=blake3.AUTO), hashlib.sha256()
+    with ThreadPoolExecutor(1) as pool:
+        for window in _windows(mapping, keep):
+            beside = pool.submit(chain.update, window)
+            root.update(window)
+            beside.result()
+    return root.hexdigest(), chain.hexdigest()
+
+
+def _windows(mapping: mmap.mmap, keep: bool) -> Iterator[memoryview]:
     with memoryview(mapping) as view:
         for start in range(0, len(view), _WINDOW):
             stop = min(start + _WINDOW, len(view))
             _populate(mapping, start, stop - start)
-            hasher.update(view[start:stop])
+            with view[start:stop] as window:
+                yield window
             if not keep:
                 mapping.madvise(mmap.MADV_DONTNEED, start, stop - start)
-    return hasher.hexdigest()
 
 
 def damaged_chunk(mapping: mmap.mmap, chunks: tuple[str, ...]) -> int | None:

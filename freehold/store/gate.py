@@ -164,10 +164,11 @@ def _approved(
         return None
     have = f"it has {len(counted)} ({', '.join(counted)})" if counted else "it has none"
     who = f" of {', '.join(policy.approvers)}" if policy.approvers else " by different trusted keys"
+    plural = "" if policy.approvals == 1 else "s"
     option = "" if purpose == "serve" else f" --for {purpose}"
     return Lack(
         key="approvals",
-        what=f"it needs {policy.approvals} approvals{who} that have not expired; {have}",
+        what=f"it needs {policy.approvals} approval{plural}{who}, not expired; {have}",
         step=f"Each who agrees runs `freehold passport approve {model.name} --key NAME{option}`",
     )
 

@@ -75,31 +75,31 @@ def chain(store: Store, manifest: Manifest, trust: Trust) -> list[Link]:
             )
         if digest in links:
             return
-        if len(links) >= MAX_LINKS:
+        if len(links) + len(above) >= MAX_LINKS:
             raise MalformedError(
                 f"{manifest.name} has more than {MAX_LINKS} ancestors", file=manifest.name
             )
         entries = tuple(passport.read(store, digest, trust))
+        for parent in _parents(entries):
+            visit(parent.name, parent.digest, digest, (*above, digest))
         found = held.get(digest)
-        made = _made(entries)
         links[digest] = Link(
             name=found.name if found else name,
             digest=digest,
             child=child,
             manifest=found,
             entries=entries,
-            made=made,
+            made=_made(entries),
         )
-        for parent in _parents(entries):
-            visit(parent.name, parent.digest, digest, (*above, digest))
 
     visit(manifest.name, manifest.digest, "", ())
-    return list(links.values())
+    return list(reversed(links.values()))
 
 
 def _made(entries: tuple[Entry, ...]) -> Lineage | None:
     said = [e.predicate for e in entries if e.signers and isinstance(e.predicate, Lineage)]
-    return said[-1] if said else None
+    # The newest by the time that was signed; in a tie the later line. Lines can be moved.
+    return max(reversed(said), key=lambda one: one.made, default=None)
 
 
 def _parents(entries: tuple[Entry, ...]) -> Iterator[Named]:

@@ -16,10 +16,12 @@ import msgspec
 
 from freehold import strictjson
 from freehold.errors import DigestError, MalformedError
+from freehold.store import contents
 from freehold.store.digest import CHUNK
 
 MAX_MANIFEST = 64 << 20
 _HEX = frozenset("0123456789abcdef")
+_ATTESTED = ("catalog", "hub", "owner")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,9 @@ def decode(data: bytes, *, file: str) -> Manifest:
             "Remove the model and pull it again.",
             file=file,
         )
+    paths = [contents.safe_path(entry.path) for entry in manifest.files]
+    if len(set(paths)) != len(paths) or manifest.attested not in _ATTESTED:
+        raise MalformedError(f"{file} makes no sense: get the model again.", file=file)
     for entry in manifest.files:
         _check(entry, file)
     return manifest

@@ -223,6 +223,13 @@ class Packs:
                     self._seal(folder, record)
         return record
 
+    @staticmethod
+    def digest_of(model: VerifiedModel, packed: PackedWeights, *, layout: str) -> str:
+        """The BLAKE3 that a pack of these weights would have. Nothing is written."""
+        header, pieces = packfile.lay_out(model, packed, layout)
+        with Path(os.devnull).open("wb") as nowhere:
+            return packfile.write(nowhere, header, pieces, None)[2]
+
     def _seal(self, folder: Path, record: Record) -> None:
         key = self.make_secret()
         with _fresh(folder) as (file, publish):
@@ -260,7 +267,6 @@ class Packs:
         return key
 
     def make_secret(self) -> bytes:
-        """The secret, made if it is not there. Raises ``StorageError``, ``DigestError``."""
         """The secret, made if it is not there. Raises ``StorageError``, ``DigestError``."""
         found = self._read_secret()
         if found is not None:

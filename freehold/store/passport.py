@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+import msgspec
+
+from freehold import __version__
 from freehold.errors import MalformedError, SignatureError, UsageError
 from freehold.signing import dsse
 from freehold.signing.dsse import Envelope
@@ -27,6 +30,7 @@ from freehold.store.statements import Predicate, Statement
 from freehold.store.vault import Store, disk_errors
 
 if TYPE_CHECKING:
+    from freehold.store.packs import Record
     from freehold.types import Attestation
 
 MAX_PASSPORT = 64 << 20
@@ -108,6 +112,27 @@ def licence_said(id: str, made: str) -> statements.LicenceSaid:
     return statements.LicenceSaid(
         made=made, licence=id, commercial=licence.commercial, facts=licence.facts
     )
+
+
+def packing_said(record: Record) -> Predicate:
+    """The statement of what a pack was made of and how."""
+    quality = record.quality
+    measured = quality and {**asdict(quality), "kl": float(quality.kl)}
+    said = {
+        "made": statements.now(),
+        "layout": record.layout,
+        "weights": record.weights,
+        "size": record.size,
+        "blake3": record.blake3,
+        "quality": measured,
+        "tool": f"freehold {__version__}",
+    }
+    return statements.predicate_of(statements.Packing, said, file="the record of the pack")
+
+
+def same_but_time(one: Predicate, other: Predicate) -> bool:
+    """Whether two statements say the same, be it at different times."""
+    return type(one) is type(other) and msgspec.structs.replace(other, made=one.made) == one
 
 
 def envelopes_in(data: bytes, *, file: str) -> list[Envelope]:

@@ -11,6 +11,7 @@ Source: in-toto attestation framework, Statement v1 and DSSE payload type.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
@@ -110,10 +111,10 @@ class LicenceSaid(Predicate, frozen=True):
 
 class Lineage(Predicate, frozen=True):
     """How the model was made out of others: ``parents`` by their model digests, ``deltas`` what was
-    added (an adapter's weights, a calibration set, a packing's own digest)."""
+    added (an adapter's weights, a calibration set)."""
 
     kind = "lineage"
-    relation: Literal["base", "adapter", "merge", "quantisation", "packing", "training"]
+    relation: Literal["base", "adapter", "merge", "quantisation", "training"]
     parents: Annotated[tuple[Named, ...], msgspec.Meta(max_length=64)]
     deltas: Annotated[tuple[Named, ...], msgspec.Meta(max_length=64)]
     tool: Word
@@ -121,6 +122,34 @@ class Lineage(Predicate, frozen=True):
     def gist(self) -> str:
         parents = ", ".join(parent.name for parent in self.parents)
         return f"{self.relation} of {parents or 'nothing'}, by {self.tool}"
+
+
+class Closeness(_Part, frozen=True):
+    """Mean KL in nats per token to the source's own values, over ``tokens`` tokens of the text with
+    digest ``text``, with ``reference`` computing the source."""
+
+    kl: float
+    tokens: Size
+    text: Digest
+    reference: Word
+
+
+class Packing(Predicate, frozen=True):
+    """The model's weights as the kernels hold them: made from the model by the recipe ``layout``
+    and the choice ``weights``, ``size`` bytes with BLAKE3 ``blake3``. Whoever packs the same model
+    by the same recipe gets the same bytes."""
+
+    kind = "packing"
+    layout: Word
+    weights: Literal["file", "8bit", "4bit"]
+    size: Size
+    blake3: Hex
+    quality: Closeness | None
+    tool: Word
+
+    def gist(self) -> str:
+        kl = "" if self.quality is None else f", mean KL {self.quality.kl:g} nats per token"
+        return f"{self.weights} by {self.layout}, BLAKE3 {self.blake3[:16]}{kl}"
 
 
 class Audit(Predicate, frozen=True):
@@ -199,6 +228,7 @@ KINDS: dict[str, type[Predicate]] = {
         Source,
         LicenceSaid,
         Lineage,
+        Packing,
         Audit,
         Eval,
         Adaptation,
@@ -285,9 +315,16 @@ def predicate_of(kind: type[Predicate], value: Any, *, file: str) -> Predicate:
         ) from None
     for member in ("made", "admitted", "expires"):
         _check_time(getattr(predicate, member, ""), member, file)
-    if isinstance(predicate, Eval) and not all(map(math.isfinite, predicate.scores.values())):
-        raise MalformedError(f"{file}: a score is not a finite number", file=file)
+    if not all(map(math.isfinite, _figures(predicate))):
+        raise MalformedError(f"{file}: a figure is not a finite number", file=file)
     return predicate
+
+
+def _figures(predicate: Predicate) -> Iterable[float]:
+    if isinstance(predicate, Eval):
+        return predicate.scores.values()
+    measured = isinstance(predicate, Packing) and predicate.quality
+    return [measured.kl] if measured else []
 
 
 def kind_named(kind: str) -> type[Predicate]:

@@ -15,7 +15,7 @@ from freehold.errors import DigestError
 from freehold.store import contents
 from freehold.store.catalog import catalog
 from freehold.store.contents import Contents
-from freehold.store.digest import damaged_chunk, map_file, root_of
+from freehold.store.digest import both_of, damaged_chunk, map_file, root_of
 from freehold.store.manifest import Manifest, ManifestFile
 from freehold.store.vault import Store, disk_errors
 
@@ -37,7 +37,10 @@ def verify(store: Store, name: str, *, keep: bool = True) -> VerifiedModel:
 
     manifest = store.manifest(name)
     check_pins(manifest)
-    maps = {file.path: _checked_map(store, file, name, keep) for file in manifest.files}
+    # A model's digest is made of SHA-256s. The catalog pins the BLAKE3s of its models as well; for
+    # others only the manifest ties the two together, and whoever writes it can untie them.
+    both = manifest.attested != "catalog"
+    maps = {file.path: _checked_map(store, file, name, keep, both) for file in manifest.files}
     found = contents.examine({path: memoryview(mapping) for path, mapping in maps.items()})
     return VerifiedModel(
         name=name,
@@ -65,8 +68,8 @@ def check_pins(manifest: Manifest) -> None:
         )
 
 
-def _checked_map(store: Store, file: ManifestFile, name: str, keep: bool) -> mmap.mmap:
-    """Map one blob and digest the mapping."""
+def _checked_map(store: Store, file: ManifestFile, name: str, keep: bool, both: bool) -> mmap.mmap:
+    """Map one blob and digest the mapping, with SHA-256 too for ``both``."""
     again = f"Remove the model (`freehold rm {name}`) and pull it again."
     with disk_errors(store.root):
         try:
@@ -86,8 +89,15 @@ def _checked_map(store: Store, file: ManifestFile, name: str, keep: bool) -> mma
             mapping = map_file(descriptor, size)
         finally:
             os.close(descriptor)
-    if root_of(mapping, keep=keep) != file.blake3:
+    root, sha256 = both_of(mapping, keep=keep) if both else (root_of(mapping, keep=keep), None)
+    if root != file.blake3:
         raise _damage(mapping, file, again)
+    if sha256 not in (None, file.sha256):
+        raise DigestError(
+            f"{file.path} does not have its SHA-256, though its BLAKE3 fits the manifest: the "
+            f"manifest was changed too. {again}",
+            file=file.path,
+        )
     return mapping
 
 

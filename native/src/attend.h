@@ -8,6 +8,7 @@
 
 #include "elementwise.h"
 #include "kernels.h"
+#include "pairs.h"
 
 namespace freehold {
 namespace {
@@ -42,7 +43,14 @@ inline Simd::V load_bf16_at(const uint8_t* p) {
     return Simd::load_bf16(reinterpret_cast<const uint16_t*>(p));
 }
 
-// What differs from type to type: T is float, uint16_t (bfloat16) or int8_t.
+inline uint32_t pair_at(const uint8_t* p) {
+    uint32_t pair;
+    __builtin_memcpy(&pair, p, 4);
+    return pair;
+}
+
+// What differs from type to type: T is float, uint16_t (bfloat16) or int8_t. Floats and 8-bit codes are
+// multiplied as floats; bfloat16 has functions of its own, which take pairs.
 //
 // Calls use(e, key) for each dimension in order, key[j] being 16 positions' keys in k[j].
 template <class T, int n, class F>
@@ -51,8 +59,7 @@ inline void each_key(const uint8_t* const* k, int dim, F use) {
         for (int e = 0; e < dim; e++) {
             Simd::V key[n];
             for (int j = 0; j < n; j++) {
-                if constexpr (sizeof(T) == 4) key[j] = Simd::load(reinterpret_cast<const float*>(k[j]) + 16 * e);
-                if constexpr (sizeof(T) == 2) key[j] = load_bf16_at(k[j] + 32 * e);
+                key[j] = Simd::load(reinterpret_cast<const float*>(k[j]) + 16 * e);
             }
             use(e, key);
         }
@@ -85,7 +92,6 @@ struct Values {
           stride(static_cast<size_t>(t.padded_dim) * sizeof(T)) {}
     Simd::V load(int slot, int j) const {
         const uint8_t* p = at + static_cast<size_t>(slot) * stride + 16 * static_cast<size_t>(j) * sizeof(T);
-        if constexpr (sizeof(T) == 2) return load_bf16_at(p);
         return Simd::load(reinterpret_cast<const float*>(p));
     }
 };
@@ -116,14 +122,29 @@ inline void score_groups(const AttendTile& t, int at, float* scores) {
     for (int j = 0; j < n; j++) {
         for (int r = 0; r < kR; r++) sum[j][r] = Simd::zero();
     }
-    each_key<T, n>(k, t.dim, [&](int e, const Simd::V* key) __attribute__((always_inline)) {
+    if constexpr (sizeof(T) == 2) {
+        const uint8_t* q = t.q;
+        for (int e = 0; e < t.dim; e += 2, q += 4 * kR) {
+            Pairs::P key[n];
+            for (int j = 0; j < n; j++) key[j] = Pairs::load_pairs(k[j] + 32 * e);
 FREEHOLD_UNROLL
-        for (int r = 0; r < kR; r++) {
-            const Simd::V q = Simd::set1(t.q[kR * e + r]);
+            for (int r = 0; r < kR; r++) {
+                const Pairs::P query = Pairs::set1_pairs(pair_at(q + 4 * r));
 FREEHOLD_UNROLL
-            for (int j = 0; j < n; j++) sum[j][r] = Simd::fma(q, key[j], sum[j][r]);
+                for (int j = 0; j < n; j++) sum[j][r] = Pairs::dot_pairs(sum[j][r], query, key[j]);
+            }
         }
-    });
+    } else {
+        const auto* queries = reinterpret_cast<const float*>(t.q);
+        each_key<T, n>(k, t.dim, [&](int e, const Simd::V* key) __attribute__((always_inline)) {
+FREEHOLD_UNROLL
+            for (int r = 0; r < kR; r++) {
+                const Simd::V query = Simd::set1(queries[kR * e + r]);
+FREEHOLD_UNROLL
+                for (int j = 0; j < n; j++) sum[j][r] = Simd::fma(query, key[j], sum[j][r]);
+            }
+        });
+    }
     for (int r = 0; r < kR; r++) {
         for (int j = 0; j < n; j++) Simd::store(scores + kC * r + 16 * j, sum[j][r]);
     }
@@ -146,7 +167,9 @@ inline void score(const AttendTile& t, int chunk, int first, int end, float* sco
     if (at < end) score_groups<T, 1>(t, at, scores + at - chunk);
 }
 
-// Scores of one row to weights, in place; zero where the row does not see.
+// Scores of one row to weights, in place; zero where the row does not see. bfloat16 weights take the
+// first half of the row's room.
+template <class T>
 inline Running soften(float* row, int first, int end) {
     const int begin = first / 16 * 16, stop = (end + 15) / 16 * 16;
     for (int i = begin; i < first; i++) row[i] = -__builtin_inff();
@@ -157,11 +180,51 @@ inline Running soften(float* row, int first, int end) {
     Simd::V sum = Simd::zero();
     const Simd::V m = Simd::set1(largest);
     for (int i = begin; i < stop; i += 16) {
-        const Simd::V weight = exp(Simd::sub(Simd::load(row + i), m));
-        Simd::store(row + i, weight);
-        sum = Simd::add(sum, weight);
+        const Simd::V below = Simd::sub(Simd::load(row + i), m);
+        if constexpr (sizeof(T) == 2) {
+            const Simd::V weight = exp(below, kLowestPower);
+            Pairs::store_weights(reinterpret_cast<uint16_t*>(row) + i, weight);
+            sum = Simd::add(sum, weight);
+        } else {
+            const Simd::V weight = exp(below);
+            Simd::store(row + i, weight);
+            sum = Simd::add(sum, weight);
+        }
     }
     return {largest, Simd::tree_sum(sum)};
+}
+
+// Adds weight * value of positions from .. to - 1, which are even, to n * 16 dims of every row's sum.
+template <int n>
+inline void weigh_dim_pairs(const AttendTile& t, int chunk, int from, int to, int e, const uint16_t* weights,
+                            float* out) {
+    Simd::V sum[n][kR];
+FREEHOLD_UNROLL
+    for (int r = 0; r < kR; r++) {
+        for (int j = 0; j < n; j++) sum[j][r] = Simd::load(out + t.padded_dim * r + e + 16 * j);
+    }
+    for (int at = from; at < to;) {
+        const int group = at / 16 * 16;
+        const uint8_t* values = values_at(t, group) + 4 * e;
+        const int stop = group + 16 < to ? group + 16 : to;
+        for (; at < stop; at += 2) {
+            Pairs::P value[n];
+            for (int j = 0; j < n; j++) {
+                value[j] = Pairs::load_pairs(values + (at - group) * 2 * t.padded_dim + 64 * j);
+            }
+            const auto* w = reinterpret_cast<const uint8_t*>(weights + at - chunk);
+FREEHOLD_UNROLL
+            for (int r = 0; r < kR; r++) {
+                const Pairs::P weight = Pairs::set1_pairs(pair_at(w + 4 * kC * r));
+FREEHOLD_UNROLL
+                for (int j = 0; j < n; j++) sum[j][r] = Pairs::dot_pairs(sum[j][r], weight, value[j]);
+            }
+        }
+    }
+FREEHOLD_UNROLL
+    for (int r = 0; r < kR; r++) {
+        for (int j = 0; j < n; j++) Simd::store(out + t.padded_dim * r + e + 16 * j, sum[j][r]);
+    }
 }
 
 // Adds weight * value of positions from .. to - 1 to n * 16 dims of every row's sum.
@@ -199,25 +262,50 @@ FREEHOLD_UNROLL
 template <class T>
 inline void weigh(const AttendTile& t, int chunk, int from, int to, const float* weights, float* out) {
     int e = 0;
-    for (; e + 16 < t.padded_dim; e += 32) weigh_dims<T, 2>(t, chunk, from, to, e, weights, out);
-    if (e < t.padded_dim) weigh_dims<T, 1>(t, chunk, from, to, e, weights, out);
+    if constexpr (sizeof(T) == 2) {
+        const auto* halves = reinterpret_cast<const uint16_t*>(weights);
+        for (; e + 16 < t.padded_dim; e += 32) weigh_dim_pairs<2>(t, chunk, from, to, e, halves, out);
+        if (e < t.padded_dim) weigh_dim_pairs<1>(t, chunk, from, to, e, halves, out);
+    } else {
+        for (; e + 16 < t.padded_dim; e += 32) weigh_dims<T, 2>(t, chunk, from, to, e, weights, out);
+        if (e < t.padded_dim) weigh_dims<T, 1>(t, chunk, from, to, e, weights, out);
+    }
 }
 
-// The same for one row and few positions.
+// The same for one row and few positions, which may be odd. The other half of an odd one's pair has the
+// weight zero, but its value may never have been written, or be another sequence's: it is left out.
+inline void weigh_row_pairs(const AttendTile& t, int chunk, int from, int to, const uint16_t* weights,
+                            float* out) {
+    for (int at = from / 2 * 2; at < to; at += 2) {
+        const auto* values = values_at(t, at) + at % 16 * 2 * t.padded_dim;
+        const uint32_t seen = (at < from ? 0 : 0xffffu) | (at + 1 < to ? 0xffff0000u : 0);
+        const Simd::I mask = Simd::iset1(static_cast<int32_t>(seen));
+        const Pairs::P weight = Pairs::set1_pairs(pair_at(reinterpret_cast<const uint8_t*>(weights + at - chunk)));
+        for (int e = 0; e < t.padded_dim; e += 16) {
+            const Pairs::P value = Pairs::only(mask, values + 4 * e);
+            Simd::store(out + e, Pairs::dot_pairs(Simd::load(out + e), weight, value));
+        }
+    }
+}
+
 template <class T>
 inline void weigh_row(const AttendTile& t, int chunk, int from, int to, const float* weights,
                       float* out) {
-    for (int e = 0; e < t.padded_dim; e += 16) {
-        Simd::V sum = Simd::load(out + e);
-        for (int at = from; at < to;) {
-            const int group = at / 16 * 16;
-            const Values<T> values(t, group, e);
-            const int stop = group + 16 < to ? group + 16 : to;
-            for (; at < stop; at++) {
-                sum = Simd::fma(Simd::set1(weights[at - chunk]), values.load(at - group, 0), sum);
+    if constexpr (sizeof(T) == 2) {
+        weigh_row_pairs(t, chunk, from, to, reinterpret_cast<const uint16_t*>(weights), out);
+    } else {
+        for (int e = 0; e < t.padded_dim; e += 16) {
+            Simd::V sum = Simd::load(out + e);
+            for (int at = from; at < to;) {
+                const int group = at / 16 * 16;
+                const Values<T> values(t, group, e);
+                const int stop = group + 16 < to ? group + 16 : to;
+                for (; at < stop; at++) {
+                    sum = Simd::fma(Simd::set1(weights[at - chunk]), values.load(at - group, 0), sum);
+                }
             }
+            Simd::store(out + e, sum);
         }
-        Simd::store(out + e, sum);
     }
 }
 
@@ -258,11 +346,15 @@ void attend_chunk(const AttendTile& t, int chunk, float* scores, Running* now, f
         low = see[r].first < low ? see[r].first : low;
         high = see[r].end > high ? see[r].end : high;
     }
+    if constexpr (sizeof(T) == 2) {  // whole pairs
+        common_first = (common_first + 1) / 2 * 2;
+        common_end = common_end / 2 * 2;
+    }
     if (common_end < common_first) common_end = common_first;
     score<T>(t, chunk, low, high, scores);
     for (int r = 0; r < t.rows; r++) {
         if (see[r].end > see[r].first) {
-            now[r] = soften(scores + kC * r, see[r].first - chunk, see[r].end - chunk);
+            now[r] = soften<T>(scores + kC * r, see[r].first - chunk, see[r].end - chunk);
         }
     }
     for (int i = 0; i < kR * n; i++) part[i] = 0;

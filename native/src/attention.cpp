@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "engine.h"
+#include "half.h"
 
 namespace freehold {
 
@@ -71,7 +72,7 @@ void Engine::attend(In qkv, const Batch& batch, int layer, const Heads& heads, K
         const BatchSpan& span = batch.spans[static_cast<size_t>(task.span)];
         const size_t q_floats = (static_cast<size_t>(dim) * kAttendRows + 15) / 16 * 16;
         AttendTile t{};
-        t.q = memory;
+        t.q = reinterpret_cast<const uint8_t*>(memory);
         t.scratch = memory + q_floats;
         const int64_t first = task.tile * kAttendRows;
         t.rows = static_cast<int>(std::min<int64_t>(kAttendRows, span.n * shared - first));
@@ -97,7 +98,15 @@ void Engine::attend(In qkv, const Batch& batch, int layer, const Heads& heads, K
             t.first[r] = static_cast<int32_t>(lowest(position));
             t.out[r] = out.row(span.row + token) + head * dim;
             const float* from = queries + ((span.row + token) * heads.queries + head) * dim;
-            for (int e = 0; e < dim; e++) memory[kAttendRows * e + r] = from[e];
+            if (cache.type == KvType::bf16) {
+                auto* pairs = reinterpret_cast<uint16_t*>(memory) + 2 * r;
+                for (int e = 0; e < dim; e += 2, pairs += 2 * kAttendRows) {
+                    pairs[0] = cut_to_bf16(from[e]);
+                    pairs[1] = cut_to_bf16(from[e + 1]);
+                }
+            } else {
+                for (int e = 0; e < dim; e++) memory[kAttendRows * e + r] = from[e];
+            }
         }
         return t;
     };

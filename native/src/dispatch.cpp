@@ -14,6 +14,8 @@ namespace freehold {
 
 const Kernels& kernels_plain();
 #if defined(__x86_64__)
+const Kernels& kernels_avx512bf16();
+bool multiplies_pairs_as_specified();
 const Kernels& kernels_avx512vnni();
 const Kernels& kernels_avxvnni();
 const Kernels& kernels_avx2();
@@ -34,6 +36,11 @@ bool runs_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("f16c");
 }
+bool runs_avx512vnni() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+}
 bool runs_avxvnni() {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
@@ -50,12 +57,12 @@ bool runs_neon() {
 
 const Isa kIsas[] = {
 #if defined(__x86_64__)
-    {"avx512vnni", kernels_avx512vnni,
+    {"avx512bf16", kernels_avx512bf16,
      [] {
-         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                __builtin_cpu_supports("avx512vnni");
+         return runs_avx512vnni() && __builtin_cpu_supports("avx512bf16") &&
+                multiplies_pairs_as_specified();
      }},
+    {"avx512vnni", kernels_avx512vnni, [] { return runs_avx512vnni(); }},
     {"avxvnni", kernels_avxvnni, [] { return runs_avx2() && runs_avxvnni(); }},
     {"avx2", kernels_avx2, [] { return runs_avx2(); }},
 #elif defined(__aarch64__)

@@ -7,11 +7,12 @@
 namespace freehold {
 namespace {
 
-// e^x. Below -87: 0. Above 88: e^88, which no caller's formula tells from infinity. NaN stays.
+// e^x. Below `lowest` (-87 or more): 0. Above 88: e^88, which no caller's formula tells from infinity.
+// NaN stays.
 // x = n ln 2 + r with the two-part ln 2 of Cody and Waite; e^r as a polynomial of degree 5 fitted for
 // the least relative error (9.4e-8) on |r| <= ln 2 / 2, and exact at 0.
-inline Simd::V exp(Simd::V x) {
-    const Simd::V low = Simd::set1(-87.0f);
+inline Simd::V exp(Simd::V x, float lowest = -87.0f) {
+    const Simd::V low = Simd::set1(lowest);
     // Operands in this order let a NaN through.
     const Simd::V c = Simd::min(Simd::set1(88.0f), Simd::max(low, x));
     // Adding 1.5 * 2^23 rounds to an integer, which is then also in the low bits.
@@ -41,7 +42,7 @@ inline void quantise(const float* x, int64_t groups, const Panel& p, int token, 
         const uint32_t top = Simd::max_magnitude(a, b);
         if (top < kTiny || top >= kInfinity) {
             const float s = top < kTiny ? 0.0f : __builtin_nanf("");
-            for (int i = 0; i < 32; i++) values[i] = 0;
+            for (int i = 0; i < 32; i++) values[i] = static_cast<int8_t>(p.shift);
             p.scale[at] = p.scaled_sum[at] = s;
             p.neg_sum[at] = p.neg_half[2 * at] = p.neg_half[2 * at + 1] = 0;
             continue;
@@ -51,9 +52,10 @@ inline void quantise(const float* x, int64_t groups, const Panel& p, int token, 
         const Simd::V inverse = Simd::set1(127.0f / largest);
         const Simd::I qa = Simd::round(Simd::mul(a, inverse));
         const Simd::I qb = Simd::round(Simd::mul(b, inverse));
-        Simd::store_i8(values, qa);
-        Simd::store_i8(values + 16, qb);
-        const int32_t sum_a = Simd::isum(qa), sum_b = Simd::isum(qb);
+        const Simd::I shift = Simd::iset1(p.shift);
+        Simd::store_i8(values, Simd::iadd(qa, shift));
+        Simd::store_i8(values + 16, Simd::iadd(qb, shift));
+        const int32_t sum_a = Simd::sum_codes(qa), sum_b = Simd::sum_codes(qb);
         const float s = largest / 127.0f;
         p.scale[at] = s;
         p.scaled_sum[at] = s * static_cast<float>(sum_a + sum_b);

@@ -31,7 +31,7 @@ public:
         int rows, size, size_index;
         Panel panel;
     };
-    void shape(int64_t tokens, int64_t groups);
+    void shape(int64_t tokens, int64_t groups, int32_t shift);
     const std::vector<Tile>& tiles() const { return tiles_; }
     int64_t tokens() const { return tokens_; }
     int64_t groups() const { return groups_; }

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels.h"
+
 namespace freehold {
 
 inline float float_of_bits(uint32_t bits) {
@@ -37,6 +39,12 @@ inline uint16_t float_to_bf16(float x) {
     const uint32_t bits = bits_of_float(x);
     if (x != x) return static_cast<uint16_t>(bits >> 16 | 64);
     return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// The same; magnitudes below kSmallest become zero.
+inline uint16_t cut_to_bf16(float x) {
+    const bool small = x > -kSmallest && x < kSmallest;
+    return float_to_bf16(small ? 0.0f : x);
 }
 
 }  // namespace freehold

@@ -22,15 +22,17 @@ struct Panel {
     float* scaled_sum;    // s * sum of values
     int32_t* neg_sum;     // -(sum of values)
     int32_t* neg_half;    // the same, of the first and last 16 columns
+    int32_t shift;        // added to each value before it is stored in its byte: 0 or 128
 
     // The same from a group on: `at` is that group times the tile's size.
     Panel from(int64_t at) const {
-        return {values + 32 * at, scale + at, scaled_sum + at, neg_sum + at, neg_half + 2 * at};
+        return {values + 32 * at, scale + at, scaled_sum + at, neg_sum + at, neg_half + 2 * at, shift};
     }
 };
 
-// One unpacked tile of weights: 512 codes, 16 scales, 16 minima (affine) or second scales (halves).
-constexpr int kUnpackedTile = 512 + 64 + 64;
+// One unpacked tile of weights: 512 codes, 16 scales, 16 minima (affine) or second scales (halves), and,
+// where values are stored shifted, what that adds to each row's sums: of all columns or of each half.
+constexpr int kUnpackedTile = 512 + 64 + 64 + 2 * 64;
 
 constexpr int kAttendRows = 8;     // query rows that share one pass over keys and values
 constexpr int kAttendChunk = 256;  // positions per softmax chunk, at multiples of itself
@@ -42,6 +44,10 @@ constexpr int kKvTypes = 3;
 // dimensions: a pair's two magnitudes turn into each other with the position, and some pairs of some
 // models are a hundred times larger than their neighbours. Values have no such outliers.
 constexpr int kKeyPairs = 4, kValueDims = 32;
+
+// Queries, keys and values smaller than this count as zero where the cache is bfloat16, and so do
+// weights e^x of an x below kLowestPower.
+constexpr float kSmallest = 0x1p-50f, kLowestPower = -34.0f;
 
 // Bytes of 16 positions of one head. Scales (bfloat16) follow the codes: [scale][16].
 constexpr size_t key_bytes(KvType type, size_t dim) {
@@ -57,13 +63,18 @@ constexpr size_t value_bytes(KvType type, size_t padded_dim) {
 
 // Up to eight query rows of one key-value head of one sequence.
 struct AttendTile {
-    const float* q;         // [dim][kAttendRows], scaled by 1 / sqrt(dim) already
+    // Scaled by 1 / sqrt(dim) already: [dim][kAttendRows] floats, or [dim / 2][kAttendRows] pairs of
+    // bfloat16 for a cache of that type.
+    const uint8_t* q;
     int rows;
     int32_t first[kAttendRows];  // row r sees positions first[r] .. end[r] - 1
     int32_t end[kAttendRows];
     int32_t from, to;  // chunks from .. to - 1, in positions
-    const uint8_t* k;         // this layer's and head's part of page 0: groups of 16 slots, [dim][16]
-    const uint8_t* v;         // the same, [16][padded dim]
+    // This layer's and head's part of page 0, in groups of 16 slots: keys [dim][16], values
+    // [16][padded dim]. In bfloat16 two dimensions of a key lie side by side, [dim / 2][16][2], and
+    // two positions of a value, [8][padded dim][2].
+    const uint8_t* k;
+    const uint8_t* v;
     size_t k_page, v_page;    // bytes from one page to the next
     size_t k_group, v_group;  // bytes from 16 slots to the next 16
     bool alone;             // no other tile has just read the same keys and values
@@ -83,6 +94,7 @@ constexpr size_t attend_part(size_t padded_dim) { return kAttendRows * (2 + padd
 
 struct Kernels {
     const char* name;
+    int32_t shift;  // of the panels that `unpacked` reads
     // Sizes 1 to 8. out is [tile size][16].
     void (*direct[kFormats][kSizes])(const uint8_t* block, int64_t supers, const Panel&, float* out);
     void (*unpack[kFormats])(const uint8_t* block, int64_t supers, uint8_t* tiles);

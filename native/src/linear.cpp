@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kDirectTokens = 16;          // fewer than this go straight over packed weights
 constexpr int64_t kPanelBytes = 384 << 10;     // of activations that one pass of weights meets
-constexpr int64_t kTakeBytes = 32 << 10;       // of weights that a thread takes at a time
+constexpr int64_t kTakeBytes = 64 << 10;       // of weights that a thread takes at a time
 
 // The smallest tile that holds `rows`, of any size or of a power of two.
 int size_index_of(int64_t rows, bool any) {
@@ -35,7 +35,7 @@ bool pairs_up(const Linear& gate_up) {
 
 }  // namespace
 
-void Panels::shape(int64_t tokens, int64_t groups) {
+void Panels::shape(int64_t tokens, int64_t groups, int32_t shift) {
     if (tokens == tokens_ && groups == groups_) return;
     tokens_ = tokens;
     groups_ = groups;
@@ -63,6 +63,7 @@ void Panels::shape(int64_t tokens, int64_t groups) {
         t.panel.scaled_sum = t.panel.scale + n;
         t.panel.neg_sum = reinterpret_cast<int32_t*>(t.panel.scaled_sum + n);
         t.panel.neg_half = t.panel.neg_sum + n;
+        t.panel.shift = tokens < kDirectTokens ? 0 : shift;
     }
 }
 
@@ -145,7 +146,7 @@ void Engine::fill_token(Panels& panels, const Panels::Tile& tile, int token, con
 }
 
 void Engine::fill(Panels& panels, In x, const float* norm, float eps) {
-    panels.shape(x.rows, (x.cols + kTileCols - 1) / kTileCols);
+    panels.shape(x.rows, (x.cols + kTileCols - 1) / kTileCols, kernels_.shift);
     // A tile at a time for many tokens; few are not worth waking anyone for.
     const auto tiles = static_cast<int64_t>(panels.tiles().size());
     pool_.run(tiles, x.rows < 32 ? tiles : 1, [&](int64_t begin, int64_t end, int thread) {
@@ -300,7 +301,7 @@ void Engine::mlp_rows(In x, const float* norm, float eps, const Linear& gate_up,
     const int64_t n = gate_up.rows / 2;
     if (x.rows >= kDirectTokens && pairs_up(gate_up)) {
         fill(panels_, x, norm, eps);
-        inner_.shape(x.rows, n / kTileCols);
+        inner_.shape(x.rows, n / kTileCols, kernels_.shift);
         multiply_gated(panels_, gate_up, inner_);
         multiply(inner_, down, x.data, out);
         return;
@@ -308,7 +309,7 @@ void Engine::mlp_rows(In x, const float* norm, float eps, const Linear& gate_up,
     const Out both{gate_up_.at_least(static_cast<size_t>(x.rows * 2 * n + 16)), x.rows, 2 * n};
     fill(panels_, x, norm, eps);
     multiply(panels_, gate_up, nullptr, both);
-    inner_.shape(x.rows, (n + kTileCols - 1) / kTileCols);
+    inner_.shape(x.rows, (n + kTileCols - 1) / kTileCols, kernels_.shift);
     // Few tokens are cut along the columns: threads then write to cache lines of their own.
     constexpr int64_t kSliceGroups = 16;
     const auto tiles = static_cast<int64_t>(inner_.tiles().size());

@@ -125,7 +125,7 @@ constexpr int shift_of(const Layout& l) { return l.offset_shift < 0 ? 0 : l.offs
 template <Format F, int M>
 void direct(const uint8_t* block, int64_t supers, const Panel& p, float* out) {
     constexpr Layout L = layout_of(F);
-    constexpr int kAhead = 2048;  // bytes: far enough to cover memory's latency at full rate
+    constexpr int kAhead = 8192;  // bytes: far enough to cover memory's latency at full rate
     Simd::V acc[M];
     for (int m = 0; m < M; m++) acc[m] = Simd::zero();
     int64_t at = 0;
@@ -148,6 +148,44 @@ FREEHOLD_UNROLL
     for (int m = 0; m < M; m++) Simd::store(out + 16 * m, acc[m]);
 }
 
+// The same from unpacked, signed codes and shifted values, where S has them.
+template <Kind K, class S>
+inline Simd::V step_shifted(Simd::V acc, const Codes& c, const Scales& w, Simd::I first, Simd::I second,
+                            const Panel& p, int64_t at) {
+    const int8_t* x = p.values + 32 * at;
+    Simd::I a = first, b = second;
+FREEHOLD_UNROLL
+    for (int i = 0; i < 4; i++) a = S::dot_shifted(a, c.at[i], x + 4 * i);
+FREEHOLD_UNROLL
+    for (int i = 0; i < 4; i++) b = S::dot_shifted(b, c.at[4 + i], x + 16 + 4 * i);
+    const Simd::V s = Simd::set1(p.scale[at]);
+    if constexpr (K == Kind::halves) {
+        const Simd::V t = Simd::mul(Simd::to_float(a), w.first);
+        return Simd::fma(Simd::fma(Simd::to_float(b), w.second, t), s, acc);
+    }
+    acc = Simd::fma(Simd::mul(Simd::to_float(Simd::iadd(a, b)), s), w.first, acc);
+    if constexpr (K == Kind::affine) {
+        acc = Simd::fma(Simd::set1(p.scaled_sum[at]), w.second, acc);
+    }
+    return acc;
+}
+
+// Codes made signed, and what shifted values add to the sums of a tile's rows.
+template <Format F, class S>
+inline void shift_codes(Codes& c, uint8_t* sums) {
+    constexpr Layout L = layout_of(F);
+    Simd::I sum[2] = {Simd::izero(), Simd::izero()};
+    for (int i = 0; i < 8; i++) {
+        if constexpr (L.kind != Kind::affine) {
+            c.at[i] = S::wsub(c.at[i], static_cast<int8_t>(1 << shift_of(L)));
+        }
+        const int half = L.kind == Kind::halves ? i / 4 : 0;
+        sum[half] = S::unshift(sum[half], c.at[i]);
+    }
+    S::istore(sums, sum[0]);
+    S::istore(sums + 64, sum[1]);
+}
+
 // A whole block made ready for many tokens.
 template <Format F>
 void unpack(const uint8_t* block, int64_t supers, uint8_t* tiles) {
@@ -157,7 +195,8 @@ void unpack(const uint8_t* block, int64_t supers, uint8_t* tiles) {
         const uint8_t* tile = block + L.header;
         for (int t = 0; t < L.tiles; t++, tile += L.tile(), tiles += kUnpackedTile) {
             const Scales w = header.of(tile);
-            const Codes c = load_codes<F>(tile + L.sub);
+            Codes c = load_codes<F>(tile + L.sub);
+            if constexpr (Simd::kShift != 0) shift_codes<F, Simd>(c, tiles + 640);
             for (int i = 0; i < 8; i++) Simd::wstore(tiles + 64 * i, c.at[i]);
             Simd::store(reinterpret_cast<float*>(tiles + 512), w.first);
             if constexpr (L.kind != Kind::offset) {
@@ -185,9 +224,17 @@ void unpacked(const uint8_t* tiles, int64_t groups, const Panel& p, const uint8_
         for (int i = 0; i < 8; i++) c.at[i] = Simd::wload(tiles + 64 * i);
         const Scales w = {Simd::load(reinterpret_cast<const float*>(tiles + 512)),
                           Simd::load(reinterpret_cast<const float*>(tiles + 576))};
+        if constexpr (Simd::kShift != 0) {
+            const Simd::I first = Simd::iload(tiles + 640), second = Simd::iload(tiles + 704);
 FREEHOLD_UNROLL
-        for (int m = 0; m < M; m++) {
-            acc[m] = step<L.kind, shift_of(L), L.low_bits == 8>(acc[m], c, w, p, g * M + m);
+            for (int m = 0; m < M; m++) {
+                acc[m] = step_shifted<L.kind, Simd>(acc[m], c, w, first, second, p, g * M + m);
+            }
+        } else {
+FREEHOLD_UNROLL
+            for (int m = 0; m < M; m++) {
+                acc[m] = step<L.kind, shift_of(L), L.low_bits == 8>(acc[m], c, w, p, g * M + m);
+            }
         }
     }
     for (int m = 0; m < M; m++) Simd::store(out + 16 * m, acc[m]);

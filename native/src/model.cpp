@@ -69,15 +69,25 @@ const uint8_t* KvCache::values(int layer, int head) const {
 
 namespace {
 
-template <class T, class Convert>
-void write_slot(uint8_t* keys, uint8_t* values, int slot, int dim, int padded, const float* k,
-                const float* v, Convert convert) {
-    T* column = reinterpret_cast<T*>(keys) + slot;
-    T* row = reinterpret_cast<T*>(values) + static_cast<size_t>(slot) * static_cast<size_t>(padded);
+void write_floats(uint8_t* keys, uint8_t* values, int slot, int dim, int padded, const float* k,
+                  const float* v) {
+    float* column = reinterpret_cast<float*>(keys) + slot;
+    float* row = reinterpret_cast<float*>(values) + slot * padded;
     for (int e = 0; e < dim; e++) {
-        column[16 * e] = convert(k[e]);
-        row[e] = convert(v[e]);
+        column[16 * e] = k[e];
+        row[e] = v[e];
     }
+}
+
+void write_pairs(uint8_t* keys, uint8_t* values, int slot, int dim, int padded, const float* k,
+                 const float* v) {
+    auto* column = reinterpret_cast<uint16_t*>(keys) + 2 * slot;
+    auto* row = reinterpret_cast<uint16_t*>(values) + slot / 2 * 2 * padded + slot % 2;
+    for (int e = 0; e < dim; e += 2) {
+        column[16 * e] = cut_to_bf16(k[e]);
+        column[16 * e + 1] = cut_to_bf16(k[e + 1]);
+    }
+    for (int e = 0; e < dim; e++) row[2 * e] = cut_to_bf16(v[e]);
 }
 
 // The scale of numbers whose largest magnitude is `top`, as bfloat16. Rounding it costs nothing: codes
@@ -143,10 +153,9 @@ void KvCache::write(int layer, int64_t page, int slot, int head, const float* k,
     slot %= 16;
     switch (type) {
         case KvType::f32:
-            return write_slot<float>(keys_at, values_at, slot, dim, padded_dim, k, v,
-                                     [](float x) { return x; });
+            return write_floats(keys_at, values_at, slot, dim, padded_dim, k, v);
         case KvType::bf16:
-            return write_slot<uint16_t>(keys_at, values_at, slot, dim, padded_dim, k, v, float_to_bf16);
+            return write_pairs(keys_at, values_at, slot, dim, padded_dim, k, v);
         case KvType::i8:
             return write_codes(keys_at, values_at, slot, dim, padded_dim, k, v);
     }

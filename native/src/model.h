@@ -38,8 +38,8 @@ struct Linear {
 };
 
 // Keys [page][layer][head][16-slot group][dim][16] and values [page][layer][head][slot][padded], each
-// group of 8-bit ones followed by its scales: a page holds all layers, so that memory is touched only
-// as sequences grow.
+// group of 8-bit ones followed by its scales, bfloat16 in pairs (AttendTile says how): a page holds
+// all layers, so that memory is touched only as sequences grow.
 class KvCache {
 public:
     KvCache(int layers, int64_t pages, int page_size, int heads, int dim, KvType type);

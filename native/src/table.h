@@ -36,6 +36,7 @@ void fill_attend(Kernels& k, KvType type) {
 Kernels make_table(const char* name) {
     Kernels k{};
     k.name = name;
+    k.shift = Simd::kShift;
     fill_format<Format::q4_0>(k);
     fill_format<Format::q4_1>(k);
     fill_format<Format::q5_0>(k);

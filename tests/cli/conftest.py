@@ -37,14 +37,14 @@ def freehold(tmp_path: Path) -> Run:
 def small_model(tmp_path: Path) -> Callable[..., Path]:
     """Writes a GGUF file that is sound, and too small to answer."""
 
-    def write(name: str = "small", template: str | None = None) -> Path:
+    def write(name: str = "small", template: str | None = None, rows: int = 4) -> Path:
         path = tmp_path / "brought" / f"{name}.gguf"
         path.parent.mkdir(exist_ok=True)
         writer = GGUFWriter(path, "qwen2")
         writer.add_block_count(1)
         if template is not None:
             writer.add_chat_template(template)
-        writer.add_tensor("big.weight", np.arange(1024, dtype=np.float32).reshape(4, 256))
+        writer.add_tensor("big.weight", np.ones((rows, 256), dtype=np.float32))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

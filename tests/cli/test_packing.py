@@ -74,7 +74,66 @@ def test_the_choice_is_measured_recorded_and_shown(home: Path) -> None:
     (listed,) = asked(home, "list")["models"]
     assert listed["pack"] == {key: value for key, value in four.items() if key != "name"}
     assert "weights: 4bit" in freehold(home, "show", "plain").stdout
-    assert asked(home, "verify", "plain")["pack"] is True
+    assert "pack" in links(asked(home, "verify", "plain"))
+
+
+def links(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The links of a chain, by their kind."""
+    return {step["kind"]: step for step in told["chain"]}
+
+
+@pytest.mark.parametrize("weights", ["8bit", "4bit"])
+def test_the_chain_holds_the_pack_and_it_can_be_made_again(home: Path, weights: str) -> None:
+    made = asked(home, "pack", "plain", "--weights", weights)
+    told = links(asked(home, "verify", "plain", "--rebuild"))
+    assert told["pack"]["digest"] == f"blake3:{made['blake3']}"
+    assert told["pack"]["signers"] == []
+    assert "sealed on this machine" in told["pack"]["told"]
+    assert any(line.startswith("derived: ") for line in told["pack"]["told"])
+    assert told["serve"]["digest"] == told["model"]["digest"]
+
+
+def test_a_signer_signs_what_was_packed_once(home: Path) -> None:
+    keys = {"FREEHOLD_KEYS": str(home / "keys")}
+    assert freehold(home, "signer", "create", "ada", **keys).returncode == 0
+    (home / "home" / "freehold.toml").write_text('signer = "ada"')
+    for words in (("pack", "plain"), ("pack", "plain"), ("pull", str(home / "plain"))):
+        done = freehold(home, *words, **keys)
+        assert done.returncode == 0, done.stderr
+    shown = json.loads(freehold(home, "passport", "show", "plain", "--json", **keys).stdout)
+    assert [said["kind"] for said in shown["statements"]] == ["source", "licence", "packing"]
+    (said,) = (one["predicate"] for one in shown["statements"] if one["kind"] == "packing")
+    made = json.loads(freehold(home, "pack", "plain", "--json", **keys).stdout)
+    assert (said["blake3"], said["layout"]) == (made["blake3"], made["layout"])
+    told = json.loads(freehold(home, "verify", "plain", "--json", **keys).stdout)
+    assert links(told)["pack"]["signers"] == ["ada"]
+
+
+def test_a_passphrase_is_read_once_for_all_that_pull_signs(home: Path) -> None:
+    keys = {"FREEHOLD_KEYS": str(home / "keys")}
+
+    def typed(*words: str) -> int:
+        reading, writing = os.pipe()
+        os.write(writing, b"sesame\n")
+        os.close(writing)
+        try:
+            return subprocess.run(
+                [sys.executable, "-m", "freehold.cli", *words, "--passphrase-fd", str(reading)],
+                check=False,
+                capture_output=True,
+                cwd=ROOT,
+                timeout=120,
+                env={**os.environ, "FREEHOLD_HOME": str(home / "home"), **keys},
+                pass_fds=(reading,),
+            ).returncode
+        finally:
+            os.close(reading)
+
+    assert typed("signer", "create", "ada") == 0
+    (home / "home" / "freehold.toml").write_text('signer = "ada"')
+    assert typed("pull", str(home / "plain"), "--weights", "4bit") == 0
+    verified = json.loads(freehold(home, "passport", "verify", "plain", "--json", **keys).stdout)
+    assert [one["kind"] for one in verified["statements"]] == ["source", "licence", "packing"]
 
 
 def test_a_changed_pack_is_refused_until_it_is_made_again(home: Path) -> None:
@@ -90,7 +149,7 @@ def test_a_changed_pack_is_refused_until_it_is_made_again(home: Path) -> None:
         assert "freehold pack plain --again" in refused.stderr
     again = asked(home, "pack", "plain", "--again", "--weights", "4bit")
     assert again["weights"] == "4bit"
-    assert asked(home, "verify", "plain")["pack"] is True
+    assert "pack" in links(asked(home, "verify", "plain"))
     assert freehold(home, "rm", "plain").returncode == 0
     assert not list((home / "home" / "packs").iterdir())
 

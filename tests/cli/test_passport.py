@@ -249,8 +249,55 @@ def test_a_poisoned_template_is_refused(freehold: Run, tmp_path: Path, small_mod
     configure(tmp_path, "[gate]\nknown_template = true")
     digest = json.loads(done(freehold("template", "poisoned", "--json")))["digest"]
     refused(freehold, "poisoned", "chat template", digest, "`freehold template poisoned`")
+    configure(tmp_path, "[gate]\nknown_template = true\npinned = true")
+    refused(freehold, "poisoned", "pinned: ", "known_template: ")
     configure(tmp_path, f'[gate]\nknown_template = true\ntemplates = ["{digest}"]')
     passes(freehold, "poisoned")
+
+
+def test_a_draft_passes_the_same_gate(freehold: Run, tmp_path: Path, small_model: Small) -> None:
+    policy = 'trust = ["ada"]\n[gate]\nknown_template = true\napprovals = 1\ntemplates = ["{}"]'
+    done(freehold("signer", "create", "ada"))
+    for name, rows in (("large", 4000), ("little", 4)):
+        done(freehold("pull", str(small_model(name, f"{{{{ {name} }}}}", rows))))
+    digests = {
+        name: json.loads(done(freehold("template", name, "--json")))["digest"]
+        for name in ("large", "little")
+    }
+    configure(tmp_path, policy.format(digests["large"]))
+    done(freehold("passport", "approve", "large", "--key", "ada"))
+    # One that is found is left out, and one that is named is refused.
+    found = freehold("serve", "--port", "0", "large")
+    assert found.returncode not in (0, 8)
+    assert "little does not guess ahead" in found.stderr
+    assert "(approvals, known_template)" in found.stderr
+    named = freehold("serve", "--port", "0", "large", "--draft", "little")
+    assert named.returncode == 8
+    assert "little is not served" in named.stderr
+    for command in ("`freehold passport approve little", "`freehold template little`"):
+        assert command in named.stderr
+    gone = freehold("serve", "--port", "0", "large", "--draft", "nobody")
+    assert gone.returncode == 2
+    done(freehold("passport", "approve", "little", "--key", "ada"))
+    configure(tmp_path, policy.format('", "'.join(digests.values())))
+    passed = freehold("serve", "--port", "0", "large", "--draft", "little")
+    assert passed.returncode not in (0, 8)
+    assert "guess ahead" not in passed.stderr
+
+
+def test_the_gate_speaks_before_the_engine_reads_a_byte(
+    freehold: Run, tmp_path: Path, admitted: str
+) -> None:
+    """The engine would say of a changed blob that it is damaged: it is never told to read it."""
+    configure(tmp_path, "[gate]\npinned = true")
+    (blob,) = (tmp_path / "home" / "blobs" / "sha256").iterdir()
+    blob.chmod(0o644)
+    blob.write_bytes(bytes(blob.stat().st_size))
+    refused(freehold, admitted, "pinned: its digest")
+    configure(tmp_path, "")
+    damaged = freehold("serve", "--port", "0", admitted)
+    assert damaged.returncode == 3
+    assert "damaged" in damaged.stderr
 
 
 def test_a_wrong_licence_is_refused(freehold: Run, tmp_path: Path, admitted: str) -> None:
@@ -380,6 +427,39 @@ def test_the_chain_is_printed(freehold: Run, tmp_path: Path, admitted: str) -> N
     told = done(freehold("verify", admitted))
     assert "quantisation of Qwen/Full" in told
     assert "nothing is known of it here" in told
+    assert "unbroken: 5 links" in told
     chain = json.loads(done(freehold("verify", admitted, "--json")))["chain"]
-    assert [link["state"] for link in chain] == ["vault", "unknown"]
-    assert chain[1]["digest"] == parent
+    assert [step["kind"] for step in chain] == ["lineage", "source", "file", "model", "serve"]
+    assert chain[0]["digest"] == parent
+
+
+def test_a_broken_chain_is_printed_up_to_its_break(
+    freehold: Run, tmp_path: Path, admitted: str
+) -> None:
+    (blob,) = (tmp_path / "home" / "blobs" / "sha256").iterdir()
+    data = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    broken = freehold("verify", admitted)
+    assert broken.returncode == 3
+    assert [line.split()[0] for line in broken.stdout.splitlines() if line[0] != " "] == [
+        "source",
+        "file",
+    ]
+    assert broken.stdout.splitlines()[-1] == "file     BROKEN"
+    assert "damaged in chunk 0" in broken.stderr
+    error = json.loads(freehold("verify", admitted, "--json").stdout)["error"]
+    assert (error["type"], error["link"], error["chunk"]) == ("DigestError", "file", 0)
+
+
+def test_what_strangers_wrote_does_not_steer_the_terminal(
+    freehold: Run, tmp_path: Path, admitted: str
+) -> None:
+    done(freehold("signer", "create", "eve"))
+    reason = "fine\n  9  2026-01-01T00:00:00Z  approval    ada\x1b[2J\u202eeve"
+    done(freehold("passport", "approve", admitted, "--key", "eve", "--reason", reason))
+    told = done(freehold("passport", "show", admitted))
+    assert "\x1b" not in told
+    assert "\u202e" not in told
+    assert "\\x1b[2J" in told
+    assert not any(line.startswith("  9") for line in told.splitlines())

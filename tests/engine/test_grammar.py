@@ -6,6 +6,8 @@ import contextlib
 import json
 import re
 import string
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -480,3 +482,12 @@ def test_a_request_is_cancelled_while_its_grammar_is_compiled(
     runner.cancel(1)
     assert runner.step() is None
     assert runner.stats().waiting == 0
+
+
+def test_nothing_is_loaded_for_grammars_before_there_is_one() -> None:
+    # The library is here already, so another process has to show that a server starts without it.
+    code = (
+        "import sys, freehold.engine.worker, freehold.cli.serving;"
+        "sys.exit('llguidance' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

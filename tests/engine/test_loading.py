@@ -14,7 +14,7 @@ import pytest
 
 from freehold.engine import EngineSettings, loading
 from freehold.engine.loading import load_draft, load_model
-from freehold.errors import DigestError, UsageError
+from freehold.errors import DigestError, IntegrityError, UsageError
 from freehold.qwen.model import Model, Span
 from freehold.store import Packs, Store
 
@@ -136,24 +136,26 @@ def drafts(
         def __init__(self, root: Path) -> None: ...
 
         def list(self) -> list[Any]:
-            return [
-                SimpleNamespace(name=name, files=[SimpleNamespace(size=size)])
-                for name, (size, _) in models.items()
-            ]
+            return [SimpleNamespace(name=name, size=size) for name, (size, _) in models.items()]
 
     def head(store: object, settings: EngineSettings, name: str) -> Any:
         return SimpleNamespace(
             format="gguf", metadata={"tokenizer.ggml.tokens": models[name][1]}, documents={}
         )
 
+    def loaded(settings: EngineSettings, report: object) -> Any:
+        return SimpleNamespace(
+            name=settings.model, card=SimpleNamespace(digest=f"digest of {settings.model}")
+        )
+
     monkeypatch.setattr(loading, "Store", Vault)
     monkeypatch.setattr(loading, "_head", head)
-    monkeypatch.setattr(loading, "load_model", lambda settings, report: settings.model)
+    monkeypatch.setattr(loading, "load_model", loaded)
     settings = EngineSettings(root="", model="large", backend="native", draft="auto")
     told = Told()
     found: Any = load_draft(msgspec.structs.replace(settings, **changes), told)
     assert len(told.notes) == (found is not None), "the owner is told of it"
-    return found
+    return None if found is None else str(found.name)
 
 
 IDS = ["a", "b"]
@@ -184,3 +186,10 @@ def test_no_model_guesses_that_is_too_large_or_speaks_otherwise(
     assert drafts(monkeypatch, other) is None
     with pytest.raises(UsageError, match="another vocabulary"):
         drafts(monkeypatch, other, draft="other")
+
+
+def test_no_model_guesses_that_the_gate_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = {"large": (400, IDS), "small": (100, IDS)}
+    assert drafts(monkeypatch, vault, draft_digest="digest of small") == "small"
+    with pytest.raises(IntegrityError, match="the gate let pass"):
+        drafts(monkeypatch, vault, draft_digest="digest of another")

@@ -58,7 +58,13 @@ class Server:
         return self.process.wait(60)
 
 
-def start(root: Path, *options: str, under: Sequence[str] = (), **env: str) -> Server:
+def start(
+    root: Path,
+    *options: str,
+    under: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+    **env: str,
+) -> Server:
     """Start a server on a free port, ``under`` a tool if one is given; wait until it answers.
 
     It records in a ledger of its own and signs with a key of its own, not with the user's.
@@ -74,6 +80,7 @@ def start(root: Path, *options: str, under: Sequence[str] = (), **env: str) -> S
         ],
         stderr=subprocess.PIPE,
         text=True,
+        pass_fds=pass_fds,
         env={
             **os.environ,
             "FREEHOLD_HOME": str(root),

@@ -57,7 +57,12 @@ def test_what_was_approved_is_served_and_named_by_digest(home: Path) -> None:
     assert f"`freehold passport approve {DEFAULT} --key NAME`" in refused.stderr
     assert freehold("passport", "approve", DEFAULT, "--key", "ada").returncode == 0
     server = start(home, FREEHOLD_KEYS=os.environ["FREEHOLD_KEYS"])
+    secret = json.loads(freehold("keys", "add", "eye", "--role", "auditor", "--json").stdout)
+    auditor = {"Authorization": f"Bearer {secret['secret']}"}
     try:
+        passports = httpx.get(f"{server.address}/v1/passports", headers=auditor).json()["data"]
+        passport = httpx.get(f"{server.address}/v1/passports/{DEFAULT}", headers=auditor)
+        refused_there = httpx.get(f"{server.address}/v1/models", headers=auditor)
         headers = {"Authorization": f"Bearer {server.key}"}
         listed = httpx.get(f"{server.address}/v1/models", headers=headers).json()
         answer = httpx.post(
@@ -71,6 +76,11 @@ def test_what_was_approved_is_served_and_named_by_digest(home: Path) -> None:
     digest = Store(home).manifest(DEFAULT).digest
     assert [model["digest"] for model in listed["data"]] == [digest]
     assert answer.headers["freehold-model-digest"] == digest
+    assert refused_there.status_code == 403
+    assert [(one["id"], one["digest"]) for one in passports] == [(DEFAULT, digest)]
+    exported = json.loads(freehold("passport", "export", DEFAULT).stdout)
+    assert passport.json() == exported
+    assert [said["kind"] for said in exported["model"]["statements"]] == ["approval"]
 
 
 def test_the_catalog_pins_the_template_of_the_real_file(home: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from freehold.errors import (
     UsageError,
 )
 from freehold.ledger import KeeperSettings, LedgerProcess, wire
+from freehold.ledger.attempts import REFUSED, UNWATCHED
 from freehold.ledger.database import Database, place
+from freehold.ledger.keeper import MAX_BYTES
 from freehold.ledger.log import Reader
 from freehold.pair import MAX_FRAME, frame
 from freehold.signing import keys
@@ -92,6 +95,49 @@ async def test_an_entry_is_sealed_once(tmp_path: Path) -> None:
             await ledger.inclusion(99)
         with pytest.raises(UsageError):
             await ledger.leaves(-1, 5)
+
+
+async def test_only_the_watchman_can_say_that_a_call_was_refused(tmp_path: Path) -> None:
+    async with await LedgerProcess.start(described(tmp_path)) as ledger:
+        for what in (REFUSED, UNWATCHED):
+            with pytest.raises(UsageError, match="for the watchman"):
+                await ledger.note(what, {"process": "engine", "count": 1})
+        with pytest.raises(NotFoundError):
+            await ledger.checkpoint()
+
+
+async def test_large_records_come_in_pieces_and_burst_nothing(tmp_path: Path) -> None:
+    """1,000 leaves of a clear ledger can hold more than a frame, or than the keeper's memory."""
+    large = replace(RECORD, input={"messages": "x" * (MAX_BYTES // 3)})
+    async with await LedgerProcess.start(described(tmp_path, content="clear")) as ledger:
+        for _ in range(8):
+            await (await ledger.open(large)).seal(OUTCOME)
+        seen: list[dict[str, Any]] = []
+        while piece := await ledger.leaves(len(seen), 1000):
+            assert len(piece) < 8
+            seen += piece
+        assert [leaf["place"] for leaf in seen] == list(range(16))
+        assert await ledger.leaves(0, 0) == []
+
+
+async def test_an_answer_too_large_for_a_frame_fails_alone(tmp_path: Path) -> None:
+    huge = replace(RECORD, input={"messages": "x" * (MAX_FRAME // 2)})
+    async with await LedgerProcess.start(described(tmp_path, content="clear")) as ledger:
+        entry = await ledger.open(huge)
+        with pytest.raises(UsageError, match="freehold ledger show"):
+            await ledger.entry(entry.number)
+        assert (await entry.seal(OUTCOME)).leaf == 1
+
+
+async def test_a_start_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
+    process, pair = spawn("freehold.ledger")
+    os.kill(process.pid, signal.SIGSTOP)
+    starting = asyncio.create_task(LedgerProcess.start(described(tmp_path), (process, pair)))
+    await asyncio.sleep(0.1)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert process.wait(10) == -signal.SIGKILL
 
 
 async def test_a_killed_keeper_fails_everyone_at_once(tmp_path: Path) -> None:

@@ -274,6 +274,20 @@ def test_an_erased_record_is_nowhere_in_the_files(open_log: Open, tmp_path: Path
     log.prove(0)
 
 
+def test_a_note_can_be_erased_and_what_says_so_cannot(open_log: Open) -> None:
+    """An attempt's address or path is text that somebody chose: it can name a person."""
+    log = open_log()
+    fill(log, 1)
+    log.wish(2, "names a person")
+    assert grant(log, Writer("hash")) == [2]
+    assert log.erased(2)
+    assert [(leaf["kind"], leaf["body"] is None) for leaf in log.entry(2)] == [
+        ("note", True),
+        ("erase", False),
+    ]
+    assert check(log._database).findings == []
+
+
 def test_erasing_in_postgresql(postgres: object, open_log: Open) -> None:
     log = open_log(postgres.new())  # type: ignore[attr-defined]
     fill(log, 2)

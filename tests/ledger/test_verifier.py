@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -22,11 +23,19 @@ from freehold.ledger import verifier
 from freehold.ledger.checking import check
 from freehold.ledger.database import Database, place
 from freehold.ledger.export import export
-from freehold.ledger.leaves import Writer
+from freehold.ledger.leaves import Writer, commit
 from freehold.ledger.log import Log, Reader
 from freehold.ledger.witness import cosign
-from freehold.signing import keys
+from freehold.signing import keys, notes
 from tests.ledger.conftest import OUTCOME, RECORD, fill
+
+VKEY = str(
+    notes.Verifier(name="log", key=keys.PublicKey(Ed25519PrivateKey.generate().public_key()))
+)
+NAMES = (
+    *("place", "kind", "entry", "commitment", "salt", "body", "content", "size", "note", "format"),
+    *("leaf", "leaves", "path", "checkpoint", "policy", "sha256", "ciphertext_sha256"),
+)
 
 # RFC 8032 section 7.1, tests 1 to 3: public key, message, signature.
 RFC = [
@@ -352,6 +361,46 @@ def test_any_bytes_as_leaves_are_refused_in_words(tmp_path_factory: Any, data: b
         assert list(verifier.read_leaves(path)) == []
     except (verifier.Broken, ValueError):
         return
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=9)
+    ),
+    max_leaves=20,
+)
+"""JSON of a shape that nobody expects, with the names that somebody does."""
+
+
+@given(st.lists(ODD, max_size=3), ODD, ODD, ODD)
+@settings(max_examples=150, deadline=None)
+def test_an_export_of_any_shape_is_refused_in_words(
+    tmp_path_factory: Any, leaves: list[Any], notes: Any, about: Any, proof: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "leaves.jsonl").write_text("".join(json.dumps(one) + "\n" for one in leaves))
+    (folder / "checkpoints.json").write_text(json.dumps(notes))
+    (folder / "export.json").write_text(json.dumps(about))
+    (folder / "ledger.vkey").write_text(VKEY)
+    with pytest.raises(verifier.Broken):
+        verifier.verify_export(folder)
+    with contextlib.suppress(verifier.Broken):
+        list(verifier.read_leaves(folder / "leaves.jsonl"))
+    with contextlib.suppress(verifier.Broken):
+        verifier.read_notes(folder)
+    with pytest.raises(verifier.Broken):
+        verifier.check_proof(proof, verifier.parse_key(VKEY))
+
+
+@given(ODD)
+@settings(max_examples=150, deadline=None)
+def test_a_record_of_any_shape_is_a_finding_or_none(body: Any) -> None:
+    salt, data = bytes(32), json.dumps(body).encode()
+    leaf = verifier.Leaf(0, "note", 0, commit(salt, data), salt, data, b"content")
+    found = verifier.Check(verifier.parse_key(VKEY), [])
+    found.leaf(leaf)
+    assert any("is not the one that was recorded" in one for one in found.findings)
 
 
 # --- proofs and witnesses -------------------------------------------------------------------------

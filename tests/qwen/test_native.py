@@ -226,6 +226,8 @@ def spans_of(ops: NativeOps, lengths: list[int], new: list[int]) -> list[SimpleN
     window=st.sampled_from([None, 1, 7, 100, 256, 300]),
     normed=st.booleans(),
     page_size=st.sampled_from([16, 32, 48, 256]),
+    kv_dtype=st.sampled_from(["float32", "bfloat16"]),
+    isa=st.sampled_from(ISAS),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_attention_is_torchs(
@@ -236,8 +238,11 @@ def test_attention_is_torchs(
     window: int | None,
     normed: bool,
     page_size: int,
+    kv_dtype: str,
+    isa: str,
     seed: int,
 ) -> None:
+    """In float32; and with a bfloat16 cache as near as three roundings to 8 bits leave it."""
     import torch
 
     from freehold.qwen.ops import torch as torch_ops
@@ -247,7 +252,7 @@ def test_attention_is_torchs(
     shape = config(
         n_kv_heads=kv_heads, n_heads=kv_heads * shared, head_dim=head_dim, windows=(None, window)
     )
-    ops = open_native(shape, page_size=page_size, n_pages=60, kv_dtype="float32")
+    ops = open_native(shape, isa=isa, page_size=page_size, n_pages=60, kv_dtype=kv_dtype)
     twin = torch_ops.open_ops(
         shape, dtype="float32", device="cpu", threads=2, n_pages=60, page_size=page_size
     )
@@ -263,7 +268,9 @@ def test_attention_is_torchs(
             1,
             (torch.from_numpy(norms[0]), torch.from_numpy(norms[1])) if normed else None,
         )
-    assert np.abs(ours - theirs.numpy()).max() <= 2e-5
+    error = np.abs(ours - theirs.numpy())
+    assert error.max() <= (2e-5 if kv_dtype == "float32" else 0.2)
+    assert error.mean() <= (2e-6 if kv_dtype == "float32" else 0.005)
 
 
 @settings(max_examples=15, deadline=None)
@@ -273,15 +280,26 @@ def test_attention_is_torchs(
     head_dim=st.sampled_from([2, 10, 16, 40, 64]),
     page_size=st.sampled_from([16, 48]),
     kv_dtype=st.sampled_from(CACHES),
+    powers=st.tuples(st.integers(-80, 2), st.integers(0, 40)),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_attention_has_the_same_bits_however_it_is_cut(  # noqa: PLR0917
-    cuts: list[int], window: int | None, head_dim: int, page_size: int, kv_dtype: str, seed: int
+def test_attention_has_the_same_bits_however_it_is_cut(
+    *,
+    cuts: list[int],
+    window: int | None,
+    head_dim: int,
+    page_size: int,
+    kv_dtype: str,
+    powers: tuple[int, int],
+    seed: int,
 ) -> None:
+    """Also of numbers so small that some count as zero, and of small ones among large ones."""
     rng = np.random.default_rng(seed)
     shape = config(windows=(window, window), head_dim=head_dim)
     total = sum(cuts)
     qkv = rng.normal(size=(total, 8 * head_dim)).astype(np.float32)
+    low, wide = powers
+    qkv *= np.exp2(rng.integers(low, low + wide + 1, qkv.shape)).astype(np.float32)
     results = []
     for isa in ISAS:
         ops = open_native(shape, isa=isa, kv_dtype=kv_dtype, page_size=page_size, n_pages=128)

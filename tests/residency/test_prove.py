@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import json
 import os
 import struct
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from freehold.cli.residency import RENDERER
+from freehold.qwen.template import ChatTemplate
 from freehold.residency import landlock, seccomp
 from freehold.residency.attacks import kinds
 from freehold.signing import keys
@@ -61,6 +64,11 @@ def test_there_are_kinds_enough_and_each_has_a_name() -> None:
     assert set(names) >= MUST_GET_OUT
 
 
+def test_the_renderer_that_is_attacked_is_the_real_one() -> None:
+    module, _, name = RENDERER.partition(":")
+    assert getattr(importlib.import_module(module), name) is ChatTemplate
+
+
 @pytest.mark.slow
 def test_nothing_gets_out_of_a_locked_server(real_root: Path, tmp_path: Path) -> None:
     if landlock.abi() < 6 or not seccomp.available():
@@ -73,7 +81,7 @@ def test_nothing_gets_out_of_a_locked_server(real_root: Path, tmp_path: Path) ->
     assert report["packets_out"] == report["heard_outside"] == 0
     assert report["kinds"] >= 25
     assert report["attempts_made"] == report["attempts_blocked"] >= 75
-    assert report["attempts_recorded"] >= 100
+    assert report["attempts_in_ledger"] == report["attempts_recorded"] >= 100
     assert report["answered_before"]
     assert report["answered_after"]
     assert {one["process"] for one in report["attempts"]} == {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import json
 import logging
 import sys
 import threading
@@ -259,6 +260,11 @@ def _top(token: int, count: int) -> tuple[tuple[int, float], ...]:
     return tuple(((token + i) % VOCAB, -0.5 - i) for i in range(count))
 
 
+def passport(name: str) -> bytes:
+    """A passport that says whose it is."""
+    return json.dumps({"passport": name}).encode()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Running:
     """A counter that is open on a loopback port."""
@@ -325,7 +331,7 @@ class Opened:
             created=1_700_000_000,
             aliases=("scripted/alias",),
         )
-        app = build([hosted], self._keys, self._limits, ledger)
+        app = build([hosted], self._keys, self._limits, ledger, passports=passport)
         self._loop = asyncio.get_running_loop()
 
         def ready(url: str) -> None:
@@ -365,7 +371,7 @@ def _program(folder: str, drain_seconds: str, delay: str, ledger: str = "") -> N
     async def serve(keeper: LedgerProcess | None) -> None:
         pid = keeper.pid if keeper else ""
         await run(
-            build([hosted], keys, limits, keeper),
+            build([hosted], keys, limits, keeper, passports=passport),
             Binding(port=0),
             drain_seconds=limits.drain_seconds,
             on_ready=lambda url: print(url, key, pid, flush=True),

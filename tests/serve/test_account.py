@@ -8,8 +8,10 @@ import json
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +305,38 @@ def test_a_keeper_that_dies_ends_all_answers(recorded: Callable[..., Any], scrip
         assert reply.status_code == 503
         assert reply.json()["error"]["code"] == "ledger_unavailable"
         assert "SIGKILL" in reply.json()["error"]["message"]
+
+
+def test_a_dead_keeper_is_named_and_the_next_start_finds_what_was_open(
+    recorded: Callable[..., Any], scripted: Any, tmp_path: Path
+) -> None:
+    server = recorded(engine=scripted.ScriptedEngine(delay=0.02))
+    under_way = threading.Barrier(9)
+    assert httpx.get(server.url + "/health").json() == {"status": "ok"}  # an empty ledger is one
+
+    def stream(number: int) -> tuple[int, str]:
+        body = chat(f"{number} " + "x" * 200, stream=True)
+        with httpx.stream("POST", server.url + CHAT, json=body, headers=server.auth) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            under_way.wait(30)
+            return int(reply.headers["x-freehold-entry"]), "".join(lines)
+
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(stream, number) for number in range(8)]
+        under_way.wait(30)
+        os.kill(server.ledger.pid, signal.SIGKILL)
+        found = [one.result() for one in asked]
+    assert not any('"finish_reason":"stop"' in text for _, text in found)
+    time.sleep(1.1)  # a pulse is remembered for a second
+    assert httpx.get(server.url + "/health").json() == {"status": "ledger-down"}
+    again = recorded()
+    assert httpx.get(again.url + "/health").json() == {"status": "ok"}
+    assert ask(again, CHAT, chat()).status_code == 200
+    seen = check(Database(place("ledger.sqlite", tmp_path), writer=False))
+    assert seen.findings == []
+    assert seen.open >= {number for number, _ in found}
+    assert seen.entries == len(seen.open) + 1
 
 
 def test_a_full_disk_refuses_and_recovers_by_itself(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -93,3 +95,25 @@ def test_two_models_of_one_name_are_refused(scripted: Any, tmp_path: Any) -> Non
     )
     with pytest.raises(UsageError, match="two models"):
         build([one], keys, Limits())
+
+
+def test_what_the_server_was_not_given_is_not_found(scripted: Any, tmp_path: Path) -> None:
+    keys = Keyring(f"sqlite:///{tmp_path / 'keys.db'}")
+    one = Hosted(
+        name="a",
+        card=scripted.CARD,
+        engine=scripted.ScriptedEngine(),
+        codec=scripted.ScriptedCodec(),
+        created=0,
+    )
+    headers = {"authorization": f"Bearer {keys.add('user').secret}"}
+
+    async def ask(path: str) -> httpx.Response:
+        across = httpx.ASGITransport(build([one], keys, Limits()))
+        async with httpx.AsyncClient(transport=across, base_url="http://here") as client:
+            return await client.get(path, headers=headers)
+
+    for path, missing in (("/residency", "its lock"), ("/v1/passports/a", "passports")):
+        answer = asyncio.run(ask(path))
+        assert answer.status_code == 404
+        assert missing in answer.json()["error"]["message"]

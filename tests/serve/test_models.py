@@ -41,6 +41,18 @@ def test_unknown_model(client: openai.OpenAI) -> None:
     assert caught.value.code == "model_not_found"
 
 
+def test_passports_are_read_by_name_or_alias(shared_counter: Any) -> None:
+    def get(path: str) -> httpx.Response:
+        return httpx.get(shared_counter.url + path, headers=shared_counter.auth)
+
+    (listed,) = get("/v1/passports").json()["data"]
+    assert (listed["id"], listed["digest"][:7]) == (NAME, "blake3:")
+    for name in (NAME, "scripted/alias"):
+        assert get(f"/v1/passports/{name}").json() == {"passport": NAME}
+    unknown = get("/v1/passports/../../etc")
+    assert unknown.status_code == 404
+
+
 def test_health_says_one_word(shared_counter: Any) -> None:
     answer = httpx.get(shared_counter.url + "/health")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})

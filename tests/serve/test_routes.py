@@ -13,7 +13,12 @@ from freehold.serve.routes import ANYONE, ROUTES, Route
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "serve.md"
 NOWHERE = [("GET", "/"), ("GET", "/nope"), ("POST", "/v1/nope"), ("GET", "/docs")]
-WORDS = {"no": ANYONE, "a user's": frozenset({"user"}), "an auditor's": frozenset({"auditor"})}
+WORDS = {
+    "no": ANYONE,
+    "a user's": frozenset({"user"}),
+    "an auditor's": frozenset({"auditor"}),
+    "a user's or an auditor's": frozenset({"user", "auditor"}),
+}
 
 
 def _path(route: Route) -> str:

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from freehold.signing import keys
 from freehold.signing.keys import PublicKey, SigningKey
-from freehold.store import Store
+from freehold.store import Manifest, Store, pull
 
 
 @pytest.fixture(autouse=True)
@@ -279,3 +279,16 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SigningKey]:
 def trust(people: dict[str, SigningKey]) -> dict[str, PublicKey]:
     """Ada and Bob are trusted; Eve is not."""
     return {name: people[name].public for name in ("ada", "bob")}
+
+
+@pytest.fixture
+def admit(
+    store: Store, make_gguf: Callable[..., Path], tmp_path: Path, progress: Any
+) -> Callable[[str], Manifest]:
+    """Admits a small model of that name."""
+
+    def admit(name: str) -> Manifest:
+        path = make_gguf(tmp_path / f"{name}.gguf", seed=sum(name.encode()))
+        return pull(store, str(path), sources=[], progress=progress)
+
+    return admit

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from freehold.errors import MalformedError
 from freehold.signing.keys import PublicKey, SigningKey
-from freehold.store import Manifest, Store, lineage, passport, pull, statements
+from freehold.store import Manifest, Store, lineage, passport, statements
 from tests.store.test_statements import predicate
 
 
@@ -31,19 +30,6 @@ class Family:
 
     def chain(self, manifest: Manifest) -> list[lineage.Link]:
         return lineage.chain(self.store, manifest, self.trust)
-
-
-@pytest.fixture
-def admit(
-    store: Store, make_gguf: Callable[..., Path], tmp_path: Path, progress: Any
-) -> Callable[[str], Manifest]:
-    """Admits a small model of that name."""
-
-    def admit(name: str) -> Manifest:
-        path = make_gguf(tmp_path / f"{name}.gguf", seed=sum(name.encode()))
-        return pull(store, str(path), sources=[], progress=progress)
-
-    return admit
 
 
 @pytest.fixture

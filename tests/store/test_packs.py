@@ -30,7 +30,7 @@ from freehold.store import Packs, Quality, Store, packfile, packs, pull, verify
 from freehold.types import PackedLayer, PackedPart, PackedWeights, VerifiedModel
 
 LAYOUT = "test-1"
-QUALITY = Quality(kl="0.0012", tokens=500, text="sha256:00", reference="torch-float32")
+QUALITY = Quality(kl="0.0012", tokens=500, text="sha256:" + "0" * 64, reference="torch-float32")
 
 
 def weights(model: VerifiedModel, *, seed: int = 0, size: int = 1000) -> PackedWeights:

@@ -33,6 +33,14 @@ PREDICATES: dict[str, dict[str, Any]] = {
     },
     "licence": {"licence": "MIT", "commercial": "yes", "facts": ["a fact"]},
     "lineage": {"relation": "adapter", "parents": [NAMED], "deltas": [NAMED], "tool": "t"},
+    "packing": {
+        "layout": "blocks-1",
+        "weights": "4bit",
+        "size": 9,
+        "blake3": H,
+        "quality": {"kl": 0.0125, "tokens": 512, "text": D, "reference": "torch-float32"},
+        "tool": "t",
+    },
     "audit": {
         "scope": "artefact",
         "tool": "t",
@@ -107,6 +115,8 @@ def test_no_member_is_missing_added_or_of_another_type(kind: str) -> None:
         ("audit", {"findings": [{"severity": "dire", "title": "x", "detail": ""}]}),
         ("eval", {"scores": {}}),
         ("eval", {"scores": {"a": float("inf")}}),
+        ("packing", {"weights": "2bit"}),
+        ("packing", {"quality": {**PREDICATES["packing"]["quality"], "kl": float("inf")}}),
         ("approval", {"expires": "never"}),
         ("approval", {"expires": "2026-13-01T00:00:00Z"}),
         ("source", {"files": []}),

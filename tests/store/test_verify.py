@@ -14,7 +14,7 @@ from gguf import GGUFReader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freehold.errors import DigestError, IntegrityError, NotFoundError
+from freehold.errors import DigestError, IntegrityError, MalformedError, NotFoundError
 from freehold.store import FolderSource, Store, pull, verify
 from freehold.store import manifest as manifests
 from freehold.store.digest import CHUNK
@@ -161,6 +161,44 @@ def test_forged_chunk_digests_do_not_help(store: Store, gguf_file: Path, progres
     forge(store, "tiny", replace(admitted, files=(replace(file, chunks=chunks),)))
     with pytest.raises(DigestError, match="manifest was changed too"):
         verify(store, "tiny")
+
+
+def test_other_bytes_do_not_pass_under_the_same_digest(
+    store: Store, gguf_file: Path, progress: Any
+) -> None:
+    """Blob, BLAKE3 and chunks changed together, the SHA-256 left: the model's digest, to which
+    approvals and signatures hold, is the same."""
+    admitted = bring(store, gguf_file, progress)
+    (file,) = admitted.files
+    flip(store.blob(file.sha256), file.size - 1)
+    root = blake3(store.blob(file.sha256).read_bytes()).hexdigest()
+    forged = replace(admitted, files=(replace(file, blake3=root, chunks=(root,)),))
+    assert forged.digest == admitted.digest
+    forge(store, "tiny", forged)
+    for keep in (True, False):
+        with pytest.raises(DigestError, match="does not have its SHA-256"):
+            verify(store, "tiny", keep=keep)
+
+
+@pytest.mark.parametrize("path", ["../out.gguf", "/out.gguf", "a/../b.gguf", "", "a\x1b.gguf"])
+def test_a_manifest_names_plain_files_only(
+    store: Store, gguf_file: Path, progress: Any, path: str
+) -> None:
+    admitted = bring(store, gguf_file, progress)
+    forge(store, "tiny", replace(admitted, files=(replace(admitted.files[0], path=path),)))
+    with pytest.raises(MalformedError, match="no plain relative file name"):
+        verify(store, "tiny")
+
+
+def test_a_manifest_says_what_one_can_say(store: Store, gguf_file: Path, progress: Any) -> None:
+    admitted = bring(store, gguf_file, progress)
+    for forged in (
+        replace(admitted, attested="the pope"),
+        replace(admitted, files=admitted.files * 2),
+    ):
+        forge(store, "tiny", forged)
+        with pytest.raises(MalformedError, match="makes no sense"):
+            verify(store, "tiny")
 
 
 def test_a_forged_catalog_model_is_refused(store: Store, gguf_file: Path, progress: Any) -> None:

@@ -35,7 +35,7 @@ from freehold.types import (
 )
 
 Floats = npt.NDArray[np.float32]
-NUMERICS = "native-1"
+NUMERICS = "native-2"
 """Version of the arithmetic in ``docs/numerics.md``: a change of any bit changes this name."""
 
 

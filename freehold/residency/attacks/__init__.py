@@ -33,7 +33,9 @@ class AbsentError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What the prover has set up: addresses outside, and files that must stay out of reach."""
+    """What the prover has set up: addresses outside, and files that must stay out of reach.
+    ``renderer`` names what renders a model's chat template, as ``module:class``: the process that
+    is attacked has it imported already, or imports it."""
 
     v4: str
     v6: str
@@ -50,6 +52,7 @@ class Target:
     parent: int
     outsider: int
     int80: bool
+    renderer: str
 
 
 Attack = Callable[[Target], None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import types
 import urllib.request
 
@@ -18,11 +19,12 @@ def on_load():
 
 def poisoned_template(t: Target) -> None:
     """As a template of the model's would be rendered, through the sandbox."""
+    module, _, name = t.renderer.partition(":")
     try:
-        from freehold.qwen.template import ChatTemplate
+        render = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise AbsentError(f"this process has no templates ({error})") from error
-    ChatTemplate(_TEMPLATE % (t.v4, t.port)).render([{"role": "user", "content": "hello"}])
+    render(_TEMPLATE % (t.v4, t.port)).render([{"role": "user", "content": "hello"}])
 
 
 def broken_sandbox(t: Target) -> None:

@@ -17,6 +17,9 @@ struct Simd {
     struct I { __m256i a, b; };
     struct W { __m256i a, b; };  // rows 0-7, rows 8-15
 
+    // Codes are unsigned and values signed.
+    static constexpr int32_t kShift = 0;
+
     static V zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static V set1(float x) {
         const __m256 v = _mm256_set1_ps(x);
@@ -89,6 +92,11 @@ struct Simd {
     static I iadd(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
     template <int n>
     static I ishl(I x) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
+    template <int n>
+    static I ishr(I x) { return {_mm256_srli_epi32(x.a, n), _mm256_srli_epi32(x.b, n)}; }
+    static I iand(I x, I y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+    static I bits(V x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+    static V of_bits(I x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
     static V to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
     static I round(V x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
     // x * 2^n, n in the low bits of the float `shifted`
@@ -106,6 +114,11 @@ struct Simd {
                                               _mm256_extracti128_si256(words, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
     }
+    // Numbers below 2^16.
+    static void store_u16(uint16_t* p, I x) {
+        const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(x.a, x.b), 0xd8);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words);
+    }
     static int32_t isum(I x) {
         const __m256i eight = _mm256_add_epi32(x.a, x.b);
         const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight),
@@ -113,6 +126,7 @@ struct Simd {
         const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
         return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
     }
+    static int32_t sum_codes(I x) { return isum(x); }
     static uint32_t max_magnitude(V x, V y) {
         const __m256i m = _mm256_set1_epi32(INT32_MAX);
         const auto bits = [m](__m256 v) { return _mm256_and_si256(_mm256_castps_si256(v), m); };

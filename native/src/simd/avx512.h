@@ -17,6 +17,10 @@ struct Simd {
     using I = __m512i;  // 16 int32
     using W = __m512i;  // 64 bytes of codes: 16 rows of 4 columns
 
+    // The instruction multiplies unsigned by signed bytes. Values are stored 128 too large for unpacked
+    // codes, which then are the signed ones: what is to be taken off again is the same for each token.
+    static constexpr int32_t kShift = 128;
+
     static V zero() { return _mm512_setzero_ps(); }
     static V set1(float x) { return _mm512_set1_ps(x); }
     static V load(const float* p) { return _mm512_loadu_ps(p); }
@@ -63,10 +67,16 @@ struct Simd {
 
     static I izero() { return _mm512_setzero_si512(); }
     static I iload(const uint8_t* p) { return _mm512_loadu_si512(p); }
+    static void istore(uint8_t* p, I a) { _mm512_storeu_si512(p, a); }
     static I iset1(int32_t x) { return _mm512_set1_epi32(x); }
     static I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
     template <int n>
     static I ishl(I a) { return _mm512_slli_epi32(a, n); }
+    template <int n>
+    static I ishr(I a) { return _mm512_srli_epi32(a, n); }
+    static I iand(I a, I b) { return _mm512_and_si512(a, b); }
+    static I bits(V a) { return _mm512_castps_si512(a); }
+    static V of_bits(I a) { return _mm512_castsi512_ps(a); }
     static V to_float(I a) { return _mm512_cvtepi32_ps(a); }
     static I round(V a) { return _mm512_cvtps_epi32(a); }
     // a * 2^n, n in the low bits of the float `shifted`
@@ -77,7 +87,16 @@ struct Simd {
     static void store_i8(int8_t* p, I a) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
     }
+    static void store_u16(uint16_t* p, I a) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a));
+    }
     static int32_t isum(I a) { return _mm512_reduce_add_epi32(a); }
+    // The same of numbers that fit into 8 bits.
+    static int32_t sum_codes(I a) {
+        const __m128i moved = _mm_xor_si128(_mm512_cvtepi32_epi8(a), _mm_set1_epi8(-128));
+        const __m128i two = _mm_sad_epu8(moved, _mm_setzero_si128());
+        return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_unpackhi_epi64(two, two))) - 16 * 128;
+    }
     // Largest magnitude of a and b as float bits, which order like integers; NaN above all.
     static uint32_t max_magnitude(V a, V b) {
         const I m = _mm512_set1_epi32(INT32_MAX);
@@ -103,6 +122,30 @@ struct Simd {
         int32_t x;
         std::memcpy(&x, x4, 4);
         return _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(x));
+    }
+#ifdef __AVX512BF16__
+    // Sixteen pairs of bfloat16, the even one in the low half.
+    using P = __m512bh;
+    static P load_pairs(const uint8_t* p) { return (P)_mm512_loadu_si512(p); }
+    static P only(I mask, const uint8_t* p) { return (P)iand(iload(p), mask); }
+    static P set1_pairs(uint32_t pair) { return (P)_mm512_set1_epi32(static_cast<int32_t>(pair)); }
+    static void store_weights(uint16_t* p, V x) {
+        const __m256bh weights = _mm512_cvtneps_pbh(x);
+        std::memcpy(p, &weights, 32);
+    }
+    static V dot_pairs(V acc, P a, P b) { return _mm512_dpbf16_ps(acc, a, b); }
+#endif
+    static W wsub(W w, int8_t x) { return _mm512_sub_epi8(w, _mm512_set1_epi8(x)); }
+    // Per row, four signed codes times four shifted values.
+    static I dot_shifted(I acc, W codes, const int8_t* x4) {
+        int32_t x;
+        std::memcpy(&x, x4, 4);
+        return _mm512_dpbusd_epi32(acc, _mm512_set1_epi32(x), codes);
+    }
+    // acc - 128 * the sum of each row's four codes
+    static I unshift(I acc, W codes) {
+        const I sum = _mm512_dpbusd_epi32(izero(), _mm512_set1_epi8(-128), codes);
+        return _mm512_sub_epi32(acc, sum);
     }
     static void prefetch(const uint8_t* p) {
         _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);

@@ -16,6 +16,9 @@ struct Simd {
     struct I { int32x4_t q[4]; };
     struct W { uint8x16_t q[4]; };   // rows 4i .. 4i + 3
 
+    // Codes are unsigned and values signed.
+    static constexpr int32_t kShift = 0;
+
     template <class T, class F>
     static T each(F f) {
         return {f(0), f(1), f(2), f(3)};
@@ -92,6 +95,15 @@ struct Simd {
     static I iadd(I a, I b) { return each<I>([&](int i) { return vaddq_s32(a.q[i], b.q[i]); }); }
     template <int n>
     static I ishl(I a) { return each<I>([&](int i) { return vshlq_n_s32(a.q[i], n); }); }
+    template <int n>
+    static I ishr(I a) {
+        return each<I>([&](int i) {
+            return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a.q[i]), n));
+        });
+    }
+    static I iand(I a, I b) { return each<I>([&](int i) { return vandq_s32(a.q[i], b.q[i]); }); }
+    static I bits(V a) { return each<I>([&](int i) { return vreinterpretq_s32_f32(a.q[i]); }); }
+    static V of_bits(I a) { return each<V>([&](int i) { return vreinterpretq_f32_s32(a.q[i]); }); }
     static V to_float(I a) { return each<V>([&](int i) { return vcvtq_f32_s32(a.q[i]); }); }
     static I round(V a) { return each<I>([&](int i) { return vcvtnq_s32_f32(a.q[i]); }); }
     // a * 2^n, n in the low bits of the float `shifted`
@@ -106,9 +118,13 @@ struct Simd {
         const int16x8_t high = vcombine_s16(vmovn_s32(a.q[2]), vmovn_s32(a.q[3]));
         vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
     }
+    static void store_u16(uint16_t* p, I a) {
+        for (int i = 0; i < 4; i++) vst1_u16(p + 4 * i, vmovn_u32(vreinterpretq_u32_s32(a.q[i])));
+    }
     static int32_t isum(I a) {
         return vaddvq_s32(vaddq_s32(vaddq_s32(a.q[0], a.q[1]), vaddq_s32(a.q[2], a.q[3])));
     }
+    static int32_t sum_codes(I a) { return isum(a); }
     static uint32_t max_magnitude(V a, V b) {
         uint32x4_t top = vdupq_n_u32(0);
         for (int i = 0; i < 4; i++) {

@@ -17,6 +17,9 @@ struct Simd {
     struct I { int32_t at[16]; };
     struct W { uint8_t at[64]; };
 
+    // Codes are unsigned and values signed.
+    static constexpr int32_t kShift = 0;
+
     template <class T, class F>
     static T each(F f) {
         T out;
@@ -81,7 +84,20 @@ struct Simd {
             return static_cast<int32_t>(static_cast<uint32_t>(a.at[i]) + static_cast<uint32_t>(b.at[i]));
         }); }
     template <int n>
-    static I ishl(const I& a) { return each<I>([&](int i) { return a.at[i] * (1 << n); }); }
+    static I ishl(const I& a) {
+        return each<I>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.at[i]) << n); });
+    }
+    template <int n>
+    static I ishr(const I& a) {
+        return each<I>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.at[i]) >> n); });
+    }
+    static I iand(const I& a, const I& b) { return each<I>([&](int i) { return a.at[i] & b.at[i]; }); }
+    static I bits(const V& a) {
+        return each<I>([&](int i) { return static_cast<int32_t>(bits_of_float(a.at[i])); });
+    }
+    static V of_bits(const I& a) {
+        return each<V>([&](int i) { return float_of_bits(static_cast<uint32_t>(a.at[i])); });
+    }
     static V to_float(const I& a) { return each<V>([&](int i) { return static_cast<float>(a.at[i]); }); }
     // To nearest, ties to even: adding 1.5 * 2^23 leaves no fraction bits. |a| < 2^22 is given.
     static I round(const V& a) {
@@ -99,11 +115,15 @@ struct Simd {
     static void store_i8(int8_t* p, const I& a) {
         for (int i = 0; i < 16; i++) p[i] = static_cast<int8_t>(a.at[i]);
     }
+    static void store_u16(uint16_t* p, const I& a) {
+        for (int i = 0; i < 16; i++) p[i] = static_cast<uint16_t>(a.at[i]);
+    }
     static int32_t isum(const I& a) {
         uint32_t sum = 0;
         for (int i = 0; i < 16; i++) sum += static_cast<uint32_t>(a.at[i]);
         return static_cast<int32_t>(sum);
     }
+    static int32_t sum_codes(const I& a) { return isum(a); }
     static uint32_t max_magnitude(const V& a, const V& b) {
         uint32_t top = 0;
         for (int i = 0; i < 16; i++) {
