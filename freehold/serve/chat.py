@@ -24,7 +24,7 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation, whole or as a stream."""
     desk = desk_of(request)
     asked = await read(request, ChatRequest)
-    form = ChatForm(asked, desk.find(asked.model).hosted)
+    form = ChatForm(asked, desk.find(asked.model, request).hosted)
     return converse(request, desk, asked, form)
 
 

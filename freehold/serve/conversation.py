@@ -18,6 +18,7 @@ from freehold.serve.answer import Ask, Piece, Usage, answer, interleave
 from freehold.serve.asker import asker_of, record
 from freehold.serve.desk import Desk, Served
 from freehold.serve.dialects import Dialect
+from freehold.serve.quotas import Spending
 from freehold.serve.reply import Outlet, Reply
 from freehold.serve.sampling import check_choices, sampling
 from freehold.serve.schema import ChatRequest
@@ -54,10 +55,11 @@ class Form(Protocol):
 
 def converse(request: Request, desk: Desk, asked: ChatRequest, form: Form) -> Reply:
     """Answer ``asked`` in ``form``. Raises ``UsageError`` or ``ProblemError``."""
-    served = desk.find(asked.model)
+    served = desk.find(asked.model, request)
     check_choices(asked.n, desk.limits)
     work = _Conversation(desk, served, asked, request, form)
-    return Reply(desk, served.hosted, work.run, form.dialect)
+    spending = desk.spending(request, served)
+    return Reply(desk, served.hosted, work.run, spending, form.dialect)
 
 
 class _Conversation:
@@ -77,8 +79,7 @@ class _Conversation:
         self._messages = [message.shown() for message in asked.messages]
 
     async def run(self, outlet: Outlet) -> None:
-        asks = await self._asks()
-        usage = Usage(prompt_tokens=len(asks[0].ids), choices_per_prompt=len(asks))
+        asks, usage = await self._asks(outlet.spending)
         hosted = self._served.hosted
         given = {"messages": self._messages, "options": self._asked.options}
         if self._tools:
@@ -101,7 +102,7 @@ class _Conversation:
                     turns[piece.index].take(piece)
             await outlet.whole(self._form.whole(turns, usage))
 
-    async def _asks(self) -> list[Ask]:
+    async def _asks(self, spending: Spending) -> tuple[list[Ask], Usage]:
         asked, served = self._asked, self._served
         ids = await served.tokenising.chat(self._messages, asked.options, self._tools)
         codec, held = served.hosted.codec, self._held
@@ -110,10 +111,13 @@ class _Conversation:
             held = structured.limited(grammar, held.param)
         cutoff = None if asked.budget is None else codec.cutoff(ids, asked.budget)
         name, wanted = asked.limit
-        max_tokens = served.tokenising.room(len(ids), name, wanted)
+        most = served.tokenising.room(len(ids), name, wanted)
+        usage = Usage(prompt_tokens=len(ids), choices_per_prompt=asked.n)
+        firm = wanted is not None
+        max_tokens = await spending.begin(usage, answers=asked.n, most=most, firm=firm)
         top = (asked.top_logprobs or 0) if asked.logprobs else None
         seed = secrets.randbits(63) if asked.seed is None else asked.seed
-        return [
+        asks = [
             Ask(
                 index=choice,
                 ids=ids,
@@ -132,6 +136,7 @@ class _Conversation:
             )
             for choice in range(asked.n)
         ]
+        return asks, usage
 
     async def _events(
         self, pieces: AsyncGenerator[Piece], turns: Sequence[Turn], usage: Usage

@@ -37,10 +37,11 @@ async def embeddings(request: Request) -> Response:
     """A vector of length 1 for each text."""
     desk = desk_of(request)
     asked = await read(request, EmbeddingsRequest)
-    served = desk.find(asked.model)
+    served = desk.find(asked.model, request)
     if "embed" not in served.hosted.card.caps:
         raise UsageError(f"model {asked.model!r} makes no embeddings here", param="model")
-    return Reply(desk, served.hosted, _Embedding(desk, served, asked, asker_of(request)).run)
+    work = _Embedding(desk, served, asked, asker_of(request))
+    return Reply(desk, served.hosted, work.run, desk.spending(request, served))
 
 
 class _Embedding:
@@ -56,9 +57,11 @@ class _Embedding:
         suffix = list(hosted.codec.suffix)
         texts = [ids if ids[len(ids) - len(suffix) :] == suffix else ids + suffix for ids in texts]
         usage = Usage(prompt_tokens=sum(map(len, texts)))
+        await outlet.spending.begin(usage)
         asks = [Ask(index=i, ids=ids, sampling=Sampling()) for i, ids in enumerate(texts)]
         outlet.account.open(record(self._asker, hosted, asks, 1, {"input": asked.input}), usage)
         vectors = await _all([self._vector(ids) for ids in texts])
+        usage.cached[0] = 0
         await outlet.account.answered()
         data = [
             {"object": "embedding", "index": i, "embedding": self._written(vector_d)}

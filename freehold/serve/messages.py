@@ -28,14 +28,14 @@ async def messages(request: Request) -> Response:
     """Answer a conversation, whole or as a stream."""
     desk = desk_of(request)
     asked = await read(request, MessagesRequest)
-    form = MessagesForm(desk.find(asked.model).hosted)
+    form = MessagesForm(desk.find(asked.model, request).hosted)
     return converse(request, desk, asked.chat(), form)
 
 
 async def count_tokens(request: Request) -> Response:
     """How many tokens a conversation's prompt would have."""
     asked = await read(request, CountRequest)
-    served = desk_of(request).find(asked.model)
+    served = desk_of(request).find(asked.model, request)
     chat = asked.turned()
     shown = tools.shown(chat, served.hosted.codec)
     told = [message.shown() for message in chat.messages]

@@ -123,6 +123,7 @@ class Authenticate:
         if roles != ANYONE:
             key = self._key(Headers(scope=scope))
             scope["state"]["key_id"] = key.id
+            scope["state"]["key"] = key
             if key.role not in roles:
                 raise ProblemError(_not_yours(key.role))
         await self._app(scope, receive, send)
@@ -145,6 +146,14 @@ class Authenticate:
                 _unauthorised(
                     "the API key is unknown or revoked: ask this server's operator for one",
                     code="invalid_api_key",
+                )
+            )
+        if key.expired:
+            raise ProblemError(
+                _unauthorised(
+                    f"the API key ended at {key.expires:%Y-%m-%d %H:%M} UTC: ask this server's "
+                    "operator for another",
+                    code="expired_api_key",
                 )
             )
         return key

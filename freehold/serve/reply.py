@@ -18,6 +18,7 @@ from freehold.serve.account import CHECKPOINT_HEADER, ENTRY_HEADER, Account
 from freehold.serve.desk import Desk, Hosted
 from freehold.serve.dialects import OPENAI, Dialect
 from freehold.serve.errors import ClientGoneError, problem_of
+from freehold.serve.quotas import Spending
 from freehold.serve.wire import encode
 
 T = TypeVar("T")
@@ -31,10 +32,13 @@ and then the client gets its 429; a long prompt takes longer, and then the 200 g
 
 class Outlet:
     """Where one reply goes out: call ``whole`` or ``stream``, once. ``account`` is its entry in the
-    ledger: nothing goes out before that is open."""
+    ledger: nothing goes out before that is open. ``spending`` is what it costs the key."""
 
-    def __init__(self, send: Send, hosted: Hosted, account: Account, dialect: Dialect) -> None:
+    def __init__(
+        self, send: Send, hosted: Hosted, account: Account, spending: Spending, dialect: Dialect
+    ) -> None:
         self._send = send
+        self.spending = spending
         self._dialect = dialect
         self._digest = hosted.card.digest.encode()
         self.account = account
@@ -103,17 +107,19 @@ class Reply(Response):
         desk: Desk,
         hosted: Hosted,
         make: Callable[[Outlet], Awaitable[None]],
+        spending: Spending,
         dialect: Dialect = OPENAI,
     ) -> None:
         super().__init__()
         self._desk = desk
         self._hosted = hosted
         self._make = make
+        self._spending = spending
         self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         account = self._desk.ledgers.account()
-        outlet = Outlet(send, self._hosted, account, self._dialect)
+        outlet = Outlet(send, self._hosted, account, self._spending, self._dialect)
         await while_connected(receive, self._run(outlet))
 
     async def _run(self, outlet: Outlet) -> None:
@@ -132,6 +138,8 @@ class Reply(Response):
         except BaseException:
             outlet.account.abandon("failed")
             raise
+        finally:
+            outlet.spending.end()
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -26,7 +26,7 @@ async def responses(request: Request) -> Response:
     """Answer a conversation, whole or as a stream."""
     desk = desk_of(request)
     asked = await read(request, ResponsesRequest)
-    form = ResponsesForm(asked, desk.find(asked.model).hosted)
+    form = ResponsesForm(asked, desk.find(asked.model, request).hosted)
     return converse(request, desk, asked.chat(), form)
 
 

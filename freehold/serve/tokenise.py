@@ -50,7 +50,7 @@ class DetokenizeRequest(Strict):
 async def tokenize(request: Request) -> Response:
     """The token ids of a prompt."""
     asked = await read(request, TokenizeRequest)
-    served = desk_of(request).find(asked.model)
+    served = desk_of(request).find(asked.model, request)
     if asked.prompt is not None:
         ids = [] if not asked.prompt else (await served.tokenising.prompts(asked.prompt, 1))[0]
     else:
@@ -71,7 +71,7 @@ async def tokenize(request: Request) -> Response:
 async def detokenize(request: Request) -> Response:
     """The text that ids stand for, special tokens by their names."""
     asked = await read(request, DetokenizeRequest)
-    hosted = desk_of(request).find(asked.model).hosted
+    hosted = desk_of(request).find(asked.model, request).hosted
     for place, token in enumerate(asked.tokens):
         if not 0 <= token < hosted.card.vocab:
             at = f"tokens[{place}]"
