@@ -167,7 +167,7 @@ def usage(
         total = totals.setdefault((one.key, one.model), dict.fromkeys(_COUNTED, 0))
         for name in _COUNTED:
             total[name] += getattr(one, name)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "key": key,
             "name": names.get(key, ""),
@@ -202,9 +202,7 @@ _COUNTED = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 def _limits(models: list[str] | None, expires: str | None, **counts: int | None) -> KeyLimits:
     from freehold.serve.keys import KeyLimits
 
-    limits = KeyLimits(
-        models=tuple(models) if models else None, expires=_end(expires), **counts
-    )
+    limits = KeyLimits(models=tuple(models) if models else None, expires=_end(expires), **counts)
     limits.check()
     return limits
 
@@ -249,7 +247,9 @@ def _told(limits: KeyLimits) -> dict[str, Any]:
 
 
 def _shown(key: KeyInfo) -> str:
-    told = _told(key.limits) | ({"models": " ".join(key.limits.models)} if key.limits.models else {})
+    told = _told(key.limits) | (
+        {"models": " ".join(key.limits.models)} if key.limits.models else {}
+    )
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items())
 
 

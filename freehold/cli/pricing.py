@@ -1,9 +1,9 @@
 """What others charge, from a file that the user keeps: prices change, and none is shipped here.
 
-    ["some cloud"]
-    input = 2.50       # per million tokens of prompts
-    cached = 1.25      # of those that its cache held; without it, input's
-    output = 10.00     # per million tokens of answers
+["some cloud"]
+input = 2.50       # per million tokens of prompts
+cached = 1.25      # of those that its cache held; without it, input's
+output = 10.00     # per million tokens of answers
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Price:
 
 
 def read_prices(path: Path) -> list[Price]:
-    """The price lists in ``path``. Raises ``NotFoundError`` or ``UsageError`` naming what is wrong."""
+    """The price lists in ``path``. Raises ``NotFoundError``, or ``UsageError`` naming the fault."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UsageError(f"{path} is larger than {_MAX_BYTES} bytes", param="prices")
@@ -60,9 +60,9 @@ def _price(path: Path, name: str, given: Any) -> Price:
         raise UsageError(f"{where} must be a table with input and output", param="prices")
     if unknown := given.keys() - {"input", "cached", "output"}:
         raise UsageError(f"{where} has {min(unknown)!r}: input, cached and output are known")
-    numbers = {"cached": given.get("input")} | given
+    numbers: dict[str, Any] = {"cached": given.get("input")} | given
     for key in ("input", "cached", "output"):
-        value = numbers.get(key)
+        value: Any = numbers.get(key)
         if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
             raise UsageError(f"{where} {key} must be a number, 0 or more", param="prices")
     return Price(name=name, **{key: float(value) for key, value in numbers.items()})

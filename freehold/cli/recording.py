@@ -143,7 +143,8 @@ def _file_of(ledger: str) -> Path | None:
 
 def sqlite_files(file: Path, *beside: str) -> list[str]:
     """All files that SQLite writes for the data base in ``file``, and those ``beside`` it. Its
-    folder may be the vault's own, so it stays shut: SQLite needs no other file once a data base keeps a log beside itself."""
+    folder may be the vault's own, so it stays shut: SQLite needs no other file once a data base
+    keeps a log beside itself."""
     import sqlite3
 
     with contextlib.suppress(OSError, sqlite3.Error):  # the keeper says what is wrong

@@ -177,7 +177,9 @@ def _key_files() -> list[str]:
     url = keyring_url()
     path = Path(url.removeprefix("sqlite:///"))
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        ) as db:
             ready = db.execute("SELECT version FROM freehold_schema").fetchone() == (LATEST,)
     except sqlite3.Error:
         ready = False

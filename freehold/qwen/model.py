@@ -85,7 +85,8 @@ class Model:
         norm_d = np.asarray(self.ops.to_numpy(self.weights.norm), np.float64)
         x = x_td.astype(np.float64)
         scale = np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.config.norm_eps)
-        return (x / scale * norm_d).astype(np.float32)
+        normed: Floats = (x / scale * norm_d).astype(np.float32)
+        return normed
 
     def _check(self, spans: Sequence[Span]) -> None:
         for span in spans:

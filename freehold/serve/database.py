@@ -22,7 +22,7 @@ def connect(url: str, *, durable: bool = True) -> sql.Engine:
     """The data base at ``url`` (``sqlite:////path/keys.db``).
 
     A SQLite file is made readable by its owner alone, and refused when others may open it. Without
-    ``durable``, what was written last may be lost when the power fails, but not when a process does.
+    ``durable``, what was written last may be lost when the power fails, not when a process does.
     Raises ``UsageError`` or ``StorageError``.
     """
     try:
@@ -101,7 +101,10 @@ def _own_file(database: str | None) -> None:
     path = Path(database)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if not path.exists():
+            # Never opened otherwise: closing a file drops every lock that this process has on it,
+            # SQLite's own among them.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
         raise StorageError(

@@ -1,6 +1,6 @@
 """The form of the key data base, step by step.
 
-A data base says which steps it has taken; opening it takes the rest, in one transaction each. A step
+A data base says which steps it has taken; opening it takes the rest, in one transaction. A step
 that was released is never changed: what it made is what is out there. Imports next to nothing, so
 that a command can ask for ``LATEST`` before it loads anything.
 """
@@ -25,7 +25,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         " day INTEGER NOT NULL, requests BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL,"
         " cached_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL,"
         " PRIMARY KEY (key_id, model, day))",
-        # The same by the minute, for keys with limits by the minute; kept for as long as they count.
+        # The same by the minute, kept for as long as it counts.
         "CREATE TABLE key_minutes (key_id VARCHAR(16) NOT NULL, minute BIGINT NOT NULL,"
         " requests BIGINT NOT NULL, tokens BIGINT NOT NULL, PRIMARY KEY (key_id, minute))",
         # Requests that are being answered, with the most that each may come to.
@@ -47,6 +47,8 @@ def migrate(engine: sql.Engine) -> None:
 
     Raises what SQLAlchemy raises, and ``UsageError`` for a data base of a newer Freehold.
     """
+    import sqlalchemy as sql
+
     from freehold.errors import UsageError
     from freehold.serve.database import exclusive
 
@@ -63,7 +65,7 @@ def migrate(engine: sql.Engine) -> None:
                 db.exec_driver_sql(statement.format(**types))
         if have < LATEST:
             db.exec_driver_sql("DELETE FROM freehold_schema")
-            db.exec_driver_sql(f"INSERT INTO freehold_schema VALUES ({LATEST})")
+            db.execute(sql.text("INSERT INTO freehold_schema VALUES (:now)"), {"now": LATEST})
 
 
 def _version(db: sql.Connection) -> int:

@@ -21,8 +21,8 @@ import sqlalchemy as sql
 
 from freehold.errors import FreeholdError
 from freehold.serve.answer import Usage
-from freehold.serve.errors import Problem, ProblemError
 from freehold.serve.database import connect, exclusive
+from freehold.serve.errors import Problem, ProblemError
 from freehold.serve.keys import COUNTS, KeyInfo, Keyring
 
 LOG = logging.getLogger("freehold.serve")
@@ -77,6 +77,8 @@ class Quotas:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = connect(keys.url, durable=False)
+        # Now: a locked counter opens nothing for writing later. The pool keeps it.
+        self._engine.connect().close()
         self._seconds = request_seconds + _GRACE_SECONDS
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="freehold-quotas")
@@ -155,7 +157,6 @@ class Quotas:
         return number, each, now
 
 
-
 class Spending:
     """One request's tokens, from its beginning to its end. Does nothing for a key that is not
     stored."""
@@ -214,9 +215,7 @@ def _spent(usage: Usage) -> Spent:
     if not usage.cached:
         return Spent()
     cached = sum(usage.cached.values())
-    return Spent(
-        prompt=usage.prompt_tokens, cached=cached, completion=usage.completion_tokens
-    )
+    return Spent(prompt=usage.prompt_tokens, cached=cached, completion=usage.completion_tokens)
 
 
 # --- the data base --------------------------------------------------------------------------------
@@ -238,24 +237,29 @@ def _used(db: sql.Connection, key: str, now: float) -> Used:
         "day": sum(row.tokens for row in running if row.minute * _MINUTE // _DAY == day),
         "ever": sum(row.tokens for row in running),
     }
-    minutes = _run(
+    minutes: Any = _run(
         db,
-        "SELECT requests, tokens FROM key_minutes WHERE key_id = :key AND minute = :minute",
+        "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens), 0) FROM key_minutes"
+        " WHERE key_id = :key AND minute = :minute",
         key=key,
         minute=minute,
-    ).first() or (0, 0)
-    tokens = "COALESCE(SUM(prompt_tokens + completion_tokens), 0)"
-    today = _run(
+    ).one()
+    today: Any = _run(
         db,
-        f"SELECT COALESCE(SUM(requests), 0), {tokens} FROM key_usage"
-        " WHERE key_id = :key AND day = :day",
+        "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens + completion_tokens), 0)"
+        " FROM key_usage WHERE key_id = :key AND day = :day",
         key=key,
         day=day,
     ).one()
-    ever = _run(db, f"SELECT {tokens} FROM key_usage WHERE key_id = :key", key=key).scalar_one()
+    ever = _run(
+        db,
+        "SELECT COALESCE(SUM(prompt_tokens + completion_tokens), 0) FROM key_usage"
+        " WHERE key_id = :key",
+        key=key,
+    ).scalar_one()
     return Used(
         running=len(running),
-        minute=(minutes[0], minutes[1] + held["minute"]),
+        minute=(int(minutes[0]), int(minutes[1]) + held["minute"]),
         day=(int(today[0]), int(today[1]) + held["day"]),
         ever=int(ever) + held["ever"],
     )
@@ -273,7 +277,8 @@ def _count(
     spent = spent or Spent()
     _run(
         db,
-        "INSERT INTO key_usage VALUES (:key, :model, :day, :requests, :prompt, :cached, :completion)"
+        "INSERT INTO key_usage VALUES"
+        " (:key, :model, :day, :requests, :prompt, :cached, :completion)"
         " ON CONFLICT (key_id, model, day) DO UPDATE SET"
         " requests = key_usage.requests + excluded.requests,"
         " prompt_tokens = key_usage.prompt_tokens + excluded.prompt_tokens,"
