@@ -109,7 +109,8 @@ class ModelCard:
     ``context`` is in tokens. ``numerics`` names the arithmetic (for example ``torch-float32``).
     ``bytes_per_token`` is how many bytes of weights one decoded token reads, as they are held.
     ``isa`` is what it runs on (an instruction set, a device).
-    ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``, ``grammar``.
+    ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``, ``grammar`` and
+    ``embed``.
     """
 
     name: str
@@ -286,6 +287,10 @@ class EngineStats:
     """Those of them that were what the model chose."""
 
 
+Pooling: TypeAlias = Literal["mean", "last"]
+"""How one vector is made of many: their mean, or the last of them."""
+
+
 class Engine(Protocol):
     """Token ids in, token ids out: ours, vLLM, or an address on this machine."""
 
@@ -306,6 +311,11 @@ class Engine(Protocol):
         self, ids: Ids, *, top: int = 0, adapter: str | None = None, taps: Sequence[Tap] = ()
     ) -> Logprobs: ...
 
+    async def embed(self, ids: Ids, *, pooling: Pooling) -> Floats:
+        """(width,): the last hidden states after the final norm, pooled over the ids; not scaled to
+        any length. Raises what ``score`` raises."""
+        ...
+
     async def stats(self) -> EngineStats: ...
 
 
@@ -314,11 +324,12 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
-    """Text released by one token. ``stopped`` is true once a stop string was met: what follows it,
-    and the stop string itself, is never released."""
+    """Text released by one token. ``stopped`` is true once a stop string was met, which ``stop``
+    then is: what follows it, and the stop string itself, is never released."""
 
     text: str = ""
     stopped: bool = False
+    stop: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,6 +413,16 @@ class Codec(Protocol):
 
     def text(self, prompt: str) -> list[int]:
         """Tokenise plain text; special tokens written in it keep their meaning."""
+        ...
+
+    @property
+    def pooling(self) -> Pooling:
+        """How this model's embeddings are pooled, if its files say so: else the mean."""
+        ...
+
+    @property
+    def suffix(self) -> tuple[int, ...]:
+        """Ids that this model wants behind each text it is to embed."""
         ...
 
     def token_bytes(self, token: int) -> bytes:

@@ -60,7 +60,7 @@ def keeper_of(settings: Settings) -> Keeper | None:
         read.append(str(folder / f"{settings.ledger_reader}.pub"))
     file = _file_of(ledger)
     if file is not None:
-        write += _files(file)
+        write += sqlite_files(file, ".lock")
     else:
         ledger, peers = _server(ledger)
         read.append(str(Path.home() / ".pgpass"))
@@ -141,14 +141,15 @@ def _file_of(ledger: str) -> Path | None:
     return Path(rest.removeprefix("/").partition("?")[0]) if kind.startswith("sqlite") else None
 
 
-def _files(file: Path) -> list[str]:
-    """All files that SQLite writes for the ledger in ``file``. Its folder may be the vault's own,
-    so it stays shut: SQLite needs no other file once a data base keeps a log beside itself."""
+def sqlite_files(file: Path, *beside: str) -> list[str]:
+    """All files that SQLite writes for the data base in ``file``, and those ``beside`` it. Its
+    folder may be the vault's own, so it stays shut: SQLite needs no other file once a data base
+    keeps a log beside itself."""
     import sqlite3
 
     with contextlib.suppress(OSError, sqlite3.Error):  # the keeper says what is wrong
         made = not file.exists()
-        paths = [existing(Path(f"{file}{suffix}")) for suffix in ("", ".lock", "-wal", "-shm")]
+        paths = [existing(Path(f"{file}{suffix}")) for suffix in ("", *beside, "-wal", "-shm")]
         if made or file.stat().st_size == 0:
             with contextlib.closing(sqlite3.connect(file)) as db:
                 db.execute("PRAGMA journal_mode=WAL")

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, say
 from freehold.cli.passports import passport_of
 from freehold.cli.places import keyring_url, root
-from freehold.cli.recording import keeper_of, keeping, recording
+from freehold.cli.recording import keeper_of, keeping, recording, sqlite_files
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def serve(
             settings,
             "counter",
             read=tuple(path for path in (tls_cert, tls_key) if path),
-            write=(_key_file(),),
+            write=tuple(_key_files()),
             bind=(settings.port,),
             also=keeper.reach if keeper else None,
             connects=bool(keeper and keeper.peers),
@@ -167,22 +168,26 @@ async def _serve(
             )
 
 
-def _key_file() -> str:
+def _key_files() -> list[str]:
     """The key data base, there and of today's form: a locked counter could not bring it there."""
     import sqlite3
 
+    from freehold.serve.migrations import LATEST
+
     url = keyring_url()
-    path = url.removeprefix("sqlite:///")
+    path = Path(url.removeprefix("sqlite:///"))
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as db:
-            ready = any(row[1] == "role" for row in db.execute("PRAGMA table_info(api_keys)"))
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        ) as db:
+            ready = db.execute("SELECT version FROM freehold_schema").fetchone() == (LATEST,)
     except sqlite3.Error:
         ready = False
     if not ready:
         from freehold.serve.keys import Keyring
 
-        Keyring(url)
-    return path
+        Keyring(url).close()
+    return sqlite_files(path)
 
 
 def _log_to_stderr() -> None:

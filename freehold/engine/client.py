@@ -21,7 +21,18 @@ from freehold.errors import EngineError, UsageError
 from freehold.faults import error_of
 from freehold.pair import Partner, ending
 from freehold.residency.lock import Order
-from freehold.types import Done, EngineStats, Event, Ids, Logprobs, ModelCard, Sampling, Tap
+from freehold.types import (
+    Done,
+    EngineStats,
+    Event,
+    Floats,
+    Ids,
+    Logprobs,
+    ModelCard,
+    Pooling,
+    Sampling,
+    Tap,
+)
 
 CLOSE_SECONDS = 5.0
 """How long the engine may take to end by itself when it is told to."""
@@ -117,6 +128,14 @@ class EngineProcess(Partner[wire.AnyFromEngine, ModelCard]):
             while not reply.complete(parts):
                 parts.append(await inbox.take())
         return reply.logprobs_of(parts, len(ids))
+
+    async def embed(self, ids: Ids, *, pooling: Pooling) -> Floats:
+        """``types.Engine.embed``."""
+        check_room(len(ids), self.card.context, answer=0)
+        check_ids(ids, self.card.vocab, param="ids")
+        with self._open() as inbox:
+            self._send(wire.Embed(inbox.number, list(ids), pooling))
+            return reply.vector_of(await inbox.take())
 
     async def stats(self) -> EngineStats:
         """Counts of the moment between two steps. Raises ``EngineError``."""

@@ -85,19 +85,22 @@ class Constraint:
         self._check()
         return n
 
-    def allowed(self) -> Indices:
-        """All tokens that may come next, ascending; at least one."""
-        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Of each token of the vocabulary, whether it may come next; at least one may."""
+        packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
-        bits = np.unpackbits(mask, bitorder="little")[: self._vocab]
-        bits[list(self._stop_ids)] = self._matcher.is_accepting()
-        found = np.flatnonzero(bits)
-        if not found.size:
+        mask_v = np.unpackbits(packed, bitorder="little")[: self._vocab].view(np.bool_)
+        mask_v[list(self._stop_ids)] = self._matcher.is_accepting()
+        if not mask_v.any():
             raise UsageError(
                 "grammar allows nothing more here, and not an end either: no text fulfils it",
                 param=PARAM,
             )
-        return found
+        return mask_v
+
+    def allowed(self) -> Indices:
+        """All tokens that may come next, ascending; at least one."""
+        return np.flatnonzero(self.mask())
 
     def forced(self) -> list[int]:
         """The tokens that must come next, as far as there is no choice."""

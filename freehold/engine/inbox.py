@@ -7,7 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from freehold.engine.wire import WINDOW, AnyEvent, Done, Failed, Scored, cost
+from freehold.engine.wire import WINDOW, AnyEvent, Done, Embedded, Failed, Scored, cost
 from freehold.errors import FreeholdError
 from freehold.faults import error_of
 
@@ -32,7 +32,8 @@ class Inbox:
 
     def put(self, event: AnyEvent) -> None:
         """Leave an event for the reader."""
-        self.ended = isinstance(event, Done | Failed) or (isinstance(event, Scored) and event.last)
+        last = isinstance(event, Scored) and event.last
+        self.ended = last or isinstance(event, Done | Embedded | Failed)
         self._events.append(event)
         self._wake()
 

@@ -29,6 +29,13 @@ def event_of(event: wire.AnyEvent, vocab: int) -> Event:
     raise ProtocolError(f"the engine sent {type(event).__name__} in an answer")
 
 
+def vector_of(event: wire.AnyEvent) -> Floats:
+    """A text's vector. Raises ``ProtocolError``."""
+    if not isinstance(event, wire.Embedded) or not event.values or len(event.values) % 4:
+        raise ProtocolError(f"the engine sent {type(event).__name__} for a vector")
+    return np.frombuffer(event.values, "<f4")
+
+
 def complete(parts: Sequence[wire.AnyEvent]) -> bool:
     """Whether all parts of a scored text are there. Raises ``ProtocolError`` for other events."""
     if not parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from freehold.engine.pooling import Pooler
 from freehold.engine.prefix import PageName
 from freehold.engine.sampler import Chooser
 from freehold.engine.speculation import Guess, Lookup
@@ -14,7 +15,7 @@ from freehold.types import Tap
 
 @dataclass(kw_only=True, eq=False)
 class Request:
-    """A prompt to continue (``chooser`` is set) or a text to score (``chooser`` is ``None``).
+    """A prompt to continue (``chooser`` is set), a text to embed (``pooler`` is) or to score.
 
     ``ids`` grows with the answer. ``number`` is given by arrival, so a smaller one is older.
     ``state`` holds the first ``length`` of ``ids`` in the KV cache; it is ``None`` before the
@@ -26,6 +27,7 @@ class Request:
     n_prompt: int
     max_tokens: int = 0
     chooser: Chooser | None = None
+    pooler: Pooler | None = None
     top: int = 0
     taps: tuple[Tap, ...] = ()
 
@@ -48,6 +50,11 @@ class Request:
     def left(self) -> int:
         """Tokens that must still go through the model before the next one can be chosen."""
         return len(self.ids) - self.length
+
+    @property
+    def scores(self) -> bool:
+        """Whether it is a text to score."""
+        return self.chooser is None and self.pooler is None
 
     @property
     def guessed(self) -> list[int]:

@@ -23,6 +23,7 @@ from freehold.engine.limits import (
     check_taps,
     check_top,
 )
+from freehold.engine.pooling import Pooler
 from freehold.engine.request import Request
 from freehold.engine.sampler import Chooser, score_rows
 from freehold.engine.scheduler import SCORE_ROWS, Scheduler, Share
@@ -32,6 +33,8 @@ from freehold.engine.wire import (
     SOFT_FRAME,
     AnyEvent,
     Done,
+    Embed,
+    Embedded,
     EngineSettings,
     Failed,
     Generate,
@@ -46,7 +49,7 @@ from freehold.faults import fault_of
 from freehold.qwen.config import Config
 from freehold.qwen.model import Span
 from freehold.qwen.ops import Cache, Ops, TapFn
-from freehold.types import EngineStats, Floats, ModelCard
+from freehold.types import EngineStats, Floats, ModelCard, Tap
 
 
 class Machine(Protocol):
@@ -60,6 +63,8 @@ class Machine(Protocol):
     def cache(self) -> Cache: ...
     @property
     def ops(self) -> Ops: ...
+
+    def final_norm(self, x_td: Floats) -> Floats: ...
 
     def forward(
         self, spans: Sequence[Span], *, tap: TapFn | None = None
@@ -97,7 +102,7 @@ class Runner:
         self._compiling: dict[int, tuple[Generate, Future[Constraint]]] = {}
         # A sequence longer than the whole cache could never end.
         context = min(model.card.context, self.scheduler.max_tokens)
-        caps = model.card.caps | ({"grammar"} if vocabulary else set())
+        caps = model.card.caps | {"embed"} | ({"grammar"} if vocabulary else set())
         self.card = replace(model.card, context=context, caps=caps)
 
     def step(self) -> list[AnyEvent] | None:
@@ -157,6 +162,25 @@ class Runner:
             return [Failed(message.request, fault_of(error))]
         return []
 
+    def embed(self, message: Embed) -> list[AnyEvent]:
+        """Take in a text to embed; an event only if it is refused."""
+        try:
+            check_room(len(message.ids), self.card.context, answer=0)
+            check_ids(message.ids, self.card.vocab, param="ids")
+            last = self._model.config.n_layers - 1
+            self._submit(
+                Request(
+                    number=message.request,
+                    ids=message.ids,
+                    n_prompt=len(message.ids),
+                    pooler=Pooler(message.pooling),
+                    taps=(Tap(point="block_out", layer=last),),
+                )
+            )
+        except FreeholdError as error:
+            return [Failed(message.request, fault_of(error))]
+        return []
+
     def cancel(self, number: int) -> None:
         """Forget a request and free its pages; one that has ended already is left alone."""
         self._compiling.pop(number, None)
@@ -179,6 +203,8 @@ class Runner:
 
     def _advance(self, share: Share, logits_nv: Floats | None, watch: Watch) -> list[AnyEvent]:
         request = share.request
+        if request.pooler is not None:
+            return self._pool_on(request, request.pooler, watch)
         if logits_nv is None:
             return []
         try:
@@ -243,6 +269,14 @@ class Runner:
         packed = values.astype("<f4").tobytes()
         best = [list(pairs) for pairs in top]
         return [Scored(request.number, packed, best, watch.seen(request), last)]
+
+    def _pool_on(self, request: Request, pooler: Pooler, watch: Watch) -> list[AnyEvent]:
+        for seen in watch.seen(request):
+            pooler.add(self._model.final_norm(seen.array()))
+        if request.left:
+            return []
+        self._end(request)
+        return [Embedded(request.number, pooler.vector().astype("<f4").tobytes())]
 
     def _done(self, request: Request, reason: Literal["stop", "length"]) -> Done:
         # The next turn of a conversation begins with this one.

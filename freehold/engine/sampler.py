@@ -29,6 +29,9 @@ Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 TopPairs = tuple[tuple[int, float], ...]
 
+_SPARSE = 8
+"""Where fewer than one in so many tokens is allowed, only those are looked at."""
+
 _BLOCK = 512
 """Weights summed at once before the running sum: fewer additions that wait for each other."""
 
@@ -124,10 +127,8 @@ class Chooser:
             allowed_s = self.constraint.allowed()
             return int(allowed_s[z_v[allowed_s].argmax()])
         u = uniform(s.seed, s.choice, position)
-        if self.constraint is None:
-            return draw(self._adjusted(logits_v), s, u)
-        allowed_s = self.constraint.allowed()
-        return int(allowed_s[draw(self._adjusted(logits_v)[allowed_s], s, u)])
+        z_v = self._adjusted(logits_v)
+        return draw(z_v, s, u) if self.constraint is None else among(z_v, self.constraint, s, u)
 
     @property
     def _adjusts(self) -> bool:
@@ -204,6 +205,17 @@ def draw(z_v: Doubles, sampling: Sampling, u: float) -> int:
         return _at(np.exp(z_v), u)
     kept = np.sort(kept)
     return int(kept[_at(np.exp(z_v[kept]), u)])
+
+
+def among(z_v: Doubles, constraint: Constraint, sampling: Sampling, u: float) -> int:
+    """``draw`` from the tokens that the grammar allows. Overwrites ``z_v``."""
+    mask_v = constraint.mask()
+    if np.count_nonzero(mask_v) * _SPARSE < mask_v.size:
+        allowed_s = np.flatnonzero(mask_v)
+        return int(allowed_s[draw(z_v[allowed_s], sampling, u)])
+    # Gathering most of the vocabulary costs more than giving the rest no weight.
+    np.copyto(z_v, -np.inf, where=~mask_v)
+    return draw(z_v, sampling, u)
 
 
 def largest(values_v: npt.NDArray[np.floating], k: int) -> Indices:

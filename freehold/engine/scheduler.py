@@ -195,7 +195,7 @@ class Scheduler:
         more than ``SCORE_ROWS`` rows of its logits are held.
         """
         n = min(request.left - given, left.tokens)
-        if request.chooser is None:
+        if request.scores:
             if request.length < request.scored:
                 n = min(n, request.scored - request.length - given)
             else:
@@ -205,8 +205,10 @@ class Scheduler:
         return n
 
     def _want(self, request: Request, n: int) -> Literal["none", "last", "all"]:
-        if request.chooser is None:
+        if request.scores:
             return "none" if request.length < request.scored else "all"
+        if request.pooler is not None:
+            return "none"
         if request.guess:
             return "all"
         return "last" if n == request.left else "none"

@@ -31,10 +31,11 @@ class Watch:
             rows = slice(row, row + share.n)
             row += share.n
             # What is reported belongs to rows whose logits are wanted: the row that produces the
-            # next token, or all rows of a text that is scored.
+            # next token, or all rows of a text that is scored or embedded.
             reported = slice(rows.stop - 1, rows.stop) if share.want == "last" else rows
             for tap in share.request.taps:
-                if tap.mode != "read" or share.want != "none":
+                pools = share.request.pooler is not None
+                if tap.mode != "read" or share.want != "none" or pools:
                     use = (share.request, tap, rows, reported)
                     self._uses.setdefault((tap.point, tap.layer), []).append(use)
 

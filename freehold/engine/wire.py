@@ -17,7 +17,7 @@ import numpy as np
 from freehold.errors import ProtocolError
 from freehold.faults import Fault
 from freehold.pair import frame
-from freehold.types import EngineStats, Floats, ModelCard, Sampling, Tap
+from freehold.types import EngineStats, Floats, ModelCard, Pooling, Sampling, Tap
 
 SOFT_FRAME = 8 << 20
 """Events of a step are spread over further frames once one has grown to about this many bytes."""
@@ -86,6 +86,14 @@ class Score(ToEngine, frozen=True):
     ids: list[int]
     top: int
     taps: list[Tap] = []
+
+
+class Embed(ToEngine, frozen=True):
+    """One vector for ``ids``."""
+
+    request: int
+    ids: list[int]
+    pooling: Pooling
 
 
 class Cancel(ToEngine, frozen=True):
@@ -171,13 +179,19 @@ class Scored(Event, frozen=True):
     last: bool
 
 
+class Embedded(Event, frozen=True):
+    """The vector of a text: ``values`` are little-endian float32."""
+
+    values: bytes
+
+
 class Failed(Event, frozen=True):
     """The request has ended with an error; others go on."""
 
     fault: Fault
 
 
-AnyEvent: TypeAlias = Prefilled | Token | Done | Scored | Failed
+AnyEvent: TypeAlias = Prefilled | Token | Done | Scored | Embedded | Failed
 
 
 class FromEngine(
@@ -226,7 +240,7 @@ class Fatal(FromEngine, frozen=True):
     fault: Fault
 
 
-AnyToEngine: TypeAlias = Configure | Generate | Score | Cancel | Read | AskStats | Close
+AnyToEngine: TypeAlias = Configure | Generate | Score | Embed | Cancel | Read | AskStats | Close
 AnyFromEngine: TypeAlias = Loading | Note | Ready | Events | Stats | Fatal
 
 _to_engine: msgspec.msgpack.Decoder[AnyToEngine] = msgspec.msgpack.Decoder(AnyToEngine)
@@ -255,7 +269,7 @@ def cost(event: AnyEvent) -> int:
     if isinstance(event, Scored):
         pairs = sum(len(best) for best in event.top)
         return 48 + len(event.values) + 16 * pairs + sum(len(tap.values) for tap in event.taps)
-    return 48
+    return 48 + len(event.values) if isinstance(event, Embedded) else 48
 
 
 def read_to_engine(payload: bytes) -> AnyToEngine:

@@ -20,6 +20,7 @@ from freehold.engine.wire import (
     Cancel,
     Close,
     Configure,
+    Embed,
     Fatal,
     Generate,
     Loading,
@@ -78,6 +79,8 @@ def _answer(runner: Runner, message: AnyToEngine) -> list[bytes]:
             return list(event_frames(runner.generate(message)))
         case Score():
             return list(event_frames(runner.score(message)))
+        case Embed():
+            return list(event_frames(runner.embed(message)))
         case Cancel(request):
             runner.cancel(request)
         case Read(request, amount):

@@ -12,11 +12,12 @@ from freehold.errors import UsageError
 from freehold.qwen import speech
 from freehold.qwen.config import MAX_VOCAB, config_of
 from freehold.qwen.documents import Reader, parse_json
+from freehold.qwen.embedding import embedding_of
 from freehold.qwen.listening import TextListener
 from freehold.qwen.template import ChatTemplate, plain, source_of, template_of
 from freehold.qwen.text import TextDecoder
 from freehold.qwen.tokenizer import Tokenizer, tokenizer_of
-from freehold.types import CallForm, Cutoff, Ids, Message, VerifiedModel
+from freehold.types import CallForm, Cutoff, Ids, Message, Pooling, VerifiedModel
 
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
@@ -31,7 +32,11 @@ class QwenCodec:
         template: ChatTemplate | None,
         stop_ids: Sequence[int],
         source: str | None = None,
+        pooling: Pooling = "mean",
+        suffix: Sequence[int] = (),
     ) -> None:
+        self.pooling: Pooling = pooling
+        self.suffix = tuple(suffix)
         self._tokenizer = tokenizer
         self._speech = speech.speech_of(source, tokenizer)
         self._template = template
@@ -100,7 +105,10 @@ def load(model: VerifiedModel) -> QwenCodec:
     stop_ids = [*config_of(model).eos_ids, *_generation_stops(model)]
     named = (tokenizer.added_id(name) for name in STOP_TOKENS)
     stop_ids += [token for token in named if token is not None]
+    pooling, suffix = embedding_of(model)
     return QwenCodec(
+        pooling=pooling,
+        suffix=suffix,
         tokenizer=tokenizer,
         template=template_of(model),
         stop_ids=stop_ids,

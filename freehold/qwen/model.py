@@ -17,7 +17,7 @@ from freehold.qwen import names, quants
 from freehold.qwen.config import Config, config_of
 from freehold.qwen.ops import Array, Cache, Ops, Packed, State, TapFn, Want
 from freehold.qwen.pack import WeightChoice
-from freehold.types import ModelCard, PackedWeights, VerifiedModel
+from freehold.types import Floats, ModelCard, PackedWeights, VerifiedModel
 
 if TYPE_CHECKING:
     from freehold.qwen.ops.native import NativeOps
@@ -79,6 +79,14 @@ class Model:
             results = self._run(spans, tap)
             undo.pop_all()
         return results
+
+    def final_norm(self, x_td: Floats) -> Floats:
+        """The residual stream behind the last block as the head sees it: (t, d) float32."""
+        norm_d = np.asarray(self.ops.to_numpy(self.weights.norm), np.float64)
+        x = x_td.astype(np.float64)
+        scale = np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.config.norm_eps)
+        normed: Floats = (x / scale * norm_d).astype(np.float32)
+        return normed
 
     def _check(self, spans: Sequence[Span]) -> None:
         for span in spans:

@@ -100,7 +100,7 @@ class TextDecoder:
         delta = self._release(self._utf8.decode(b"", final=True))
         rest = "" if self._stopped else "".join(self._kept)
         self._kept.clear()
-        return Delta(text=delta.text + rest, stopped=self._stopped)
+        return Delta(text=delta.text + rest, stopped=self._stopped, stop=delta.stop)
 
     def _release(self, text: str) -> Delta:
         if self._stopped:
@@ -113,9 +113,10 @@ class TextDecoder:
             matched = self._matcher.feed(character)
             if matched:
                 self._stopped = True
-                released += self._kept[: len(self._kept) - matched]
+                cut = len(self._kept) - matched
+                released, stop = [*released, *self._kept[:cut]], "".join(self._kept[cut:])
                 self._kept.clear()
-                return Delta(text="".join(released), stopped=True)
+                return Delta(text="".join(released), stopped=True, stop=stop)
             free = len(self._kept) - self._matcher.held
             released += self._kept[:free]
             del self._kept[:free]

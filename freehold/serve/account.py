@@ -103,6 +103,10 @@ class Account:
                         await self._seal("answered")
                 yield piece
 
+    async def answered(self) -> None:
+        """Seal a request that is answered without pieces. Raises ``LedgerError``."""
+        await self._seal("answered")
+
     async def fail(self, code: str | None) -> None:
         """Seal as ended by an error, unless the ledger itself is what failed."""
         try:

@@ -37,12 +37,15 @@ class Scored:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
     """What choice ``index`` says next. ``tokens`` is empty unless log-probabilities were asked
-    for. The first piece of a choice is empty: its prompt has been read. The last has ``finish``."""
+    for; ``count`` is how many there have been. The first piece of a choice is empty: its prompt has
+    been read. The last has ``finish``, and ``stop`` if it was a stop string that ended it."""
 
     index: int
     text: str = ""
     tokens: tuple[Scored, ...] = ()
+    count: int = 0
     finish: FinishReason | None = None
+    stop: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +168,18 @@ async def answer(
                     said.texts.append(delta.text)
                     if delta.stopped:
                         said.finish = "stop"
-                        tokens = held.release_stopped(delta.text)
-                        yield Piece(index=ask.index, text=delta.text, tokens=tokens, finish="stop")
+                        yield Piece(
+                            index=ask.index,
+                            text=delta.text,
+                            tokens=held.release_stopped(delta.text),
+                            count=len(said.ids),
+                            finish="stop",
+                            stop=delta.stop,
+                        )
                         return
                     if delta.text:
-                        tokens = held.release(delta.text)
-                        yield Piece(index=ask.index, text=delta.text, tokens=tokens)
+                        tokens, n = held.release(delta.text), len(said.ids)
+                        yield Piece(index=ask.index, text=delta.text, tokens=tokens, count=n)
                 case Prefilled():
                     usage.cached[ask.index] = event.cached_tokens
                     meter.prefilled(event)
@@ -181,7 +190,14 @@ async def answer(
                     said.texts.append(delta.text)
                     said.finish = reason
                     tokens = held.release(delta.text)
-                    yield Piece(index=ask.index, text=delta.text, tokens=tokens, finish=reason)
+                    yield Piece(
+                        index=ask.index,
+                        text=delta.text,
+                        tokens=tokens,
+                        count=len(said.ids),
+                        finish=reason,
+                        stop=delta.stop,
+                    )
                     return
     raise EngineError("the engine broke off an answer: ask again, or see the server's log")
 

@@ -16,7 +16,7 @@ from freehold.serve.errors import Problem
 from freehold.serve.keys import Keyring
 from freehold.serve.limits import Limits
 from freehold.serve.middleware import Authenticate, BodyLimit, Catch, Observe
-from freehold.serve.routes import ROUTES, Route
+from freehold.serve.routes import ROUTES, Route, dialect_of
 from freehold.types import Ledger
 
 __all__ = ["Hosted", "Limits", "build"]
@@ -98,7 +98,7 @@ def _add(app: FastAPI, route: Route) -> None:
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
-    """404 and 405, in OpenAI's shape."""
+    """404 and 405."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path[:200]}"
     message = f"{where}: {error.detail.lower()}; see /openapi.json for what there is"
@@ -107,4 +107,4 @@ async def _no_route(request: Request, error: Exception) -> Response:
         headers["Allow"] = "GET, HEAD"
     code = "method_not_allowed" if error.status_code == 405 else "unknown_url"
     problem = Problem(status=error.status_code, message=message, code=code, headers=headers)
-    return problem.response()
+    return dialect_of(request.url.path).response(problem)

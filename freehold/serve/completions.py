@@ -16,8 +16,9 @@ from freehold.errors import UsageError
 from freehold.serve.answer import Ask, Piece, Scored, Usage, answer, interleave, scored
 from freehold.serve.asker import Asker, asker_of, record
 from freehold.serve.desk import Desk, Served, desk_of
+from freehold.serve.dialects import event
 from freehold.serve.intake import read
-from freehold.serve.reply import Outlet, Reply, event
+from freehold.serve.reply import Outlet, Reply
 from freehold.serve.sampling import check_choices, sampling
 from freehold.serve.schema import CompletionRequest
 from freehold.serve.shapes import CompletionLogprobs, Whole, new_id
@@ -28,10 +29,10 @@ async def completions(request: Request) -> Response:
     """Continue one prompt or several, whole or as a stream."""
     desk = desk_of(request)
     asked = await read(request, CompletionRequest)
-    served = desk.find(asked.model)
+    served = desk.find(asked.model, request)
     check_choices(asked.n, desk.limits)
     work = _Completion(desk, served, asked, asker_of(request))
-    return Reply(desk, served.hosted, work.run)
+    return Reply(desk, served.hosted, work.run, desk.spending(request, served))
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,13 @@ class _Completion:
         prompts = await self._served.tokenising.prompts(asked.prompt, limits.max_prompts)
         usage = Usage(prompt_tokens=sum(map(len, prompts)), choices_per_prompt=asked.n)
         asks = self._asks(prompts)
+        answers = len(asks) if asked.max_tokens else 0
+        await outlet.spending.begin(usage, answers=answers, most=asked.max_tokens, firm=True)
         given = {"prompt": asked.prompt, "echo": asked.echo}
         outlet.account.open(record(self._asker, self._served.hosted, asks, asked.n, given), usage)
-        answers = [self._answer(ask, usage) for ask in asks]
+        choices = [self._answer(ask, usage) for ask in asks]
         echoes = [await self._echo(place, ids) for place, ids in enumerate(prompts)]
-        pieces = outlet.account.sealed(interleave(answers, limits.at_once), len(asks))
+        pieces = outlet.account.sealed(interleave(choices, limits.at_once), len(asks))
         pieces = self._echoed(pieces, echoes)
         if asked.stream:
             await outlet.stream(self._chunks(pieces, usage))

@@ -11,11 +11,12 @@ from starlette.requests import Request
 from freehold.errors import UsageError
 from freehold.serve.account import Ledgers
 from freehold.serve.errors import Problem, ProblemError
-from freehold.serve.keys import Keyring
+from freehold.serve.keys import KeyInfo, Keyring
 from freehold.serve.limits import Admission, Deadlines, Limits
 from freehold.serve.metrics import Meter, Metrics
 from freehold.serve.prompt import Tokenising
 from freehold.serve.pulse import Pulse
+from freehold.serve.quotas import Quotas, Spending
 from freehold.types import Codec, Engine, Ledger, ModelCard
 
 FINGERPRINT_DIGITS = 12
@@ -63,6 +64,7 @@ class Desk:
         self.metrics = Metrics()
         self.admission = Admission(limits)
         self.deadlines = Deadlines(limits)
+        self.quotas = Quotas(keys, limits.request_seconds)
         self.pulse = Pulse([hosted.engine for hosted in models], ledger)
         self.models = [Served(hosted, self.metrics) for hosted in models]
         self._by_name: dict[str, Served] = {}
@@ -72,11 +74,19 @@ class Desk:
                     raise UsageError(f"two models are to be served as {name!r}: rename one")
                 self._by_name[name] = served
 
-    def find(self, name: str) -> Served:
-        """The model called ``name``. Raises ``ProblemError`` (404) naming ``model``."""
+    def visible(self, key: KeyInfo | None) -> list[Served]:
+        """The models that ``key`` may use."""
+        named = None if key is None else key.limits.models
+        return [one for one in self.models if named is None or one.hosted.name in named]
+
+    def find(self, name: str, request: Request) -> Served:
+        """The model called ``name``, if the request's key may use it. Raises ``ProblemError`` (404)
+        naming ``model``."""
+        seen = self.visible(key_of(request))
         served = self._by_name.get(name)
-        if served is None:
-            known = ", ".join(sorted(self._by_name)) or "none"
+        if served is None or served not in seen:
+            known = ", ".join(sorted(n for n, one in self._by_name.items() if one in seen))
+            known = known or "none"
             raise ProblemError(
                 Problem(
                     status=404,
@@ -86,6 +96,15 @@ class Desk:
                 )
             )
         return served
+
+    def spending(self, request: Request, served: Served) -> Spending:
+        """What ``request`` will cost its key."""
+        return self.quotas.spending(key_of(request), served.hosted.name)
+
+
+def key_of(request: Request) -> KeyInfo | None:
+    """The key that ``request`` came with."""
+    return cast("KeyInfo | None", request.scope["state"].get("key"))
 
 
 def desk_of(request: Request) -> Desk:

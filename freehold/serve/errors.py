@@ -1,19 +1,19 @@
-"""Every refusal in OpenAI's shape, and how our error tree maps to HTTP.
+"""Every refusal, and how our error tree maps to HTTP.
 
     UsageError, ContextOverflowError  400      NotFoundError     404
     BusyError                         429      ProcessError      503
     SourceError, StorageError         503      IntegrityError    500
 
-The body is always ``{"error": {"message", "type", "param", "code"}}``. What is not in our tree is a
-defect: it is logged with its traceback and answered with a 500 that says nothing of the inside.
+How a refusal is written depends on the API that was asked (``dialects.py``). What is not in our
+tree is a defect: it is logged with its traceback and answered with a 500 that says nothing of the
+inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from starlette.responses import Response
+from typing import Any
 
 from freehold.errors import (
     BusyError,
@@ -26,7 +26,6 @@ from freehold.errors import (
     StorageError,
     UsageError,
 )
-from freehold.serve.wire import encode
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -46,22 +45,10 @@ class Problem:
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def body(self) -> bytes:
-        """The error object as JSON bytes."""
-        return encode(
-            {
-                "error": {
-                    "message": self.message,
-                    "type": self.type,
-                    "param": self.param,
-                    "code": self.code,
-                }
-            }
-        )
-
-    def response(self) -> Response:
-        """The error as a whole HTTP answer."""
-        return Response(self.body(), self.status, dict(self.headers), media_type="application/json")
+    def told(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        error = {"message": self.message, "type": self.type}
+        return {"error": {**error, "param": self.param, "code": self.code}}
 
 
 class ProblemError(FreeholdError):

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
-import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Literal, TypeAlias
 
+import msgspec
 import sqlalchemy as sql
-from sqlalchemy.engine import make_url
 
 from freehold.errors import NotFoundError, StorageError, UsageError
+from freehold.serve.database import connect, exclusive, reading
+from freehold.serve.migrations import migrate
 
 Role: TypeAlias = Literal["user", "auditor"]
 """A user asks the model; an auditor reads what was recorded and passports, and nothing else."""
@@ -32,25 +31,102 @@ _KEYS = sql.Table(
     "api_keys",
     _SCHEMA,
     sql.Column("id", sql.String(16), primary_key=True),
-    sql.Column("name", sql.String(64), nullable=False),
-    sql.Column("secret_sha256", sql.LargeBinary(32), nullable=False),
-    sql.Column("created", sql.Float, nullable=False),
+    sql.Column("name", sql.String(64)),
+    sql.Column("secret_sha256", sql.LargeBinary(32)),
+    sql.Column("created", sql.Float),
     sql.Column("revoked", sql.Float),
-    sql.Column("role", sql.String(16), nullable=False, server_default="user"),
+    sql.Column("role", sql.String(16)),
+    sql.Column("limits", sql.Text),
+)
+_USAGE = sql.Table(
+    "key_usage",
+    _SCHEMA,
+    sql.Column("key_id", sql.String(16), primary_key=True),
+    sql.Column("model", sql.String(256), primary_key=True),
+    sql.Column("day", sql.Integer, primary_key=True),
+    *(
+        sql.Column(name, sql.BigInteger)
+        for name in ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
+    ),
 )
 _MAX_SECRET = 128
 _MAX_NAME = 64
+_MAX_MODELS = 64
+_EPOCH = date(1970, 1, 1)
+
+
+class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a key may use. ``None`` is no limit. ``models`` are names as served; ``expires`` is in
+    Unix seconds; ``token_budget`` counts for as long as the key lives. Tokens are prompts' and
+    answers' together. Minutes and days are those of the clock, UTC."""
+
+    models: tuple[str, ...] | None = None
+    expires: float | None = None
+    concurrency: int | None = None
+    requests_per_minute: int | None = None
+    requests_per_day: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    token_budget: int | None = None
+
+    def check(self) -> None:
+        """Raises ``UsageError`` naming the first limit that cannot be one."""
+        for name in COUNTS:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1 << 53:
+                raise UsageError(f"{name} is {value}: it must be 0 or more", param=name)
+        if self.models is not None:
+            if len(self.models) > _MAX_MODELS:
+                raise UsageError(f"at most {_MAX_MODELS} models can be named", param="models")
+            if not all(0 < len(name) <= 256 and name.isprintable() for name in self.models):
+                raise UsageError("a model's name is 1 to 256 printable characters", param="models")
+
+
+COUNTS = (
+    "concurrency",
+    "requests_per_minute",
+    "requests_per_day",
+    "tokens_per_minute",
+    "tokens_per_day",
+    "token_budget",
+)
+"""The limits that are numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyInfo:
-    """What is known of a key, without its secret. Times are UTC."""
+    """What is known of a key, without its secret. Times are UTC. ``stored`` is false for one that
+    ends with this process."""
 
     id: str
     name: str
     created: datetime
     revoked: datetime | None = None
     role: str = "user"
+    limits: KeyLimits = field(default_factory=KeyLimits)
+    stored: bool = True
+
+    @property
+    def expires(self) -> datetime | None:
+        """When the key ends by itself."""
+        return None if self.limits.expires is None else _time(self.limits.expires)
+
+    @property
+    def expired(self) -> bool:
+        return self.expires is not None and self.expires <= datetime.now(UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyUsage:
+    """What one key has used of one model on one day."""
+
+    key: str
+    model: str
+    day: date
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,35 +144,31 @@ class NewKey:
 class Keyring:
     """The keys of one installation, in a database at ``url`` (``sqlite:////path/keys.db``).
 
-    A SQLite file is made readable by its owner alone, and refused when others may open it.
     Safe to use from several processes: a key revoked in one is refused by the others at once.
     Raises ``UsageError`` or ``StorageError``.
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            location = make_url(url)
-        except sql.exc.ArgumentError as error:
-            raise UsageError(
-                "the key database's address is no database URL: write sqlite:////path/keys.db"
-            ) from error
-        if location.get_backend_name() == "sqlite":
-            _own_file(location.database)
-        self._engine = sql.create_engine(location)
+        self.url = url
+        self._engine = connect(url)
         self._temporary: dict[str, tuple[KeyInfo, bytes]] = {}
-        with self._reading("made"):
-            _SCHEMA.create_all(self._engine)
-            self._give_roles()
+        migrate(self._engine)
 
-    def add(self, name: str, *, role: str = "user") -> NewKey:
+    def close(self) -> None:
+        """Give the data base's connections back."""
+        self._engine.dispose()
+
+    def add(self, name: str, *, role: str = "user", limits: KeyLimits | None = None) -> NewKey:
         """Make and store a key called ``name``, which no key in use may have already, for a
         ``role`` of ``ROLES``."""
         _check_name(name)
         if role not in ROLES:
             raise UsageError(f"role is {role!r}: it must be {' or '.join(ROLES)}", param="role")
+        limits = limits or KeyLimits()
+        limits.check()
         new, row = _mint(name)
-        row["role"] = role
-        with self._reading("added"), self._engine.begin() as db:
+        row |= {"role": role, "limits": _written(limits)}
+        with exclusive(self._engine, "added") as db:
             taken = sql.select(_KEYS.c.id).where(_KEYS.c.name == name, _KEYS.c.revoked.is_(None))
             if db.execute(taken).first() is not None:
                 raise UsageError(
@@ -109,32 +181,58 @@ class Keyring:
     def add_temporary(self) -> str:
         """Make a key that is never stored and ends with this process; return its secret."""
         new, _ = _mint("temporary")
-        info = KeyInfo(id=new.id, name=new.name, created=datetime.now(UTC))
+        info = KeyInfo(id=new.id, name=new.name, created=datetime.now(UTC), stored=False)
         self._temporary[new.id] = (info, _digest(new.secret))
         return new.secret
 
     def list(self) -> Sequence[KeyInfo]:
         """Every stored key, revoked ones too, oldest first."""
-        with self._reading("listed"), self._engine.connect() as db:
+        with reading(self._engine, "listed") as db:
             rows = db.execute(sql.select(_KEYS).order_by(_KEYS.c.created, _KEYS.c.id)).all()
         return [_info(row) for row in rows]
 
+    def find(self, id_or_name: str) -> KeyInfo:
+        """The key in use that has this id or name. Raises ``NotFoundError``."""
+        with reading(self._engine, "found") as db:
+            return _info(_in_use(db, id_or_name))
+
+    def limit(self, id_or_name: str, limits: KeyLimits) -> KeyInfo:
+        """Give a key these limits in place of what it had, also in a server that is running."""
+        limits.check()
+        with exclusive(self._engine, "changed") as db:
+            row = _in_use(db, id_or_name)
+            change = sql.update(_KEYS).where(_KEYS.c.id == row.id)
+            db.execute(change.values(limits=_written(limits)))
+        return replace(_info(row), limits=limits)
+
     def revoke(self, id_or_name: str) -> KeyInfo:
         """Refuse this key from now on. Raises ``NotFoundError`` when no key in use has it."""
-        mine = sql.or_(_KEYS.c.id == id_or_name, _KEYS.c.name == id_or_name)
-        with self._reading("revoked"), self._engine.begin() as db:
-            row = db.execute(sql.select(_KEYS).where(mine, _KEYS.c.revoked.is_(None))).first()
-            if row is None:
-                raise NotFoundError(
-                    f"no key in use has the id or name {id_or_name!r}: "
-                    "see `freehold keys list` for those there are",
-                    param="key",
-                )
-            now = datetime.now(UTC)
+        now = datetime.now(UTC)
+        with exclusive(self._engine, "revoked") as db:
+            row = _in_use(db, id_or_name)
             change = sql.update(_KEYS).where(_KEYS.c.id == row.id)
             db.execute(change.values(revoked=now.timestamp()))
-        info = _info(row)
-        return replace(info, revoked=now)
+        return replace(_info(row), revoked=now)
+
+    def usage(self, since: date) -> Sequence[KeyUsage]:
+        """What every key has used, by model and day (UTC) from ``since`` on, oldest first."""
+        first = (since - _EPOCH).days
+        asked = sql.select(_USAGE).where(_USAGE.c.day >= first)
+        asked = asked.order_by(_USAGE.c.day, _USAGE.c.key_id, _USAGE.c.model)
+        with reading(self._engine, "counted") as db:
+            rows = db.execute(asked).all()
+        return [
+            KeyUsage(
+                key=row.key_id,
+                model=row.model,
+                day=_EPOCH + timedelta(days=row.day),
+                requests=row.requests,
+                prompt_tokens=row.prompt_tokens,
+                cached_tokens=row.cached_tokens,
+                completion_tokens=row.completion_tokens,
+            )
+            for row in rows
+        ]
 
     def check(self, secret: str) -> KeyInfo | None:
         """The key this secret opens, or ``None``. Constant-time in the secret."""
@@ -148,42 +246,24 @@ class Keyring:
         matches = hmac.compare_digest(digest, wanted)
         return info if matches and info is not None and info.revoked is None else None
 
-    def _give_roles(self) -> None:
-        """Bring a key file from before there were roles up to date: its keys are users'."""
-        with self._engine.begin() as db:
-            if "role" not in {column["name"] for column in sql.inspect(db).get_columns("api_keys")}:
-                # Spelled out: SQLAlchemy Core has no ALTER TABLE.
-                db.exec_driver_sql(
-                    "ALTER TABLE api_keys ADD COLUMN role VARCHAR(16) NOT NULL DEFAULT 'user'"
-                )
-
     def _find(self, key_id: str) -> tuple[KeyInfo | None, bytes]:
         if key_id in self._temporary:
             return self._temporary[key_id]
-        with self._reading("checked"), self._engine.connect() as db:
+        with reading(self._engine, "checked") as db:
             row = db.execute(sql.select(_KEYS).where(_KEYS.c.id == key_id)).first()
         return (None, bytes(32)) if row is None else (_info(row), row.secret_sha256)
 
-    def _reading(self, done: str) -> _Storage:
-        return _Storage(done)
 
-
-class _Storage:
-    """Turns a database's failure into our own; its message may hold the statement's values."""
-
-    def __init__(self, done: str) -> None:
-        self._done = done
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, sql.exc.SQLAlchemyError):
-            cause = type(getattr(error, "orig", None) or error).__name__
-            raise StorageError(
-                f"keys could not be {self._done}: the key database failed ({cause}); check that "
-                "its disk is there, writable and not full"
-            ) from None
+def _in_use(db: sql.Connection, id_or_name: str) -> Any:
+    mine = sql.or_(_KEYS.c.id == id_or_name, _KEYS.c.name == id_or_name)
+    row = db.execute(sql.select(_KEYS).where(mine, _KEYS.c.revoked.is_(None))).first()
+    if row is None:
+        raise NotFoundError(
+            f"no key in use has the id or name {id_or_name!r}: "
+            "see `freehold keys list` for those there are",
+            param="key",
+        )
+    return row
 
 
 def _mint(name: str) -> tuple[NewKey, dict[str, str | bytes | float]]:
@@ -202,11 +282,21 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def _info(row: sql.Row[tuple[str, str, bytes, float, float | None, str]]) -> KeyInfo:
+def _info(row: Any) -> KeyInfo:
+    try:
+        limits = msgspec.json.decode(row.limits, type=KeyLimits)
+    except msgspec.MsgspecError as error:
+        raise StorageError(f"the limits of key {row.id} cannot be read: {error}") from error
     revoked = None if row.revoked is None else _time(row.revoked)
+    created = _time(row.created)
     return KeyInfo(
-        id=row.id, name=row.name, created=_time(row.created), revoked=revoked, role=row.role
+        id=row.id, name=row.name, created=created, revoked=revoked, role=row.role, limits=limits
     )
+
+
+def _written(limits: KeyLimits) -> str:
+    given = {k: v for k, v in msgspec.to_builtins(limits).items() if v is not None}
+    return msgspec.json.encode(given).decode()
 
 
 def _time(stamp: float) -> datetime:
@@ -218,23 +308,4 @@ def _check_name(name: str) -> None:
         raise UsageError(
             f"a key's name is 1 to {_MAX_NAME} printable characters, without a space at either end",
             param="name",
-        )
-
-
-def _own_file(database: str | None) -> None:
-    """Make the key file owner-only before SQLite does with whatever umask there is."""
-    if database is None or database in {"", ":memory:"}:
-        raise UsageError("keys need a file: write sqlite:////path/keys.db")
-    path = Path(database)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as error:
-        raise StorageError(
-            f"the key file {path} cannot be opened: {error.strerror}; check its folder and owner"
-        ) from error
-    if mode & 0o077:
-        raise UsageError(
-            f"the key file {path} is open to other users (mode {mode:04o}): run `chmod 600 {path}`"
         )

@@ -23,7 +23,7 @@ from freehold.serve.errors import (
     problem_of,
 )
 from freehold.serve.keys import KeyInfo
-from freehold.serve.routes import ANYONE, roles_of
+from freehold.serve.routes import ANYONE, dialect_of, roles_of
 
 ACCESS = logging.getLogger("freehold.access")
 LOG = logging.getLogger("freehold.serve")
@@ -77,7 +77,7 @@ class Observe:
 
 
 class Catch:
-    """Turns every exception into an answer in OpenAI's shape."""
+    """Turns every exception into an answer in the shape of the API that was asked."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -100,14 +100,14 @@ class Catch:
             problem = problem_of(error)
             if problem.status >= INTERNAL.status:
                 LOG.error("%s: %s", scope["state"]["request_id"], error)
-            await problem.response()(scope, receive, send)
+            await dialect_of(scope["path"]).response(problem)(scope, receive, send)
         except Exception:
             # The one broad except: whatever defect reaches the counter's edge is logged here in
             # full and told to the client without its inside.
             LOG.exception("%s: unexpected error", scope["state"]["request_id"])
             if begun:
                 raise
-            await INTERNAL.response()(scope, receive, send)
+            await dialect_of(scope["path"]).response(INTERNAL)(scope, receive, send)
 
 
 class Authenticate:
@@ -123,17 +123,20 @@ class Authenticate:
         if roles != ANYONE:
             key = self._key(Headers(scope=scope))
             scope["state"]["key_id"] = key.id
+            scope["state"]["key"] = key
             if key.role not in roles:
                 raise ProblemError(_not_yours(key.role))
         await self._app(scope, receive, send)
 
     def _key(self, headers: Headers) -> KeyInfo:
         scheme, _, secret = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not secret.strip():
+        # Anthropic's clients have a header of their own.
+        secret = secret if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if not secret.strip():
             raise ProblemError(
                 _unauthorised(
-                    "no API key was given: send the header 'Authorization: Bearer KEY' with a key "
-                    "from `freehold keys add`",
+                    "no API key was given: send the header 'Authorization: Bearer KEY' (or "
+                    "'x-api-key: KEY') with a key from `freehold keys add`",
                     code=None,
                 )
             )
@@ -143,6 +146,14 @@ class Authenticate:
                 _unauthorised(
                     "the API key is unknown or revoked: ask this server's operator for one",
                     code="invalid_api_key",
+                )
+            )
+        if key.expired:
+            raise ProblemError(
+                _unauthorised(
+                    f"the API key ended at {key.expires:%Y-%m-%d %H:%M} UTC: ask this server's "
+                    "operator for another",
+                    code="expired_api_key",
                 )
             )
         return key

@@ -11,20 +11,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from freehold.errors import NotFoundError
-from freehold.serve.desk import Hosted, desk_of
+from freehold.serve.desk import Hosted, desk_of, key_of
 from freehold.serve.pulse import engine_stats
 from freehold.serve.wire import encode
 
 
 async def list_models(request: Request) -> Response:
-    """Every model served here."""
-    data = [_describe(served.hosted) for served in desk_of(request).models]
+    """Every model that the request's key may use."""
+    seen = desk_of(request).visible(key_of(request))
+    data = [_describe(served.hosted) for served in seen]
     return _json({"object": "list", "data": data})
 
 
 async def show_model(request: Request) -> Response:
     """One model, by name or alias."""
-    served = desk_of(request).find(request.path_params["model"])
+    served = desk_of(request).find(request.path_params["model"], request)
     return _json(_describe(served.hosted))
 
 
@@ -51,7 +52,7 @@ async def list_passports(request: Request) -> Response:
 
 async def show_passport(request: Request) -> Response:
     """What is known of one served model, with every signed envelope."""
-    name = desk_of(request).find(request.path_params["model"]).hosted.name
+    name = desk_of(request).find(request.path_params["model"], request).hosted.name
     told = request.app.state.passports
     if told is None:
         raise NotFoundError("this server was started without anything that reads passports")

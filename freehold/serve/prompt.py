@@ -44,12 +44,12 @@ class Tokenising:
             texts, "messages", lambda: self._codec.chat(messages, tools=tools, options=options)
         )
 
-    async def prompts(self, prompt: object, most: int) -> list[list[int]]:
+    async def prompts(self, prompt: object, most: int, *, param: str = "prompt") -> list[list[int]]:
         """Ids of each prompt: a string, strings, token ids or lists of them.
 
-        Raises ``UsageError`` or ``ContextOverflowError`` naming ``prompt``.
+        Raises ``UsageError`` or ``ContextOverflowError`` naming ``param``.
         """
-        return [await self._prompt(one, at) for one, at in _each(prompt, most)]
+        return [await self._prompt(one, at) for one, at in _each(prompt, most, param)]
 
     async def _prompt(self, one: object, at: str) -> list[int]:
         if isinstance(one, str):
@@ -143,16 +143,14 @@ class Tokenising:
         return left if wanted is None else wanted
 
 
-def _each(prompt: object, most: int) -> list[tuple[object, str]]:
+def _each(prompt: object, most: int, param: str) -> list[tuple[object, str]]:
     """Every prompt with the path that names it."""
     if not isinstance(prompt, list):
-        return [(prompt, "prompt")]
+        return [(prompt, param)]
     if not prompt:
-        raise UsageError("prompt is an empty list: give at least one prompt", param="prompt")
+        raise UsageError(f"{param} is an empty list: give at least one", param=param)
     if type(prompt[0]) is int:
-        return [(prompt, "prompt")]
+        return [(prompt, param)]
     if len(prompt) > most:
-        raise UsageError(
-            f"prompt holds {len(prompt)} prompts: at most {most} are allowed", param="prompt"
-        )
-    return [(one, f"prompt[{place}]") for place, one in enumerate(prompt)]
+        raise UsageError(f"{param} holds {len(prompt)}: at most {most} are allowed", param=param)
+    return [(one, f"{param}[{place}]") for place, one in enumerate(prompt)]

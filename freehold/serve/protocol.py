@@ -13,6 +13,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from freehold.serve.errors import SERVER, Problem
+from freehold.serve.wire import encode
 
 MAX_HEAD = 64 << 10
 """Bytes of request line and headers."""
@@ -138,7 +139,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, problem: Problem) -> None:
         """Answer without the application, and hang up."""
         self._expect(None)
-        body = problem.body()
+        body = encode(problem.told())
         named = {
             **problem.headers,
             "content-type": "application/json",

@@ -16,30 +16,30 @@ from starlette.types import Receive, Scope, Send
 from freehold.errors import FreeholdError
 from freehold.serve.account import CHECKPOINT_HEADER, ENTRY_HEADER, Account
 from freehold.serve.desk import Desk, Hosted
+from freehold.serve.dialects import OPENAI, Dialect
 from freehold.serve.errors import ClientGoneError, problem_of
+from freehold.serve.quotas import Spending
 from freehold.serve.wire import encode
 
 T = TypeVar("T")
 
 DIGEST_HEADER = "freehold-model-digest"
-DONE = b"data: [DONE]\n\n"
 
 _PATIENCE = 1.0
 """Seconds a stream's status line waits for the engine's first word. A full queue says so at once,
 and then the client gets its 429; a long prompt takes longer, and then the 200 goes out first."""
 
 
-def event(data: object) -> bytes:
-    """One server-sent event."""
-    return b"data: " + encode(data) + b"\n\n"
-
-
 class Outlet:
     """Where one reply goes out: call ``whole`` or ``stream``, once. ``account`` is its entry in the
-    ledger: nothing goes out before that is open."""
+    ledger: nothing goes out before that is open. ``spending`` is what it costs the key."""
 
-    def __init__(self, send: Send, hosted: Hosted, account: Account) -> None:
+    def __init__(
+        self, send: Send, hosted: Hosted, account: Account, spending: Spending, dialect: Dialect
+    ) -> None:
         self._send = send
+        self.spending = spending
+        self._dialect = dialect
         self._digest = hosted.card.digest.encode()
         self.account = account
         self.streaming = False
@@ -52,7 +52,7 @@ class Outlet:
         await self._send({"type": "http.response.body", "body": body})
 
     async def stream(self, chunks: AsyncGenerator[bytes]) -> None:
-        """Send ``chunks`` as they come, and ``[DONE]``."""
+        """Send ``chunks`` as they come, and what ends a stream."""
         async with aclosing(chunks):
             chunk = await self._first(chunks)
             while chunk is not None:
@@ -61,11 +61,11 @@ class Outlet:
         # A comment, which clients that do not know of it skip.
         known = self.account.header
         receipt = b": %s %s\n\n" % (CHECKPOINT_HEADER.encode(), known) if known else b""
-        await self._write(receipt + DONE, more=False)
+        await self._write(receipt + self._dialect.end, more=False)
 
     async def fail(self, error: FreeholdError) -> None:
-        """End a stream that has begun with an error event instead of ``[DONE]``."""
-        await self._write(b"data: " + problem_of(error).body() + b"\n\n", more=False)
+        """End a stream that has begun with an error event instead."""
+        await self._write(self._dialect.break_off(problem_of(error)), more=False)
 
     async def _first(self, chunks: AsyncGenerator[bytes]) -> bytes | None:
         first = asyncio.ensure_future(anext(chunks, None))
@@ -103,15 +103,23 @@ class Reply(Response):
     """Runs ``make`` inside the queue, the deadline and the client's patience."""
 
     def __init__(
-        self, desk: Desk, hosted: Hosted, make: Callable[[Outlet], Awaitable[None]]
+        self,
+        desk: Desk,
+        hosted: Hosted,
+        make: Callable[[Outlet], Awaitable[None]],
+        spending: Spending,
+        dialect: Dialect = OPENAI,
     ) -> None:
         super().__init__()
         self._desk = desk
         self._hosted = hosted
         self._make = make
+        self._spending = spending
+        self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outlet = Outlet(send, self._hosted, self._desk.ledgers.account())
+        account = self._desk.ledgers.account()
+        outlet = Outlet(send, self._hosted, account, self._spending, self._dialect)
         await while_connected(receive, self._run(outlet))
 
     async def _run(self, outlet: Outlet) -> None:
@@ -130,6 +138,8 @@ class Reply(Response):
         except BaseException:
             outlet.account.abandon("failed")
             raise
+        finally:
+            outlet.spending.end()
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -1,4 +1,5 @@
-"""Every route of the counter in one table: what answers there, and whose key opens it.
+"""Every route of the counter in one table: what answers there, in which API's words, and whose key
+opens it.
 
 A path that stands in no row answers nothing, and asks for a user's key before it says so. ``GET``
 rows answer ``HEAD`` too. A test walks this table, and ``docs/serve.md`` must tell the same.
@@ -14,10 +15,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from freehold.serve import models, records
+from freehold.serve import models, records, tokenise
 from freehold.serve.chat import chat_completions
 from freehold.serve.completions import completions
+from freehold.serve.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
+from freehold.serve.embeddings import EmbeddingsRequest, embeddings
 from freehold.serve.keys import Role
+from freehold.serve.messages import count_tokens, messages
+from freehold.serve.messages_schema import CountRequest, MessagesRequest
+from freehold.serve.responses import responses
+from freehold.serve.responses_schema import ResponsesRequest
 from freehold.serve.schema import ChatRequest, CompletionRequest, Strict
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -31,13 +38,15 @@ ANYONE: frozenset[Role] = frozenset()
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One row. ``roles`` are those whose keys may ask, ``body`` is what a ``POST`` must bring."""
+    """One row. ``roles`` are those whose keys may ask, ``body`` is what a ``POST`` must bring,
+    ``dialect`` how failures are told."""
 
     method: Literal["GET", "POST"]
     path: str
     endpoint: Endpoint
     roles: frozenset[Role]
     body: type[Strict] | None = None
+    dialect: Dialect = OPENAI
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -49,8 +58,10 @@ def _get(path: str, endpoint: Endpoint, roles: frozenset[Role]) -> Route:
     return Route(method="GET", path=path, endpoint=endpoint, roles=roles)
 
 
-def _post(path: str, endpoint: Endpoint, body: type[Strict]) -> Route:
-    return Route(method="POST", path=path, endpoint=endpoint, roles=USERS, body=body)
+def _post(path: str, endpoint: Endpoint, body: type[Strict], dialect: Dialect = OPENAI) -> Route:
+    return Route(
+        method="POST", path=path, endpoint=endpoint, roles=USERS, body=body, dialect=dialect
+    )
 
 
 ROUTES: tuple[Route, ...] = (
@@ -70,6 +81,12 @@ ROUTES: tuple[Route, ...] = (
     _get("/v1/ledger/consistency", records.consistency, AUDITORS),
     _post("/v1/chat/completions", chat_completions, ChatRequest),
     _post("/v1/completions", completions, CompletionRequest),
+    _post("/v1/embeddings", embeddings, EmbeddingsRequest),
+    _post("/v1/messages", messages, MessagesRequest, ANTHROPIC),
+    _post("/v1/messages/count_tokens", count_tokens, CountRequest, ANTHROPIC),
+    _post("/v1/responses", responses, ResponsesRequest, RESPONSES),
+    _post("/tokenize", tokenise.tokenize, tokenise.TokenizeRequest),
+    _post("/detokenize", tokenise.detokenize, tokenise.DetokenizeRequest),
 )
 
 _PATTERNS = tuple((compile_path(route.path)[0], route) for route in ROUTES)
@@ -77,5 +94,15 @@ _PATTERNS = tuple((compile_path(route.path)[0], route) for route in ROUTES)
 
 def roles_of(path: str) -> frozenset[Role]:
     """Whose keys may ask for ``path``; ``ANYONE`` where none is needed."""
-    found = (route.roles for pattern, route in _PATTERNS if pattern.match(path))
-    return next(found, USERS)
+    found = _find(path)
+    return USERS if found is None else found.roles
+
+
+def dialect_of(path: str) -> Dialect:
+    """In which API's words a failure on ``path`` is told."""
+    found = _find(path)
+    return OPENAI if found is None else found.dialect
+
+
+def _find(path: str) -> Route | None:
+    return next((route for pattern, route in _PATTERNS if pattern.match(path)), None)

@@ -86,6 +86,7 @@ async def run(
             await server.serve(sockets=[listener])
         finally:
             server.hang_up()
+            await desk.quotas.settle()
             await desk.ledgers.settle()
 
 

@@ -193,6 +193,12 @@ class ResponseFormat(Strict):
     syntax: Literal["lark", "regex"] | None = None
     definition: str | None = None
 
+    @classmethod
+    def of(cls, schema: object) -> Self:
+        """Held to a JSON schema."""
+        named = {"name": "answer", "schema": schema}
+        return cls.model_validate({"type": "json_schema", "json_schema": named})
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         needed = {"json_schema": ("json_schema",), "grammar": ("syntax", "definition")}

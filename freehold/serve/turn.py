@@ -29,14 +29,18 @@ class Call:
 class Turn:
     """Gathers the pieces of one choice, and tells what each of them brought."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, *, prefix: str = "call") -> None:
         self._listener = listener
+        self._prefix = prefix
         self._held: list[Scored] = []
         self._thoughts: list[str] = []
         self._words: list[str] = []
         self.calls: list[Call] = []
         self.tokens: list[Scored] = []
         self.finish: Ending | None = None
+        self.stop: str | None = None
+        self.thought_tokens = 0
+        """Tokens of the answer until the last thought had come."""
 
     @property
     def thoughts(self) -> str:
@@ -60,13 +64,17 @@ class Turn:
         self.tokens += piece.tokens
         self._thoughts.append(heard.thoughts)
         self._words.append(heard.words)
+        if heard.thoughts:
+            self.thought_tokens = piece.count
         for part in heard.calls:
             if part.name is not None:
-                self.calls.append(Call(id=f"call_{secrets.token_hex(12)}", name=part.name))
+                new = f"{self._prefix}_{secrets.token_hex(12)}"
+                self.calls.append(Call(id=new, name=part.name))
             self.calls[part.index].arguments.append(part.arguments)
         if piece.finish is not None:
             called = self.calls and piece.finish == "stop"
             self.finish = "tool_calls" if called else piece.finish
+            self.stop = None if called else piece.stop
         return heard
 
     @property

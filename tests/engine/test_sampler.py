@@ -20,7 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from freehold.engine.sampler import Chooser, draw, largest, score_rows, uniform
+from freehold.engine.sampler import Chooser, among, draw, largest, score_rows, uniform
 from freehold.errors import EngineError, UsageError
 from freehold.types import Cutoff, Sampling
 
@@ -308,3 +308,36 @@ def test_a_cutoff_may_come_at_once() -> None:
 def test_a_cutoff_has_bounds(after: int, ids: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="cutoff"):
         Sampling(cutoff=Cutoff(after=after, unless=7, ids=ids))
+
+
+# --- under a grammar ------------------------------------------------------------------------------
+
+
+class Fixed:
+    """A grammar that allows the same tokens everywhere."""
+
+    def __init__(self, mask_v: npt.NDArray[np.bool_]) -> None:
+        self._mask_v = mask_v
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        return self._mask_v
+
+
+@pytest.mark.parametrize("share", [0.005, 0.1, 0.2, 0.9, 1.0])
+def test_a_draw_under_a_grammar_is_one_from_what_it_allows(share: float) -> None:
+    rng = np.random.default_rng(7)
+    for seed in range(60):
+        z_v = rng.normal(0, 3, 1200)
+        mask_v = rng.random(1200) < share
+        mask_v[rng.integers(1200)] = True
+        s = Sampling(
+            temperature=float(rng.choice([0.3, 1.0, 2.0])),
+            top_k=int(rng.choice([0, 5, 600])),
+            top_p=float(rng.choice([0.5, 1.0])),
+            min_p=float(rng.choice([0.0, 0.1])),
+        )
+        u = uniform(seed, 0, 1)
+        kept = np.flatnonzero(mask_v)
+        wanted = int(kept[draw(z_v[kept].copy(), s, u)])
+        grammar: Any = Fixed(mask_v)
+        assert among(z_v.copy(), grammar, s, u) == wanted

@@ -33,10 +33,12 @@ from freehold.types import (
     Done,
     EngineStats,
     Event,
+    Floats,
     Ids,
     Logprobs,
     Message,
     ModelCard,
+    Pooling,
     Prefilled,
     Sampling,
     Tap,
@@ -56,7 +58,7 @@ CARD = ModelCard(
     vocab=VOCAB,
     numerics="scripted",
     bytes_per_token=1,
-    caps=frozenset({"ids", "score"}),
+    caps=frozenset({"ids", "score", "embed"}),
 )
 
 
@@ -64,6 +66,8 @@ class ScriptedCodec:
     """Bytes are tokens. A conversation reads ``<role>content`` one after the other."""
 
     stop_ids = (END,)
+    pooling: Pooling = "mean"
+    suffix: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -141,7 +145,9 @@ class ScriptedDecoder:
         self._text += text
         places = [self._text.find(stop) for stop in self._stop if stop in self._text]
         if places:
-            return Delta(text=self._text[: min(places)], stopped=True)
+            at = min(places)
+            stop = next(stop for stop in self._stop if self._text.startswith(stop, at))
+            return Delta(text=self._text[:at], stopped=True, stop=stop)
         keep = 0 if final else max(map(self._could_begin, self._stop), default=0)
         cut = len(self._text) - keep
         out, self._text = self._text[:cut], self._text[cut:]
@@ -174,6 +180,7 @@ class ScriptedEngine:
 
     seen: list[Sampling] = field(default_factory=list)
     prompts: list[list[int]] = field(default_factory=list)
+    pooled: list[Pooling] = field(default_factory=list)
 
     async def generate(
         self, ids: Ids, sampling: Sampling, *, adapter: str | None = None, taps: Sequence[Tap] = ()
@@ -219,6 +226,13 @@ class ScriptedEngine:
         values = np.full(len(ids), -0.25, dtype=np.float32)
         values[0] = np.nan
         return Logprobs(values=values, top=tuple(_top(token, top) for token in ids))
+
+    async def embed(self, ids: Ids, *, pooling: Pooling) -> Floats:
+        self.prompts.append(list(ids))
+        self.pooled.append(pooling)
+        if self.fail_at is not None:
+            raise self.failure
+        return np.array([3.0, 4.0, len(ids)], np.float32)
 
     async def stats(self) -> EngineStats:
         if self.down:

@@ -16,7 +16,7 @@ from freehold.errors import UsageError
 from freehold.serve.app import Hosted, Limits, build
 from freehold.serve.keys import Keyring
 
-NOWHERE = [("GET", "/"), ("GET", "/nope"), ("POST", "/v1/embeddings"), ("GET", "/docs")]
+NOWHERE = [("GET", "/"), ("GET", "/nope"), ("POST", "/v1/nope"), ("GET", "/docs")]
 
 
 @pytest.mark.parametrize("path", ["/health/", "/health/../metrics", "//health", "/HEALTH"])

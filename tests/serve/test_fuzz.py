@@ -1,4 +1,4 @@
-"""Whatever comes in, no 5xx goes out, and every refusal has OpenAI's shape."""
+"""Whatever comes in, no 5xx goes out, and every refusal has its API's shape."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from freehold.serve.schema import ChatRequest, CompletionRequest
+from freehold.serve.dialects import ANTHROPIC, OPENAI
+from freehold.serve.routes import ROUTES
 
 NAME = "scripted-1"
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
-FIELDS = sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields})
-KEYS = ["role", "content", "type", "text", "name", "user", "system", "assistant", "include_usage"]
+POSTS = {route.path: route for route in ROUTES if route.body is not None}
+FIELDS = sorted({name for route in POSTS.values() if route.body for name in route.body.known})
+KEYS = [
+    *("role", "content", "type", "text", "name", "user", "system", "assistant", "include_usage"),
+    *("function", "tool", "json_schema", "schema", "properties", "id", "input", "arguments"),
+    *("tool_use", "tool_result", "function_call", "call_id", "message", "any", "required"),
+]
 
 _scalars = (
     st.none()
@@ -35,52 +41,70 @@ _json = st.recursive(
     ),
     max_leaves=12,
 )
-_base = {
-    CHAT: {"model": NAME, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8},
+_asked = {"messages": [{"role": "user", "content": "hello"}]}
+_base: dict[str, dict[str, Any]] = {
+    CHAT: {"model": NAME, "max_tokens": 8, **_asked},
     TEXT: {"model": NAME, "prompt": ">hello", "max_tokens": 8},
+    "/v1/messages": {"model": NAME, "max_tokens": 8, **_asked},
+    "/v1/messages/count_tokens": {"model": NAME, **_asked},
+    "/v1/responses": {"model": NAME, "input": "hello", "max_output_tokens": 8},
+    "/v1/embeddings": {"model": NAME, "input": ["hello", "you"]},
+    "/tokenize": {"model": NAME, **_asked},
+    "/detokenize": {"model": NAME, "tokens": [104, 105]},
 }
+
+
+def test_every_route_with_a_body_is_here() -> None:
+    assert _base.keys() == POSTS.keys()
+
+
 _fuzz = settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
-def _well_behaved(answer: httpx.Response) -> None:
+def _well_behaved(answer: httpx.Response, path: str) -> None:
     assert answer.status_code < 500, answer.text
+    dialect = POSTS[path].dialect
     if answer.status_code != 200:
         error = answer.json()["error"]
-        assert set(error) == {"message", "type", "param", "code"}
+        assert set(error) == (
+            {"message", "type"} if dialect is ANTHROPIC else {"message", "type", "param", "code"}
+        )
         assert answer.status_code in {400, 404, 413}
     elif answer.headers["content-type"].startswith("text/event-stream"):
-        assert answer.text.endswith("data: [DONE]\n\n")
+        assert answer.text.endswith("data: [DONE]\n\n") == (dialect is OPENAI)
     else:
-        assert answer.json()["choices"]
+        assert answer.json()
 
 
-@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize("path", _base)
 @_fuzz
 @given(body=_json)
 def test_any_json(http: httpx.Client, path: str, body: Any) -> None:
-    _well_behaved(http.post(path, content=json.dumps(body).encode("utf-8", "surrogatepass")))
+    content = json.dumps(body).encode("utf-8", "surrogatepass")
+    _well_behaved(http.post(path, content=content), path)
 
 
-@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize("path", _base)
 @_fuzz
 @given(changes=st.dictionaries(st.sampled_from(FIELDS), _json, min_size=1, max_size=3))
 def test_changed_fields(http: httpx.Client, path: str, changes: dict[str, Any]) -> None:
     body = {**_base[path], **changes}
-    _well_behaved(http.post(path, content=json.dumps(body).encode("utf-8", "surrogatepass")))
+    content = json.dumps(body).encode("utf-8", "surrogatepass")
+    _well_behaved(http.post(path, content=content), path)
 
 
-@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize("path", _base)
 @_fuzz
 @given(body=st.binary(max_size=200))
 def test_any_bytes(http: httpx.Client, path: str, body: bytes) -> None:
     answer = http.post(path, content=body)
-    _well_behaved(answer)
+    _well_behaved(answer, path)
     assert answer.status_code == 400
 
 
-@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize("path", _base)
 @_fuzz
 @given(data=st.data())
 def test_damaged_bytes(http: httpx.Client, path: str, data: st.DataObject) -> None:
@@ -94,7 +118,7 @@ def test_damaged_bytes(http: httpx.Client, path: str, data: st.DataObject) -> No
             del body[place]
         else:
             del body[place + 1 :]
-    _well_behaved(http.post(path, content=bytes(body)))
+    _well_behaved(http.post(path, content=bytes(body)), path)
 
 
 @_fuzz

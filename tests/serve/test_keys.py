@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from freehold.errors import NotFoundError, StorageError, UsageError
-from freehold.serve.keys import Keyring
+from freehold.serve.keys import KeyLimits, Keyring
+from freehold.serve.migrations import LATEST, STEPS
 
 
 def _url(tmp_path: Path) -> str:
@@ -66,7 +71,7 @@ def test_the_file_holds_no_secret_and_is_the_owners(tmp_path: Path) -> None:
         os.umask(old)
     file = tmp_path / "deep" / "keys.db"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    content = file.read_bytes()
+    content = b"".join(path.read_bytes() for path in file.parent.glob("keys.db*"))
     assert new.id.encode() in content
     assert new.secret.encode() not in content
     assert new.secret.rpartition("-")[2].encode() not in content
@@ -130,7 +135,7 @@ def test_bad_places(tmp_path: Path) -> None:
 
 
 def test_a_damaged_database_is_a_storage_error(tmp_path: Path) -> None:
-    Keyring(_url(tmp_path))
+    Keyring(_url(tmp_path)).close()
     file = tmp_path / "deep" / "keys.db"
     file.write_bytes(b"this is no database, whatever else" * 100)
     with pytest.raises(StorageError, match="key database"):
@@ -147,11 +152,82 @@ def test_a_role_is_kept_and_an_unknown_one_refused(ring: Keyring) -> None:
         ring.add("x", role="root")
 
 
-def test_a_file_from_before_there_were_roles_holds_users(tmp_path: Path) -> None:
-    new = Keyring(_url(tmp_path)).add("old")
-    with sqlite3.connect(tmp_path / "deep" / "keys.db") as db:
-        db.execute("ALTER TABLE api_keys DROP COLUMN role")
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_file_of_an_older_form_is_brought_up_to_date(tmp_path: Path, steps: int) -> None:
+    secret = f"fh-{'0' * 12}-old"
+    (tmp_path / "deep").mkdir(mode=0o700)
+    file = tmp_path / "deep" / "keys.db"
+    file.touch(0o600)
+    with sqlite3.connect(file) as db:
+        for statement in [one for step in STEPS[:steps] for one in step]:
+            db.execute(statement.format(bytes="BLOB", float="FLOAT"))
+        db.execute(
+            "INSERT INTO api_keys (id, name, secret_sha256, created) VALUES (?, 'old', ?, 0)",
+            ("0" * 12, hashlib.sha256(secret.encode()).digest()),
+        )
     for _ in range(2):
-        found = Keyring(_url(tmp_path)).check(new.secret)
+        found = Keyring(_url(tmp_path)).check(secret)
         assert found is not None
-        assert found.role == "user"
+        assert (found.role, found.limits) == ("user", KeyLimits())
+    with sqlite3.connect(file) as db:
+        assert db.execute("SELECT version FROM freehold_schema").fetchall() == [(LATEST,)]
+
+
+def test_a_file_of_a_newer_form_is_left_alone(tmp_path: Path) -> None:
+    Keyring(_url(tmp_path))
+    with sqlite3.connect(tmp_path / "deep" / "keys.db") as db:
+        db.execute("UPDATE freehold_schema SET version = 99")
+    with pytest.raises(UsageError, match="newer Freehold"):
+        Keyring(_url(tmp_path))
+
+
+def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        rings = list(threads.map(lambda _: Keyring(_url(tmp_path)), range(8)))
+    new = rings[0].add("one")
+    assert all(ring.check(new.secret) is not None for ring in rings)
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_limits_are_kept_and_changed(ring: Keyring) -> None:
+    limits = KeyLimits(models=("a", "b"), tokens_per_day=5, expires=time.time() + 100)
+    new = ring.add("one", limits=limits)
+    found = ring.check(new.secret)
+    assert found is not None
+    assert found.limits == limits
+    assert not found.expired
+    assert ring.limit("one", KeyLimits(expires=1.0)).limits.tokens_per_day is None
+    changed = ring.check(new.secret)
+    assert changed is not None
+    assert changed.expired
+    assert ring.find(new.id).limits == KeyLimits(expires=1.0)
+    with pytest.raises(NotFoundError):
+        ring.limit("two", KeyLimits())
+
+
+@pytest.mark.parametrize(
+    ("limits", "param"),
+    [
+        ({"concurrency": -1}, "concurrency"),
+        ({"token_budget": 1 << 60}, "token_budget"),
+        ({"models": ("",)}, "models"),
+        ({"models": ("a\nb",)}, "models"),
+        ({"models": ("a",) * 65}, "models"),
+    ],
+)
+def test_limits_that_cannot_be(ring: Keyring, limits: dict[str, Any], param: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        ring.add("one", limits=KeyLimits(**limits))
+    assert caught.value.param == param
+    assert ring.list() == []
+
+
+@pytest.mark.parametrize("written", ["", "[]", '{"x": 1}', '{"expires": "soon"}', "\x00"])
+def test_damaged_limits_open_nothing(ring: Keyring, tmp_path: Path, written: str) -> None:
+    new = ring.add("one")
+    with sqlite3.connect(tmp_path / "deep" / "keys.db") as db:
+        db.execute("UPDATE api_keys SET limits = ?", (written,))
+    with pytest.raises(StorageError, match="limits of key"):
+        ring.check(new.secret)

@@ -1,0 +1,116 @@
+"""The data base that keys, their limits and what they used lie in: SQLite, or PostgreSQL where
+several counters share it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.engine import make_url
+
+from freehold.errors import StorageError, UsageError
+
+_BUSY_SECONDS = 10
+
+
+def connect(url: str, *, durable: bool = True) -> sql.Engine:
+    """The data base at ``url`` (``sqlite:////path/keys.db``).
+
+    A SQLite file is made readable by its owner alone, and refused when others may open it. Without
+    ``durable``, what was written last may be lost when the power fails, not when a process does.
+    Raises ``UsageError`` or ``StorageError``.
+    """
+    try:
+        location = make_url(url)
+    except sql.exc.ArgumentError as error:
+        raise UsageError(
+            "the key database's address is no database URL: write sqlite:////path/keys.db"
+        ) from error
+    if location.get_backend_name() == "postgresql":
+        location = location.set(drivername="postgresql+psycopg")
+        with _told("opened"):
+            return sql.create_engine(location, pool_pre_ping=True)
+    if location.get_backend_name() != "sqlite":
+        raise UsageError("the key database must be SQLite or PostgreSQL")
+    _own_file(location.database)
+    # No transactions of the driver's own making: ``exclusive`` begins them.
+    options: dict[str, Any] = {"timeout": _BUSY_SECONDS, "isolation_level": None}
+    engine = sql.create_engine(location, connect_args=options)
+    pragmas = ("journal_mode=WAL", f"synchronous={'FULL' if durable else 'NORMAL'}")
+
+    def prepare(connection: Any, _: object) -> None:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+
+    sql.event.listen(engine, "connect", prepare)
+    return engine
+
+
+@contextlib.contextmanager
+def exclusive(engine: sql.Engine, done: str = "used") -> Iterator[sql.Connection]:
+    """A transaction. With SQLite nobody else writes meanwhile; PostgreSQL locks rows. ``done`` is
+    what keys could not be if it fails. Raises ``StorageError``."""
+    with _told(done), engine.connect() as db:
+        if engine.dialect.name == "sqlite":
+            db.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            if engine.dialect.name == "sqlite":
+                db.exec_driver_sql("ROLLBACK")
+            db.rollback()
+            raise
+        if engine.dialect.name == "sqlite":
+            db.exec_driver_sql("COMMIT")
+        db.commit()
+
+
+@contextlib.contextmanager
+def reading(engine: sql.Engine, done: str) -> Iterator[sql.Connection]:
+    """A connection to read by. Raises ``StorageError``."""
+    with _told(done), engine.connect() as db:
+        yield db
+
+
+@contextlib.contextmanager
+def _told(done: str) -> Iterator[None]:
+    """A data base's failure as our own; its message may hold the statement's values."""
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            "keys in PostgreSQL need its driver: pip install 'freehold[postgres]'"
+        ) from error
+    except sql.exc.SQLAlchemyError as error:
+        cause = type(getattr(error, "orig", None) or error).__name__
+        raise StorageError(
+            f"keys could not be {done}: the key database failed ({cause}); check that its disk is "
+            "there, writable and not full"
+        ) from None
+
+
+def _own_file(database: str | None) -> None:
+    """Make the key file owner-only before SQLite does with whatever umask there is."""
+    if database is None or database in {"", ":memory:"}:
+        raise UsageError("keys need a file: write sqlite:////path/keys.db")
+    path = Path(database)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            # Never opened otherwise: closing a file drops every lock that this process has on it,
+            # SQLite's own among them.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        raise StorageError(
+            f"the key file {path} cannot be opened: {error.strerror}; check its folder and owner"
+        ) from error
+    if mode & 0o077:
+        raise UsageError(
+            f"the key file {path} is open to other users (mode {mode:04o}): run `chmod 600 {path}`"
+        )
