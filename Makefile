@@ -9,7 +9,10 @@ PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint co
 # dependencies are not wanted.
 RANKS  := dashscope==2.0.2
 
-.PHONY: run test test-slow check format docs lock clean help
+# Other people's clients, each with an environment of its own: they cannot live in one.
+CLIENTS := $(patsubst tests/clients/pins/%.txt,.clients/%/done,$(wildcard tests/clients/pins/*.txt))
+
+.PHONY: run test test-slow check clients format docs lock clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -34,6 +37,11 @@ check: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# make clients   get the clients that docs/clients.md tells of, and try them on the default model
+clients: $(VENV)/dev $(CLIENTS) tests/clients/node/node_modules
+	@$(BIN)/freehold pull
+	$(BIN)/pytest tests/clients -m "slow or not slow" --timeout 3600
+
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -50,9 +58,9 @@ lock:
 	@echo "# What \`make\` installs: exact versions of everything, made by \`make lock\`." > constraints.txt
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' >> constraints.txt
 
-# make clean  remove .venv; models stay where they are
+# make clean  remove .venv and .clients; models stay where they are
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .clients tests/clients/node/node_modules
 
 $(VENV)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -70,3 +78,13 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/python
 	$(PIP) --editable '.[lab,dev]'
 	$(PIP) --no-deps $(RANKS)
 	@touch $@ $(VENV)/run
+
+.clients/%/done: tests/clients/pins/%.txt
+	$(PYTHON) -m venv .clients/$*
+	.clients/$*/bin/pip --disable-pip-version-check install --quiet --no-deps --requirement $<
+	@touch $@
+
+tests/clients/node/node_modules: tests/clients/node/package-lock.json
+	@command -v npm > /dev/null || { echo "the client for Node needs npm: install Node.js 20 or newer"; exit 1; }
+	cd tests/clients/node && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@

@@ -63,6 +63,7 @@ class Item(Strict):
     output: Text = None
 
     id: Ignored = None
+    parsed_arguments: Ignored = None
     status: Ignored = None
     phase: Ignored = None
     summary: Ignored = None

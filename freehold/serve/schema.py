@@ -286,6 +286,10 @@ class CalledFunction(Strict):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     arguments: str
 
+    # What clients have put beside what they were told, and send back with it.
+    parsed_arguments: Ignored = None
+    provider_specific_fields: Ignored = None
+
     @model_validator(mode="after")
     def _an_object(self) -> Self:
         if not isinstance(self.parsed, dict):
@@ -308,6 +312,9 @@ class ToolCall(Strict):
     type: Literal["function"] = "function"
     function: CalledFunction
 
+    index: Ignored = None
+    provider_specific_fields: Ignored = None
+
 
 class ChatMessage(Strict):
     """One message. Clients send a reply back as they got it, empty extras and all."""
@@ -317,17 +324,23 @@ class ChatMessage(Strict):
     reasoning_content: str | None = None
     name: Annotated[str | None, Ignored] = None
     refusal: Annotated[str | None, Ignored] = None
+    parsed: Ignored = None
+    extra: Ignored = None
+    provider_specific_fields: Ignored = None
     annotations: Annotated[Any, refused("is not supported", [])] = None
     audio: Annotated[Any, refused("is not supported: this model reads text only")] = None
     tool_calls: Annotated[list[ToolCall], FailFast(), at_most(MAX_TOOLS, "calls")] = []
     function_call: Annotated[Any, refused(LEGACY)] = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+    id: Annotated[str, Field(max_length=256)] | None = None
+    """What Qwen-Agent calls ``tool_call_id``; in other messages a name of the client's own."""
 
     @model_validator(mode="after")
     def _of_its_role(self) -> Self:
         if self.tool_calls and self.role != "assistant":
             raise fault(f"is not allowed in a message of role {self.role}", at=".tool_calls")
-        if (self.tool_call_id is None) == (self.role == "tool"):
+        answered = self.tool_call_id or (self.id if self.role == "tool" else None)
+        if (answered is None) == (self.role == "tool"):
             verb = "is required" if self.role == "tool" else "is not allowed"
             raise fault(f"{verb} in a message of role {self.role}", at=".tool_call_id")
         if self.content is None and not self.tool_calls:
