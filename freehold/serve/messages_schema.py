@@ -7,26 +7,33 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, FailFast, Field, model_validator
+from pydantic import FailFast, Field, WithJsonSchema, model_validator
 
 from freehold.serve.schema import (
     EFFORTS,
     MAX_STOP_LENGTH,
     MAX_TOOLS,
+    OBJECT,
+    STRING,
+    TEXTS,
     CalledFunction,
     ChatMessage,
     ChatRequest,
+    Checked,
     Count,
     FunctionTool,
     Ignored,
     ResponseFormat,
+    Share,
     Strict,
+    Temperature,
     Tool,
     ToolCall,
     ToolChoice,
     at_most,
     fault,
     refused,
+    said,
 )
 from freehold.serve.wire import encode
 
@@ -49,6 +56,9 @@ def _text(value: object) -> object:
     return "\n".join(block["text"] for block in value)
 
 
+Texts = Annotated[Any, Checked(_text, said(**TEXTS))]
+
+
 class Block(Strict):
     """Part of a message. Which fields it has depends on its ``type``."""
 
@@ -59,7 +69,7 @@ class Block(Strict):
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     input: dict[str, Any] | None = None
     tool_use_id: Annotated[str, Field(max_length=256)] | None = None
-    content: Annotated[Any, BeforeValidator(_text)] = None
+    content: Texts = None
     is_error: bool = False
 
     cache_control: Ignored = None
@@ -96,7 +106,7 @@ class Message(Strict):
         FailFast(),
         Field(min_length=1),
         at_most(MAX_BLOCKS, "blocks"),
-        BeforeValidator(_blocks),
+        Checked(_blocks, lambda schema: {"anyOf": [STRING, schema]}),
     ]
 
     @model_validator(mode="after")
@@ -203,7 +213,7 @@ class Thinking(Strict):
 
 class OutputFormat(Strict):
     type: Literal["json_schema"]
-    schema_: Annotated[Any, Field(alias="schema")]
+    schema_: Annotated[Any, Field(alias="schema"), WithJsonSchema(OBJECT)]
 
 
 class OutputConfig(Strict):
@@ -216,7 +226,7 @@ class CountRequest(Strict):
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     messages: Annotated[list[Message], FailFast(), Field(min_length=1), at_most(4096, "messages")]
-    system: Annotated[Any, BeforeValidator(_text)] = None
+    system: Texts = None
     tools: Annotated[list[MessagesTool], FailFast(), at_most(MAX_TOOLS, "tools")] = Field(
         default_factory=list
     )
@@ -272,9 +282,9 @@ class MessagesRequest(CountRequest):
         at_most(MAX_STOPS, "stop sequences"),
     ] = Field(default_factory=list)
     stream: bool = False
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     top_k: Annotated[int, Field(ge=0, le=1 << 31)] = 0
-    top_p: float = 1.0
+    top_p: Share = 1.0
 
     metadata: Ignored = None
     service_tier: Ignored = None

@@ -7,9 +7,9 @@ an answer here (``Ignored``), and *refused* because they would and we cannot do 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -17,8 +17,10 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    GetJsonSchemaHandler,
     StrictBool,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -44,8 +46,46 @@ def fault(reason: str, at: str = "") -> PydanticCustomError:
 
 # --- kinds of field -------------------------------------------------------------------------------
 
+Schema: TypeAlias = dict[str, Any]
 
-def refused(reason: str, *allowed: object) -> BeforeValidator:
+
+class Checked(BeforeValidator):
+    """A check of our own, and what the OpenAPI document ``says`` of its field instead of what the
+    types do: given that, it returns the schema."""
+
+    def __init__(self, check: Callable[[object], object], says: Callable[[Schema], Schema]) -> None:
+        super().__init__(check)
+        object.__setattr__(self, "says", says)
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> Schema:
+        said: Schema = vars(self)["says"](handler(core))
+        return said
+
+
+def said(**schema: Any) -> Callable[[Schema], Schema]:
+    """Say this, whatever the types do."""
+    return lambda _: schema
+
+
+STRING: Schema = {"type": "string"}
+OBJECT: Schema = {"type": "object"}
+TEXTS: Schema = {
+    "anyOf": [
+        STRING,
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"type": STRING, "text": STRING},
+                "required": ["type", "text"],
+            },
+        },
+    ]
+}
+"""A text, or its parts."""
+
+
+def refused(reason: str, *allowed: object) -> Checked:
     """Accept ``allowed`` (the values that change nothing) and refuse the rest."""
 
     def check(value: object) -> object:
@@ -53,10 +93,10 @@ def refused(reason: str, *allowed: object) -> BeforeValidator:
             raise fault(reason)
         return value
 
-    return BeforeValidator(check)
+    return Checked(check, said(enum=[*allowed, None], description=f"It {reason}."))
 
 
-def at_most(count: int, what: str) -> BeforeValidator:
+def at_most(count: int, what: str) -> Checked:
     """Refuse a long list before anything looks at its items."""
 
     def check(value: object) -> object:
@@ -64,7 +104,10 @@ def at_most(count: int, what: str) -> BeforeValidator:
             raise fault(f"holds {len(value)} {what}: at most {count} are allowed")
         return value
 
-    return BeforeValidator(check)
+    def says(schema: Schema) -> Schema:
+        return {**schema, "maxItems" if schema.get("type") == "array" else "maxProperties": count}
+
+    return Checked(check, says)
 
 
 def _stops(value: object) -> object:
@@ -99,8 +142,33 @@ EFFORTS = {"minimal": 256, "low": 1024, "medium": 4096, "high": 16_384}
 """Tokens of reasoning for each ``reasoning_effort``; ``none`` asks for no reasoning at all."""
 Ignored = Annotated[Any, Field(description="Accepted and ignored: it cannot change an answer.")]
 Text = Annotated[str, Field(max_length=512)]
-Stops = Annotated[list[str], BeforeValidator(_stops)]
-Biases = Annotated[dict[int, float], BeforeValidator(_biases)]
+_STOP: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
+Stops = Annotated[
+    list[str],
+    Checked(_stops, said(anyOf=[_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}])),
+]
+Biases = Annotated[
+    dict[int, float],
+    Checked(
+        _biases,
+        said(
+            type="object",
+            propertyNames={"pattern": "^[0-9]{1,9}$"},
+            additionalProperties={"type": "number", "minimum": -100, "maximum": 100},
+            maxProperties=MAX_BIASES,
+        ),
+    ),
+]
+
+
+def ranged(low: float, high: float) -> Any:
+    """A number of this range, which ``types.Sampling`` sees to."""
+    return Field(json_schema_extra={"minimum": low, "maximum": high})
+
+
+Temperature = Annotated[float, ranged(0, 2)]
+Share = Annotated[float, ranged(0, 1)]
+Penalty = Annotated[float, ranged(-2, 2)]
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
 
 
@@ -122,6 +190,18 @@ class Strict(BaseModel):
         super().__pydantic_init_subclass__(**more)
         fields = cls.model_fields.items()
         cls.known = frozenset(field.alias or name for name, field in fields)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> Schema:
+        """``null`` may stand for every field that may be absent."""
+        told = handler.resolve_ref_schema(handler(core))
+        for name, field in told.get("properties", {}).items():
+            free = not {"type", "enum", "anyOf", "$ref", "const"} & field.keys()
+            null = {"type": "null"} in field.get("anyOf", ()) or None in field.get("enum", ())
+            if name not in told.get("required", ()) and not free and not null:
+                kept = {key: field.pop(key) for key in ("default", "title") if key in field}
+                told["properties"][name] = {"anyOf": [field, {"type": "null"}], **kept}
+        return told
 
     @model_validator(mode="before")
     @classmethod
@@ -179,7 +259,7 @@ class JsonSchema(Strict):
     """OpenAI's ``json_schema``. Answers are held to the schema whatever ``strict`` says."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    schema_: Annotated[Any, Field(alias="schema")]
+    schema_: Annotated[Any, Field(alias="schema"), WithJsonSchema(OBJECT)]
     description: Annotated[str | None, Ignored] = None
     strict: Annotated[bool | None, Ignored] = None
 
@@ -215,13 +295,13 @@ class Generation(Strict):
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     n: Count = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: Temperature = 1.0
+    top_p: Share = 1.0
     top_k: Annotated[int, Field(ge=0, le=1 << 31)] = 0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
+    min_p: Share = 0.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, ranged(0.01, 100)] = 1.0
     logit_bias: Biases = {}
     seed: Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
     stop: Stops = []
@@ -319,8 +399,10 @@ class ToolCall(Strict):
 class ChatMessage(Strict):
     """One message. Clients send a reply back as they got it, empty extras and all."""
 
-    role: Annotated[Literal["system", "user", "assistant", "tool"], BeforeValidator(_role)]
-    content: Annotated[str, BeforeValidator(_content)] | None = None
+    role: Annotated[
+        Literal["system", "user", "assistant", "tool"], Checked(_role, said(enum=sorted(_ROLES)))
+    ]
+    content: Annotated[str, Checked(_content, said(**TEXTS))] | None = None
     reasoning_content: str | None = None
     name: Annotated[str | None, Ignored] = None
     refusal: Annotated[str | None, Ignored] = None
@@ -392,6 +474,23 @@ def _tool_choice(value: object) -> object:
     )
 
 
+MODE: Schema = {"enum": ["none", "auto", "required"]}
+_NAMED: Schema = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "properties": {"name": STRING},
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["type", "function"],
+    "additionalProperties": False,
+}
+
+
 class ChatRequest(Generation):
     """The body of ``POST /v1/chat/completions``."""
 
@@ -407,7 +506,7 @@ class ChatRequest(Generation):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     thinking_budget: Count | None = None
     tools: Annotated[list[Tool], FailFast(), at_most(MAX_TOOLS, "tools")] = []
-    tool_choice: Annotated[Any, BeforeValidator(_tool_choice)] = None
+    tool_choice: Annotated[Any, Checked(_tool_choice, said(anyOf=[MODE, _NAMED]))] = None
     parallel_tool_calls: bool | None = None
 
     metadata: Annotated[dict[str, Any] | None, Ignored] = None
@@ -485,10 +584,22 @@ class ChatRequest(Generation):
 # --- /v1/completions ------------------------------------------------------------------------------
 
 
+_IDS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+PROMPTS: Schema = {
+    "anyOf": [
+        STRING,
+        _IDS,
+        {"type": "array", "items": STRING, "minItems": 1},
+        {"type": "array", "items": _IDS, "minItems": 1},
+    ]
+}
+"""A text or token ids, one or several."""
+
+
 class CompletionRequest(Generation):
     """The body of ``POST /v1/completions``. ``prompt``'s four shapes are read in ``prompt.py``."""
 
-    prompt: Any
+    prompt: Annotated[Any, WithJsonSchema(PROMPTS)]
     max_tokens: Annotated[int, Field(ge=0, le=1 << 31)] = 16
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool = False
