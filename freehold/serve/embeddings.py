@@ -16,9 +16,10 @@ from freehold.errors import UsageError
 from freehold.serve.answer import Ask, Usage
 from freehold.serve.asker import Asker, asker_of, record
 from freehold.serve.desk import Desk, Served, desk_of
+from freehold.serve.fields import Count, Ignored, Strict
 from freehold.serve.intake import read
 from freehold.serve.reply import Outlet, Reply
-from freehold.serve.schema import PROMPTS, Count, Ignored, Strict
+from freehold.serve.schema import PROMPTS
 from freehold.types import Floats, Sampling
 
 

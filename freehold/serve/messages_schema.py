@@ -9,31 +9,33 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import FailFast, Field, WithJsonSchema, model_validator
 
-from freehold.serve.schema import (
+from freehold.serve.fields import (
     EFFORTS,
     MAX_STOP_LENGTH,
     MAX_TOOLS,
     OBJECT,
     STRING,
     TEXTS,
-    CalledFunction,
-    ChatMessage,
-    ChatRequest,
     Checked,
     Count,
-    FunctionTool,
     Ignored,
-    ResponseFormat,
     Share,
     Strict,
     Temperature,
-    Tool,
-    ToolCall,
-    ToolChoice,
     at_most,
     fault,
     refused,
     said,
+)
+from freehold.serve.schema import (
+    CalledFunction,
+    ChatMessage,
+    ChatRequest,
+    FunctionTool,
+    ResponseFormat,
+    Tool,
+    ToolCall,
+    ToolChoice,
 )
 from freehold.serve.wire import encode
 
@@ -100,6 +102,8 @@ def _blocks(value: object) -> object:
 
 
 class Message(Strict):
+    """What one side said, as text or as blocks."""
+
     role: Literal["user", "assistant"]
     content: Annotated[
         list[Block],
@@ -200,6 +204,8 @@ _MODES: dict[str, Literal["none", "auto", "required", "named"]] = {
 
 
 class Thinking(Strict):
+    """Whether the model is to think, and how many tokens at most."""
+
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Count | None = None
     display: Ignored = None
@@ -212,11 +218,15 @@ class Thinking(Strict):
 
 
 class OutputFormat(Strict):
+    """The answer is held to a JSON schema."""
+
     type: Literal["json_schema"]
     schema_: Annotated[Any, Field(alias="schema"), WithJsonSchema(OBJECT)]
 
 
 class OutputConfig(Strict):
+    """What the answer must look like, and how long may be thought."""
+
     format: OutputFormat | None = None
     effort: Literal["low", "medium", "high", "max"] | None = None
 

@@ -1,7 +1,7 @@
 """The OpenAPI document: made of the table of routes, of what requests may hold (the request models)
 and of what answers hold (``told.py``).
 
-Source: OpenAPI 3.1, whose schemas are JSON Schema 2020-12.
+Source: OpenAPI 3.2, which has words for the events of a stream, and JSON Schema 2020-12.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from freehold import __version__
-from freehold.serve.dialects import ANTHROPIC
+from freehold.serve.dialects import ANTHROPIC, OPENAI
+from freehold.serve.fields import Strict
 from freehold.serve.routes import ANYONE, JSON, Route
-from freehold.serve.schema import Strict
 from freehold.serve.told import Error, MessagesError
 
 _REF = "#/components/schemas/{model}"
@@ -26,8 +26,8 @@ _ABOUT = """\
 Open-weight Qwen models on hardware of your own, behind the HTTP APIs of OpenAI and Anthropic.
 
 Every call but `/health` needs a key. What a request holds is checked exactly: a field that is not
-told of here is refused, `null` means absent. Some rules between fields are not told of here; whoever
-breaks one gets a 400 that names the field. `GET` routes answer `HEAD` too.
+told of here is refused, `null` means absent. Some rules between fields are not told of here;
+whoever breaks one gets a 400 that names the field. `GET` routes answer `HEAD` too.
 """
 _TAGS = {
     "answers": "What models say.",
@@ -73,7 +73,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         told = paths.setdefault(re.sub(r":\w+", "", route.path), {})
         told[route.method.lower()] = _operation(route)
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",
         "info": {"title": "Freehold", "version": __version__, "description": _ABOUT},
         "tags": [{"name": name, "description": about} for name, about in _TAGS.items()],
         "paths": paths,
@@ -122,9 +122,7 @@ def _responses(route: Route) -> dict[str, Any]:
     if form == JSON:
         content = {JSON: {"schema": {"type": "object"}}}
     if route.event is not None:
-        # OpenAPI 3.1 has no words for a stream's events: their form is named beside it.
-        stream = {"type": "string", "x-event": _to(route.event)}
-        content["text/event-stream"] = {"schema": stream}
+        content["text/event-stream"] = {"itemSchema": _event(route)}
     told = {"200": {"description": "The answer.", "content": content}}
     error = Error if route.dialect is not ANTHROPIC else MessagesError
     always = () if route.roles == ANYONE else (401, 403)
@@ -138,6 +136,22 @@ def _responses(route: Route) -> dict[str, Any]:
             failure["headers"] = headers
         told[str(status)] = failure
     return told
+
+
+def _event(route: Route) -> dict[str, Any]:
+    """An event of a stream: what it may be, or that the stream failed, as text in ``data``."""
+    assert route.event is not None
+    forms = [_to(route.event)]
+    # The others have events of their own for that.
+    forms += [_to(Error)] if route.dialect is OPENAI else []
+    held = {"contentMediaType": JSON, "contentSchema": {"anyOf": forms}}
+    if route.dialect.end:
+        held = {"if": {"const": "[DONE]"}, "else": held}
+    return {
+        "type": "object",
+        "properties": {"event": {"type": "string"}, "data": {"type": "string", **held}},
+        "required": ["data"],
+    }
 
 
 _HEADERS = {

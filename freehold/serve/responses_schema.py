@@ -10,33 +10,35 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import FailFast, Field, WithJsonSchema, model_validator
 
-from freehold.serve.schema import (
+from freehold.serve.fields import (
     MAX_PARTS,
     MAX_TOOLS,
-    MODE,
     OBJECT,
     STRING,
     TEXTS,
-    CalledFunction,
-    ChatMessage,
-    ChatRequest,
     Checked,
     Count,
-    FunctionTool,
     Ignored,
-    ResponseFormat,
     Schema,
     Share,
-    StreamOptions,
     Strict,
     Temperature,
-    Tool,
-    ToolCall,
-    ToolChoice,
     at_most,
     fault,
     refused,
     said,
+)
+from freehold.serve.schema import (
+    MODE,
+    CalledFunction,
+    ChatMessage,
+    ChatRequest,
+    FunctionTool,
+    ResponseFormat,
+    StreamOptions,
+    Tool,
+    ToolCall,
+    ToolChoice,
 )
 from freehold.types import MAX_TOP_LOGPROBS
 
@@ -172,6 +174,8 @@ _NAMED: Schema = {
 
 
 class TextFormat(Strict):
+    """What the answer must look like."""
+
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
     schema_: Annotated[Any, Field(alias="schema"), WithJsonSchema(OBJECT)] = None
@@ -187,11 +191,15 @@ class TextFormat(Strict):
 
 
 class TextOptions(Strict):
+    """How the answer is written."""
+
     format: TextFormat | None = None
     verbosity: Annotated[Any, refused("must be 'medium' or absent", "medium")] = None
 
 
 class Reasoning(Strict):
+    """How long may be thought."""
+
     effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     summary: Annotated[Any, refused("is not supported: thoughts come as they are", "auto")] = None
     generate_summary: Annotated[

@@ -16,17 +16,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from freehold.serve import models, records, tokenise, told
+from freehold.serve import models, records, told
 from freehold.serve.chat import chat_completions
 from freehold.serve.completions import completions
 from freehold.serve.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
 from freehold.serve.embeddings import EmbeddingsRequest, embeddings
+from freehold.serve.fields import Strict
 from freehold.serve.keys import Role
 from freehold.serve.messages import count_tokens, messages
 from freehold.serve.messages_schema import CountRequest, MessagesRequest
 from freehold.serve.responses import responses
 from freehold.serve.responses_schema import ResponsesRequest
-from freehold.serve.schema import ChatRequest, CompletionRequest, Strict
+from freehold.serve.schema import ChatRequest, CompletionRequest
+from freehold.serve.tokenise import DetokenizeRequest, TokenizeRequest, detokenize, tokenize
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -182,14 +184,12 @@ ROUTES: tuple[Route, ...] = (
         dialect=ANTHROPIC,
     ),
     _post("/v1/embeddings", embeddings, "text", body=EmbeddingsRequest, answer=told.Embeddings),
-    _post(
-        "/tokenize", tokenise.tokenize, "text", body=tokenise.TokenizeRequest, answer=told.Tokens
-    ),
+    _post("/tokenize", tokenize, "text", body=TokenizeRequest, answer=told.Tokens),
     _post(
         "/detokenize",
-        tokenise.detokenize,
+        detokenize,
         "text",
-        body=tokenise.DetokenizeRequest,
+        body=DetokenizeRequest,
         answer=told.Text,
     ),
 )

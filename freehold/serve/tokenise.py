@@ -14,8 +14,9 @@ from starlette.responses import Response
 from freehold.errors import UsageError
 from freehold.serve import tools
 from freehold.serve.desk import desk_of
+from freehold.serve.fields import Strict, at_most, fault
 from freehold.serve.intake import read
-from freehold.serve.schema import ChatMessage, ChatRequest, Strict, Tool, at_most, fault
+from freehold.serve.schema import ChatMessage, ChatRequest, Tool
 from freehold.serve.wire import encode
 
 
