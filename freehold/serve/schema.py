@@ -222,8 +222,8 @@ class ChatMessage(Strict):
     def _of_its_role(self) -> Self:
         if self.tool_calls and self.role != "assistant":
             raise fault(f"is not allowed in a message of role {self.role}", at=".tool_calls")
-        answered = self.tool_call_id or (self.id if self.role == "tool" else None)
-        if (answered is None) == (self.role == "tool"):
+        answers = self.tool_call_id is not None or (self.role == "tool" and self.id is not None)
+        if answers != (self.role == "tool"):
             verb = "is required" if self.role == "tool" else "is not allowed"
             raise fault(f"{verb} in a message of role {self.role}", at=".tool_call_id")
         if self.content is None and not self.tool_calls:
