@@ -1,0 +1,91 @@
+"""Values of JSON Schema's plain keywords: which of them an answer can be held to.
+
+Source: JSON Schema 2020-12, validation vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from freehold.errors import UsageError
+from freehold.serve.patterns import portable
+
+MAX_NUMBER = 1 << 53
+"""Past it not every whole number has a double of its own, and the grammars count in doubles."""
+
+_COUNTS = frozenset(
+    {"maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties"}
+)
+_BOUNDS = frozenset({"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf"})
+FORMATS = frozenset(
+    {
+        "date",
+        "date-time",
+        "duration",
+        "email",
+        "hostname",
+        "ipv4",
+        "ipv6",
+        "time",
+        "uri",
+        "uuid",
+    }
+)
+
+_UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
+"""What JSON writes only as ``\\u``, which no answer may."""
+
+
+def plain(name: str, value: Any, at: str) -> object:
+    """``value`` of the keyword ``name`` in the engine's words. Raises ``UsageError`` naming ``at``
+    where an answer cannot be held to it."""
+    if name in _COUNTS:
+        return _count(name, value, at)
+    if name in _BOUNDS:
+        if type(value) not in (int, float):
+            raise UsageError(f"{at} must be a number", param=at)
+        writable(value, at)
+    elif name in ("const", "enum", "required"):
+        writable(value, at)
+    elif name == "pattern":
+        if not isinstance(value, str):
+            raise UsageError(f"{at} must be a string", param=at)
+        return portable(value, at)
+    elif name == "format" and not (isinstance(value, str) and value in FORMATS):
+        known = ", ".join(sorted(FORMATS))
+        raise UsageError(f"{at} is no format that is enforced; these are: {known}", param=at)
+    return value
+
+
+def _count(name: str, value: Any, at: str) -> int:
+    whole = isinstance(value, int | float) and type(value) is not bool and value % 1 == 0
+    if not whole or not 0 <= value <= MAX_NUMBER:
+        raise UsageError(f"{at} must be a whole number from 0 to {MAX_NUMBER}", param=at)
+    if name == "minProperties" and value > 1:
+        raise UsageError(
+            f"{at} is not supported above 1: a grammar cannot see a name given twice", param=at
+        )
+    return int(value)
+
+
+def writable(value: object, at: str) -> None:
+    """Raise ``UsageError`` naming ``at`` if an answer cannot hold exactly ``value``, any JSON."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, list):
+            left += one
+        elif isinstance(one, str) and _UNWRITABLE.search(one):
+            raise UsageError(
+                f"{at} is not supported: it holds a control character, which no answer may",
+                param=at,
+            )
+        elif isinstance(one, int | float) and not abs(one) <= MAX_NUMBER:
+            raise UsageError(
+                f"{at} is not supported: it holds a number beyond {MAX_NUMBER}, past which a "
+                "grammar does not count exactly",
+                param=at,
+            )
