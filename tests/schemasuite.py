@@ -56,15 +56,15 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What became of a group: ``refused`` holds why it was, and the rest is empty then. ``faults``
-    are invalid instances that the grammar allows, ``lost`` valid ones that it does not in any
-    order, ``late`` those that it does in another order of members only."""
+    """What became of a group: ``refused`` holds why it was, and the rest is empty then. The rest is
+    instances by their description: ``faults`` are invalid and the grammar allows them, ``lost`` are
+    valid and it does not, ``bent`` it allows in another order or with another form of a number."""
 
     group: Group
     refused: UsageError | None = None
     faults: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
-    late: tuple[str, ...] = ()
+    bent: tuple[str, ...] = ()
 
 
 @cache
@@ -109,15 +109,15 @@ def judge(
         constraint.mask()
     except UsageError as error:
         return Judged(group=group, refused=error)
-    found: dict[str, list[str]] = {"faults": [], "lost": [], "late": []}
+    found: dict[str, list[str]] = {"faults": [], "lost": [], "bent": []}
     for case in group.cases:
         allowed = (_allows(constraint, encode(text), stop) for text in texts(case["data"]))
         first = next(allowed)
-        told = f"{group.name}: {case['description']}: {json.dumps(case['data'])[:80]}"
+        told = case["description"]
         if not case["valid"] and (first or any(allowed)):
             found["faults"].append(told)
         if case["valid"] and not first:
-            found["late" if any(allowed) else "lost"].append(told)
+            found["bent" if any(allowed) else "lost"].append(told)
     return Judged(group=group, **{kind: tuple(which) for kind, which in found.items()})
 
 
@@ -159,8 +159,10 @@ def _text(value: Any) -> str:
 def keyword(error: UsageError) -> str:
     """What a refusal of a schema names: its keyword, or the library's word for it."""
     param = error.param or ""
-    if param != "grammar":
+    if param not in ("grammar", "schema"):
         return param.rpartition(".")[2].partition("[")[0]
     words = str(error)
+    if param == "schema":
+        return "must be an object"
     named = ("oneOf", "patternPropert", "multipleOf", "Unsatisfiable", "regex", "Properties")
     return next((word for word in named if word in words), words)

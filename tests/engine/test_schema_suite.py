@@ -43,7 +43,7 @@ def test_no_instance_that_the_suite_calls_invalid_gets_through(
 ) -> None:
     taken = [one for one in judged if one.refused is None]
     assert len(taken) >= TAKEN[judged[0].group.draft]
-    assert [fault for one in taken for fault in one.faults] == []
+    assert [(one.group.name, one.faults) for one in taken if one.faults] == []
 
 
 def test_what_is_valid_gets_through_but_for_what_is_known(
@@ -58,7 +58,10 @@ def test_a_refusal_names_what_it_refuses(judged: list[schemasuite.Judged]) -> No
         if one.refused is not None and one.refused.param != "grammar":
             name = schemasuite.keyword(one.refused)
             written = str(one.group.schema)
-            assert f"'{name}'" in written or name == "schema", (one.group.name, str(one.refused))
+            assert f"'{name}'" in written or name == "must be an object", (
+                one.group.name,
+                str(one.refused),
+            )
         elif one.refused is not None:
             # Only the engine sees these, and its library says which keyword it was.
             known = {"oneOf", "patternPropert", "multipleOf", "Unsatisfiable"}
