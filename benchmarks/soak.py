@@ -3,11 +3,12 @@
     python benchmarks/soak.py [--minutes 10] [--clients 200] [--model NAME] [--json]
 
 ``freehold serve`` runs as users start it, on the store's models but with keys and a ledger of its
-own. ``crowd.py`` says what the clients do. After a tenth of the time, at most a minute, which
-warms up and is not counted, the server is looked at while idle, and again when the clients are
-gone. It fails (status 1) by anything but 200 and 429, a 429 without Retry-After, an answer that is
-not in the ledger or not sealed there, pages of the cache that nobody gave back, descriptors or
-threads left over, or memory that grew by more than 32 MB after half of the time.
+own. ``crowd.py`` says what the clients do. First comes what warms up and is not counted: a tenth of
+the time, at most a minute, and long prompts until every page of the cache was written once. Then
+the server is looked at while idle, and again when the clients are gone. It fails (status 1) by
+anything but 200 and 429, a 429 without Retry-After, an answer that is not in the ledger or not
+sealed there, pages of the cache that nobody gave back, descriptors or threads left over, or memory
+that grew by more than 32 MB after half of the time.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ GROWTH = 32 << 20
 """Bytes that a process may grow in the second half of the time: allocators round."""
 
 IDLE_SECONDS = 30.0
+FILLING = 500
+"""Prompts of 1,500 tokens that may be needed to write every page of the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,27 @@ def serving(model: str, environment: dict[str, str], folder: Path) -> Iterator[t
         process.wait(120)
 
 
+async def fill(address: Address) -> list[int]:
+    """Ask until the cache has no page that was never written: later growth is none of its. Gives
+    the entries of the ledger."""
+    entries: list[int] = []
+    head = {"Authorization": f"Bearer {address.keys[0]}"}
+    async with httpx.AsyncClient(base_url=address.url, headers=head, timeout=900) as http:
+        while metrics(address)["kv_pages_free"] > 0:
+            number = len(entries)
+            if number == FILLING:
+                raise SystemExit(f"after {FILLING} long prompts the cache still has free pages")
+            body = {
+                "model": address.model,
+                "max_tokens": 1,
+                "prompt": f"{number}. " + "sea " * 1500,
+            }
+            reply = await http.post("/v1/completions", json=body)
+            reply.raise_for_status()
+            entries.append(int(reply.headers["x-freehold-entry"]))
+    return entries
+
+
 def freehold(environment: dict[str, str], *words: str) -> Any:
     done = subprocess.run(
         [*FREEHOLD, *words, "--json"], stdout=subprocess.PIPE, env=environment, check=True
@@ -93,6 +117,8 @@ def look(pid: int) -> dict[int, Look]:
 
 def _role(process: psutil.Process) -> str:
     words = process.cmdline()
+    if "-c" in words:
+        return "watch"
     module = words[words.index("-m") + 1] if "-m" in words else process.name()
     return module.removeprefix("freehold.").replace("cli", "counter")
 
@@ -128,6 +154,7 @@ async def load(address: Address, pid: int, options: argparse.Namespace) -> dict[
     """The crowd, and the server watched meanwhile."""
     seconds = 60 * options.minutes
     warm = await crowd(address, options.clients, min(60, seconds / 10), seed=1)
+    warm.entries += await fill(address)
     before, left = idle(pid, address)
     counted, start = metrics(address)["generated_tokens_total"], time.monotonic()
     work = asyncio.create_task(crowd(address, options.clients, seconds))

@@ -6,6 +6,7 @@ Source: JSON Schema 2020-12, validation vocabulary.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 from freehold.errors import UsageError
@@ -13,6 +14,10 @@ from freehold.serve.patterns import portable
 
 MAX_NUMBER = 1 << 53
 """Past it not every whole number has a double of its own, and the grammars count in doubles."""
+
+MAX_DIGITS = 15
+_EXACT_POWER = 22
+"""The digits and the highest power of ten that a double holds exactly."""
 
 _COUNTS = frozenset(
     {"maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties"}
@@ -33,8 +38,8 @@ FORMATS = frozenset(
     }
 )
 
-_UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
-"""What JSON writes only as ``\\u``, which no answer may."""
+_UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f\ud800-\udfff]")
+"""What JSON writes only as ``\\u``, which no answer may, and what the grammars leave out."""
 
 
 def plain(name: str, value: Any, at: str) -> object:
@@ -78,14 +83,25 @@ def writable(value: object, at: str) -> None:
             left += [*one, *one.values()]
         elif isinstance(one, list):
             left += one
-        elif isinstance(one, str) and _UNWRITABLE.search(one):
+        elif isinstance(one, str) and (found := _UNWRITABLE.search(one)):
             raise UsageError(
-                f"{at} is not supported: it holds a control character, which no answer may",
+                f"{at} is not supported: it holds {found[0]!a}, which no answer may",
                 param=at,
             )
-        elif isinstance(one, int | float) and not abs(one) <= MAX_NUMBER:
+        elif isinstance(one, int | float) and not _exact(one):
             raise UsageError(
-                f"{at} is not supported: it holds a number beyond {MAX_NUMBER}, past which a "
-                "grammar does not count exactly",
+                f"{at} is not supported: it holds a number that a grammar does not keep exactly "
+                f"(beyond {MAX_NUMBER}, or a fraction of more than {MAX_DIGITS} digits)",
                 param=at,
             )
+
+
+def _exact(number: float) -> bool:
+    """Whether the grammars' library, which reads a fraction as its digits divided by a power of
+    ten, gets the double that was meant."""
+    if not abs(number) <= MAX_NUMBER:
+        return False
+    if isinstance(number, int):
+        return True
+    _, digits, exponent = Decimal(repr(number)).normalize().as_tuple()
+    return len(digits) <= MAX_DIGITS and int(exponent) >= -_EXACT_POWER
