@@ -143,7 +143,7 @@ def texts(value: Any) -> Iterator[str]:
             yield f"[{', '.join(items)}]"
     else:
         yield _text(value)
-        if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
             yield str(int(value))
 
 

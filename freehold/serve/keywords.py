@@ -51,6 +51,7 @@ def plain(name: str, value: Any, at: str) -> object:
         if type(value) not in (int, float):
             raise UsageError(f"{at} must be a number", param=at)
         writable(value, at)
+        return _bound(name, value)
     elif name in ("const", "enum", "required"):
         writable(value, at)
     elif name == "pattern":
@@ -61,6 +62,18 @@ def plain(name: str, value: Any, at: str) -> object:
         known = ", ".join(sorted(FORMATS))
         raise UsageError(f"{at} is no format that is enforced; these are: {known}", param=at)
     return value
+
+
+def _bound(name: str, value: float) -> float:
+    """A whole bound that is itself excluded is moved inwards by a billionth, or by what a double
+    has room for: beside a fraction less than one away, the grammars would allow the bound."""
+    if not name.startswith("exclusive") or value % 1:
+        return value
+    places = min(9, MAX_DIGITS - len(str(abs(int(value)))))
+    if places < 1:
+        return value  # no fraction so close to it is exact, and others are refused
+    step = Decimal(1).scaleb(-places)
+    return float(int(value) + (step if name == "exclusiveMinimum" else -step))
 
 
 def _count(name: str, value: Any, at: str) -> int:

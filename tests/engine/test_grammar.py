@@ -66,7 +66,7 @@ def walk(constraint: Constraint, rng: np.random.Generator, most: int = 400) -> s
     out = bytearray()
     for _ in range(most):
         allowed = constraint.allowed().tolist()
-        if constraint.complete or (STOP in allowed and rng.random() < 0.5):
+        if constraint.complete or (STOP in allowed and (len(allowed) == 1 or rng.random() < 0.5)):
             return out.decode()
         allowed = [token for token in allowed if token != STOP]
         ends = [t for t in allowed if WORDS[t] in (b'"', b"}", b"]", b'"}')]
