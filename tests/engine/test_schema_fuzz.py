@@ -59,7 +59,7 @@ def written(number: Any) -> Any:
     return number if isinstance(number, int) else float(number)
 
 
-@settings(ANY, max_examples=300)
+@settings(ANY, max_examples=100)
 @given(
     st.dictionaries(st.sampled_from(BOUNDS), numbers, min_size=1, max_size=2),
     st.sampled_from(["integer", "number"]),
@@ -145,7 +145,7 @@ def shapes(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(ANY, max_examples=400)
+@settings(ANY, max_examples=150)
 @given(st.recursive(leaves, shapes, max_leaves=6), leaves, st.integers(0, 1 << 32))
 def test_what_any_schema_lets_through_is_valid(schema: Any, one: Any, seed: int) -> None:
     if not isinstance(schema, dict):
