@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import quote
 
 import typer
 
 from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
+from freehold.cli.keyring import keys_of
 from freehold.cli.output import Bar, say
 from freehold.cli.passports import passport_of
-from freehold.cli.places import keyring_url, root
-from freehold.cli.recording import keeper_of, keeping, recording, sqlite_files
+from freehold.cli.places import root
+from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -91,16 +89,18 @@ def serve(
         max_waiting=max_waiting,
         residency="off" if no_lock else None,
     )
-    keeper = keeper_of(settings)
+    keeper, keys = keeper_of(settings), keys_of(settings)
+    peers = keys.peers
     with (
         at_home(
             settings,
-            "counter",
-            read=tuple(path for path in (tls_cert, tls_key) if path),
-            write=tuple(_key_files()),
+            "counter-remote" if peers else "counter",
+            read=(*keys.read, *(path for path in (tls_cert, tls_key) if path)),
+            write=keys.write,
             bind=(settings.port,),
+            peers=peers,
             also=keeper.reach if keeper else None,
-            connects=bool(keeper and keeper.peers),
+            connects=bool(peers or (keeper and keeper.peers)),
             drill=drill,
         ) as home,
         keeping(keeper, home) as started,
@@ -120,11 +120,12 @@ def serve(
             check(binding)
             _log_to_stderr()
             records = recording(keeper, started)
-            asyncio.run(_serve(settings, binding, home, child, records, temporary_key))
+            asyncio.run(_serve(settings, keys.url, binding, home, child, records, temporary_key))
 
 
 async def _serve(
     settings: Settings,
+    keys: str,
     binding: Binding,
     home: Home,
     child: Child,
@@ -135,7 +136,7 @@ async def _serve(
     from freehold.serve.keys import Keyring
     from freehold.serve.run import run
 
-    keyring = Keyring(keyring_url())
+    keyring = Keyring(keys)
     with Bar() as bar:
         async with records as opened, living(settings, bar, child) as model:
             hosted = Hosted(
@@ -166,28 +167,6 @@ async def _serve(
                 on_listening=home.shut_calls,
                 on_ready=lambda address: _greet(address, model.name, key),
             )
-
-
-def _key_files() -> list[str]:
-    """The key data base, there and of today's form: a locked counter could not bring it there."""
-    import sqlite3
-
-    from freehold.serve.migrations import LATEST
-
-    url = keyring_url()
-    path = Path(url.removeprefix("sqlite:///"))
-    try:
-        with contextlib.closing(
-            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
-        ) as db:
-            ready = db.execute("SELECT version FROM freehold_schema").fetchone() == (LATEST,)
-    except sqlite3.Error:
-        ready = False
-    if not ready:
-        from freehold.serve.keys import Keyring
-
-        Keyring(url).close()
-    return sqlite_files(path)
 
 
 def _log_to_stderr() -> None:

@@ -24,6 +24,15 @@ DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
 FILE_NAME = "freehold.toml"
 
 
+_CHOICES = {
+    "backend": ("native", "torch"),
+    "dtype": ("auto", "float32", "bfloat16", "int8"),
+    "speculate": ("lookup", "off"),
+    "ledger_content": ("hash", "sealed", "clear"),
+    "residency": ("enforce", "off"),
+}
+
+
 def _key(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
@@ -82,6 +91,11 @@ class Settings:
     ledger_reader: str = _key(
         "", "the P-256 signing key that `sealed` prompts and answers are encrypted to, by name"
     )
+    keys: str = _key(
+        "keys.sqlite",
+        "where API keys, their limits and what they used lie: a file in the store's folder, or a "
+        "data base that several counters share (`postgresql://USER@HOST/NAME`)",
+    )
     cache_tokens: int = _key(
         32768, "how many tokens of context all running requests may hold together"
     )
@@ -115,27 +129,13 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        if self.backend not in ("native", "torch"):
-            raise UsageError(f"backend is {self.backend!r}: take native or torch", param="backend")
-        if self.dtype not in ("auto", "float32", "bfloat16", "int8"):
-            raise UsageError(
-                f"dtype is {self.dtype!r}: take auto, float32, bfloat16 or int8", param="dtype"
-            )
-        if self.speculate not in ("lookup", "off"):
-            raise UsageError(
-                f"speculate is {self.speculate!r}: take lookup or off", param="speculate"
-            )
-        if self.ledger_content not in ("hash", "sealed", "clear"):
-            raise UsageError(
-                f"ledger_content is {self.ledger_content!r}: take hash, sealed or clear",
-                param="ledger_content",
-            )
-        if not self.ledger:
-            raise UsageError("ledger is empty: name a file or a data base, or off", param="ledger")
-        if self.residency not in ("enforce", "off"):
-            raise UsageError(
-                f"residency is {self.residency!r}: take enforce or off", param="residency"
-            )
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                told = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+                raise UsageError(f"{name} is {value!r}: take {told}", param=name)
+        for name in ("ledger", "keys"):
+            if not getattr(self, name):
+                raise UsageError(f"{name} is empty: name a file or a data base", param=name)
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}: it must lie between 0 and 65535", param="port")
         if self.threads < 0:

@@ -176,10 +176,10 @@ class Database:
             engine = sql.create_engine(self._url, connect_args=options, poolclass=sql.NullPool)
             sql.event.listen(engine, "connect", _make_durable)
             return engine
-        options = "-c synchronous_commit=on -c statement_timeout=30000"
+        told = "-c synchronous_commit=on -c statement_timeout=30000"
         if self._writer:
-            options += f" -c lock_timeout={_TURN_SECONDS}s"
-            options += f" -c idle_in_transaction_session_timeout={_STALL_SECONDS}s"
+            told += f" -c lock_timeout={_TURN_SECONDS}s"
+            told += f" -c idle_in_transaction_session_timeout={_STALL_SECONDS}s"
         return sql.create_engine(
             self._url,
             poolclass=sql.NullPool,
@@ -190,7 +190,7 @@ class Database:
                 "keepalives_idle": 5,
                 "keepalives_interval": 2,
                 "keepalives_count": 3,
-                "options": options,
+                "options": told,
             },
         )
 

@@ -121,14 +121,14 @@ class Authenticate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         roles = roles_of(scope["path"])
         if roles != ANYONE:
-            key = self._key(Headers(scope=scope))
+            key = await self._key(Headers(scope=scope))
             scope["state"]["key_id"] = key.id
             scope["state"]["key"] = key
             if key.role not in roles:
                 raise ProblemError(_not_yours(key.role))
         await self._app(scope, receive, send)
 
-    def _key(self, headers: Headers) -> KeyInfo:
+    async def _key(self, headers: Headers) -> KeyInfo:
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         # Anthropic's clients have a header of their own.
         secret = secret if scheme.lower() == "bearer" else headers.get("x-api-key", "")
@@ -140,7 +140,7 @@ class Authenticate:
                     code=None,
                 )
             )
-        key = self._keys.check(secret.strip())
+        key = await self._keys.opens(secret.strip())
         if key is None:
             raise ProblemError(
                 _unauthorised(

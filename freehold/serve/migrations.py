@@ -50,9 +50,10 @@ def migrate(engine: sql.Engine) -> None:
     import sqlalchemy as sql
 
     from freehold.errors import UsageError
-    from freehold.serve.database import exclusive
+    from freehold.serve.database import alone, exclusive
 
     with exclusive(engine, "brought up to date") as db:
+        alone(db)
         have = _version(db)
         if have > LATEST:
             raise UsageError(

@@ -3,7 +3,10 @@
 A request that begins sets aside the most it can come to, in one transaction with the look at what
 is left; when it ends, what it did not use is given back. So a limit is never passed, however many
 requests run at once and however many counters share the data base. Minutes and days are those of
-the clock (UTC); a request counts where it began.
+the clock (UTC), with PostgreSQL those of its own; a request counts where it began.
+
+With PostgreSQL each transaction first locks the key's row and then touches only what is that key's:
+counters wait for each other, one key at a time, and never in a circle.
 """
 
 from __future__ import annotations
@@ -30,6 +33,10 @@ T = TypeVar("T")
 
 _MINUTE, _DAY = 60, 86_400
 _KEPT_MINUTES = 5
+_TRIES = 6
+_PAUSE_SECONDS = 0.5
+"""After the first failure to write down what was used; after each further one, twice as long."""
+
 _GRACE_SECONDS = 60.0
 """What a counter that died had set aside is given back so long after its requests' deadline."""
 
@@ -74,7 +81,7 @@ class Quotas:
         keys: Keyring,
         request_seconds: float,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._engine = connect(keys.url, durable=False)
         # Now: a locked counter opens nothing for writing later. The pool keeps it.
@@ -107,24 +114,43 @@ class Quotas:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, done)
 
-    def now(self) -> float:
-        """The time, in Unix seconds."""
-        return self._clock()
+    def now(self, db: sql.Connection | None = None) -> float:
+        """The time, in Unix seconds: with PostgreSQL its own, so that counters agree."""
+        if self._clock is not None:
+            return self._clock()
+        if db is None or db.dialect.name == "sqlite":
+            return time.time()
+        found = _run(db, "SELECT CAST(extract(epoch FROM clock_timestamp()) AS FLOAT8)")
+        return float(found.scalar_one())
 
     async def ended(
         self, key: KeyInfo, model: str, number: str, began: float, spent: Spent
     ) -> None:
         """Write down what a request has ``spent``, and give back what was set aside for it."""
 
+        again = False
+
         def work(db: sql.Connection) -> None:
+            _hold(db, key.id)
+            if db.dialect.name != "sqlite":
+                # Not in what begins: if it is lost with the server's power, so is its request.
+                _run(db, "SET LOCAL synchronous_commit TO on")
+            held = _run(db, "DELETE FROM key_running WHERE id = :number", number=number).rowcount
+            if again and not held:
+                return  # it was written, and only the answer was lost
             # One that nothing was set aside for has not been counted yet.
-            _run(db, "DELETE FROM key_running WHERE id = :number", number=number)
             _count(db, key.id, model, began, requests=0 if number else 1, spent=spent)
 
-        try:
-            await self.run(work)
-        except FreeholdError as error:
-            LOG.error("what key %s used could not be written: %s", key.id, error)
+        for tried in range(_TRIES):
+            try:
+                return await self.run(work)
+            except FreeholdError as error:
+                LOG.error("what key %s used could not be written: %s", key.id, error)
+            if not number:
+                return None  # whether it was written can only be told by what was set aside
+            again = True
+            await asyncio.sleep(_PAUSE_SECONDS * 2**tried)
+        return None
 
     # --- in the thread, inside of a transaction ---------------------------------------------------
 
@@ -133,14 +159,12 @@ class Quotas:
     ) -> tuple[str, int, float]:
         """Let a request begin: its number, how many tokens each of its answers may have, and when
         it began. Raises ``ProblemError`` (429)."""
-        now = self._clock()
+        _hold(db, key.id)
+        now = self.now(db)
         minute = int(now // _MINUTE)
-        _run(db, "DELETE FROM key_running WHERE until < :now", now=now)
-        oldest = minute - _KEPT_MINUTES
-        _run(db, "DELETE FROM key_minutes WHERE minute < :oldest", oldest=oldest)
-        if self._engine.dialect.name != "sqlite":
-            # There, a transaction shuts out nobody: the key's row is what counters wait for.
-            _run(db, "SELECT id FROM api_keys WHERE id = :key FOR UPDATE", key=key.id)
+        mine = {"key": key.id, "now": now, "oldest": minute - _KEPT_MINUTES}
+        _run(db, "DELETE FROM key_running WHERE key_id = :key AND until < :now", **mine)
+        _run(db, "DELETE FROM key_minutes WHERE key_id = :key AND minute < :oldest", **mine)
         used = _used(db, key.id, now)
         each = _room(key, used, ask, now)
         number = secrets.token_hex(16)
@@ -223,6 +247,12 @@ def _spent(usage: Usage) -> Spent:
 
 def _run(db: sql.Connection, statement: str, **values: Any) -> sql.CursorResult[Any]:
     return db.execute(sql.text(statement), values)
+
+
+def _hold(db: sql.Connection, key: str) -> None:
+    """Shut out all others that count for ``key``. In SQLite the transaction has."""
+    if db.dialect.name != "sqlite":
+        _run(db, "SELECT id FROM api_keys WHERE id = :key FOR UPDATE", key=key)
 
 
 def _used(db: sql.Connection, key: str, now: float) -> Used:

@@ -24,7 +24,8 @@ from freehold.ledger.database import Database, place
 from freehold.ledger.leaves import Writer
 from freehold.ledger.log import Log
 from freehold.signing import keys
-from tests.ledger.conftest import OUTCOME, RECORD, Postgres, fill
+from tests.ledger.conftest import OUTCOME, RECORD, fill
+from tests.postgres import Postgres
 
 Open = Callable[..., Log]
 KILLS = int(os.environ.get("FREEHOLD_TEST_KILLS", "200"))
@@ -97,10 +98,14 @@ def test_a_keeper_that_stands_still_in_its_turn_is_passed_by(
     monkeypatch.setattr(database_module, "_STALL_SECONDS", 1)
     one, two = open_log(url), open_log(url)
     fill(one, 1)
-    with pytest.raises(LedgerError), one._database.transaction(write=True) as db:
-        one._database.turn(db)
-        fill(two, 1)  # waits until PostgreSQL has ended the other's turn
-        db.execute(sql.text("SELECT 1"))
+
+    def stand_still() -> None:
+        with one._database.transaction(write=True) as db:
+            one._database.turn(db)
+            fill(two, 1)  # waits until PostgreSQL has ended the other's turn
+
+    with pytest.raises(LedgerError):
+        stand_still()
     fill(one, 1)
     assert verified(url) == (9, 3)
 

@@ -353,12 +353,14 @@ class Opened:
             self._task.result()
 
 
-def _program(folder: str, drain_seconds: str, delay: str, ledger: str = "") -> None:
+def _program(
+    folder: str, drain_seconds: str, delay: str, ledger: str = "", keyring: str = ""
+) -> None:
     """Serve from the main thread, where signals arrive; print the address, a key, and the process
     id of the keeper where there is a ``ledger``."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     limits = replace(Limits(), drain_seconds=float(drain_seconds))
-    keys = Keyring(f"sqlite:///{folder}/keys.db")
+    keys = Keyring(keyring or f"sqlite:///{folder}/keys.db")
     hosted = Hosted(
         name=NAME,
         card=CARD,

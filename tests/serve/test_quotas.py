@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from freehold.serve.database import exclusive
 from freehold.serve.errors import ProblemError
 from freehold.serve.keys import KeyInfo, KeyLimits, Keyring
 from freehold.serve.quotas import Quotas, Spending
+from tests.postgres import Postgres
 
 NAME = "scripted-1"
 CHAT = "/v1/chat/completions"
@@ -35,8 +36,13 @@ class Clock:
         return self.now
 
 
-def ring_of(folder: Path) -> Keyring:
-    return Keyring(f"sqlite:///{folder / 'keys.db'}")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty key data base, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'keys.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new()
 
 
 def key_of(ring: Keyring, **limits: Any) -> KeyInfo:
@@ -52,8 +58,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ring(tmp_path: Path) -> Keyring:
-    return ring_of(tmp_path)
+def ring(url: str) -> Iterator[Keyring]:
+    ring = Keyring(url)
+    yield ring
+    ring.close()
 
 
 async def begin(
@@ -203,10 +211,10 @@ async def test_keys_without_limits_are_counted_and_temporary_ones_are_not(
 # --- several counters -----------------------------------------------------------------------------
 
 
-def test_two_counters_never_pass_a_limit_together(tmp_path: Path) -> None:
+def test_two_counters_never_pass_a_limit_together(url: str) -> None:
     """Forty threads of two counters on one data base, each with its own connections."""
     limit = 5000
-    key = key_of(ring_of(tmp_path), token_budget=limit)
+    key = key_of(Keyring(url), token_budget=limit)
 
     async def spend(quotas: Quotas, seed: int) -> int:
         total = 0
@@ -225,7 +233,7 @@ def test_two_counters_never_pass_a_limit_together(tmp_path: Path) -> None:
 
     def counter(number: int) -> int:
         async def all_of_it() -> int:
-            quotas = Quotas(ring_of(tmp_path), 100)
+            quotas = Quotas(Keyring(url), 100)
             found = await asyncio.gather(*(spend(quotas, 20 * number + i) for i in range(20)))
             await quotas.settle()
             return sum(found)
@@ -234,7 +242,7 @@ def test_two_counters_never_pass_a_limit_together(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as threads:
         spent = sum(threads.map(counter, range(2)))
-    told = ring_of(tmp_path).usage(date(1970, 1, 1))
+    told = Keyring(url).usage(date(1970, 1, 1))
     assert sum(one.prompt_tokens + one.completion_tokens for one in told) == spent <= limit
     assert spent > limit - 100
 
@@ -254,8 +262,7 @@ moves = st.lists(
 def test_no_order_of_events_passes_a_limit(
     tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[str, int, int]]
 ) -> None:
-    folder = tmp_path_factory.mktemp("moves")
-    clock, ring = Clock(), ring_of(folder)
+    clock, ring = Clock(), Keyring(f"sqlite:///{tmp_path_factory.mktemp('moves') / 'keys.db'}")
     key = key_of(ring, tokens_per_minute=70, token_budget=200, concurrency=3)
 
     async def play() -> None:
