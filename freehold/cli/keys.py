@@ -49,6 +49,10 @@ def add(
     tokens_per_minute: TokensPerMinute = None,
     tokens_per_day: TokensPerDay = None,
     token_budget: Budget = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="A client certificate (PEM) that it opens with, and never without."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make a key. The secret is shown once and stored only as a hash."""
@@ -62,13 +66,19 @@ def add(
         tokens_per_day=tokens_per_day,
         token_budget=token_budget,
     )
-    new = open_keyring().add(name, role=role, limits=limits)
+    pin = None
+    if certificate is not None:
+        from freehold.serve.tls import read_pin
+
+        pin = read_pin(certificate)
+    new = open_keyring().add(name, role=role, limits=limits, certificate=pin)
     emit(
         {
             "id": new.id,
             "name": new.name,
             "role": role,
             "secret": new.secret,
+            "certificate": pin,
             "limits": _told(limits),
         },
         [f"{role} key {new.id} for {new.name}, shown only now:", new.secret],
@@ -221,6 +231,7 @@ def _row(key: KeyInfo) -> dict[str, Any]:
         "id": key.id,
         "name": key.name,
         "role": key.role,
+        "certificate": key.certificate,
         "created": key.created.isoformat(),
         "revoked": key.revoked.isoformat() if key.revoked else None,
         "limits": _told(key.limits),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -62,6 +63,9 @@ def serve(
     max_waiting: Annotated[int | None, typer.Option(help="Requests queued behind [256].")] = None,
     tls_cert: Annotated[str | None, typer.Option(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="Its private key, PEM.")] = None,
+    tls_client_ca: Annotated[
+        str | None, typer.Option(help="Clients must show certificates of these authorities, PEM.")
+    ] = None,
     insecure_bind: Annotated[
         bool, typer.Option("--insecure-bind", help="Allow a non-loopback address without TLS.")
     ] = False,
@@ -76,6 +80,9 @@ def serve(
         model=model,
         host=host,
         port=port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
         backend=backend,
         dtype=dtype,
         device=device,
@@ -95,7 +102,7 @@ def serve(
         at_home(
             settings,
             "counter-remote" if peers else "counter",
-            read=(*keys.read, *(path for path in (tls_cert, tls_key) if path)),
+            read=(*keys.read, *_tls_files(settings)),
             write=keys.write,
             bind=(settings.port,),
             peers=peers,
@@ -113,8 +120,9 @@ def serve(
             binding = Binding(
                 host=settings.host,
                 port=settings.port,
-                tls_cert=tls_cert,
-                tls_key=tls_key,
+                tls_cert=settings.tls_cert or None,
+                tls_key=settings.tls_key or None,
+                tls_client_ca=settings.tls_client_ca or None,
                 insecure_bind=insecure_bind,
             )
             check(binding)
@@ -167,6 +175,17 @@ async def _serve(
                 on_listening=home.shut_calls,
                 on_ready=lambda address: _greet(address, model.name, key),
             )
+
+
+def _tls_files(settings: Settings) -> list[str]:
+    """What a locked counter reads of certificates: the files of now, or also those that will have
+    taken their place."""
+    named = [Path(one) for one in (settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+             if one]  # fmt: skip
+    if not settings.tls_reload:
+        return [str(path) for path in named]
+    folders = {str(at.parent) for path in named for at in (path.absolute(), path.resolve())}
+    return sorted(folders)
 
 
 def _log_to_stderr() -> None:

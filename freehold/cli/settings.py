@@ -55,6 +55,16 @@ class Settings:
     )
     host: str = _key("127.0.0.1", "the address that `serve` listens on")
     port: int = _key(8080, "its port; 0 takes any free one")
+    tls_cert: str = _key("", "the certificate chain that it shows, a PEM file; empty: no TLS")
+    tls_key: str = _key("", "the chain's private key, a PEM file")
+    tls_client_ca: str = _key(
+        "", "the authorities whose certificates clients must show, a PEM file; empty: none"
+    )
+    tls_reload: bool = _key(
+        False,
+        "at SIGHUP the three are read again; the folders that they lie in stay readable to the "
+        "locked counter, so let them hold nothing else",
+    )
     backend: str = _key(
         "native",
         "`native` computes on the packed weights with Freehold's own kernels; `torch` on "

@@ -23,6 +23,7 @@ from freehold.serve.errors import (
     problem_of,
 )
 from freehold.serve.keys import KeyInfo
+from freehold.serve.protocol import CERTIFICATE
 from freehold.serve.routes import ANYONE, dialect_of, roles_of
 
 ACCESS = logging.getLogger("freehold.access")
@@ -121,18 +122,20 @@ class Authenticate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         roles = roles_of(scope["path"])
         if roles != ANYONE:
-            key = await self._key(Headers(scope=scope))
+            key = await self._key(Headers(scope=scope), scope["state"].get(CERTIFICATE))
             scope["state"]["key_id"] = key.id
             scope["state"]["key"] = key
             if key.role not in roles:
                 raise ProblemError(_not_yours(key.role))
         await self._app(scope, receive, send)
 
-    async def _key(self, headers: Headers) -> KeyInfo:
+    async def _key(self, headers: Headers, certificate: str | None) -> KeyInfo:
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         # Anthropic's clients have a header of their own.
         secret = secret if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if not secret.strip():
+        secret = secret.strip()
+        key = await self._keys.opens(secret, certificate) if secret or certificate else None
+        if key is None and not secret:
             raise ProblemError(
                 _unauthorised(
                     "no API key was given: send the header 'Authorization: Bearer KEY' (or "
@@ -140,7 +143,6 @@ class Authenticate:
                     code=None,
                 )
             )
-        key = await self._keys.opens(secret.strip())
         if key is None:
             raise ProblemError(
                 _unauthorised(
@@ -154,6 +156,14 @@ class Authenticate:
                     f"the API key ended at {key.expires:%Y-%m-%d %H:%M} UTC: ask this server's "
                     "operator for another",
                     code="expired_api_key",
+                )
+            )
+        if key.certificate is not None and key.certificate != certificate:
+            raise ProblemError(
+                _unauthorised(
+                    "the API key opens only with the client certificate that it is bound to: "
+                    "connect over TLS with that certificate",
+                    code="certificate_required",
                 )
             )
         return key

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
+import signal
 import socket
-import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
@@ -16,6 +19,9 @@ from fastapi import FastAPI
 from freehold.errors import UsageError
 from freehold.serve.desk import Desk
 from freehold.serve.protocol import GuardedProtocol
+from freehold.serve.tls import Files, Renewable
+
+LOG = logging.getLogger("freehold.serve")
 
 _KEEP_ALIVE_SECONDS = 65
 _BACKLOG = 1024
@@ -25,12 +31,14 @@ _GRACE_SECONDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
-    """Where to listen. ``port`` 0 takes a free one. Certificate and key are PEM files."""
+    """Where to listen. ``port`` 0 takes a free one. Certificate and key are PEM files, and so are
+    the authorities whose certificates clients must show, if any are named."""
 
     host: str = "127.0.0.1"
     port: int = 8080
     tls_cert: str | None = None
     tls_key: str | None = None
+    tls_client_ca: str | None = None
     insecure_bind: bool = False
 
 
@@ -83,7 +91,8 @@ async def run(
         server.announce = lambda: on_ready(f"{scheme}://{_shown(listener)}")
         on_listening()
         try:
-            await server.serve(sockets=[listener])
+            with _renewing(tls):
+                await server.serve(sockets=[listener])
         finally:
             server.hang_up()
             await desk.quotas.settle()
@@ -128,25 +137,48 @@ class _Server(uvicorn.Server):
             connection.transport.abort()
 
 
-def _tls(binding: Binding) -> ssl.SSLContext | None:
+def _tls(binding: Binding) -> Renewable | None:
     if binding.tls_cert is None and binding.tls_key is None:
+        if binding.tls_client_ca is not None:
+            raise UsageError(
+                "clients' certificates need TLS: give --tls-cert and --tls-key, too",
+                param="tls_client_ca",
+            )
         return None
     if binding.tls_cert is None or binding.tls_key is None:
         raise UsageError("TLS needs both --tls-cert and --tls-key", param="tls_cert")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    return Renewable(
+        Files(cert=binding.tls_cert, key=binding.tls_key, client_ca=binding.tls_client_ca)
+    )
+
+
+@contextmanager
+def _renewing(tls: Renewable | None) -> Iterator[None]:
+    """Read certificates again at SIGHUP; a server that was told to ignore it (``nohup``) does."""
+    here = threading.current_thread() is threading.main_thread()
+    hangup = getattr(signal, "SIGHUP", None)
+    if tls is None or not here or hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
+        yield
+        return
+
+    def renew() -> None:
+        try:
+            tls.renew()
+        except UsageError as error:
+            LOG.error("TLS goes on with the certificate of before: %s", error)
+        else:
+            LOG.info("the TLS certificate was read again")
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(hangup, renew)
     try:
-        context.load_cert_chain(binding.tls_cert, binding.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(
-            f"the certificate {binding.tls_cert} and key {binding.tls_key} cannot be used "
-            f"({error.strerror or error}): give a PEM chain and its own PEM key",
-            param="tls_cert",
-        ) from error
-    return context
+        yield
+    finally:
+        loop.remove_signal_handler(hangup)
 
 
 def _resolve(
-    binding: Binding, tls: ssl.SSLContext | None
+    binding: Binding, tls: Renewable | None
 ) -> tuple[socket.AddressFamily, tuple[str, int]]:
     try:
         found = socket.getaddrinfo(
