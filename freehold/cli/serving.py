@@ -19,6 +19,7 @@ from freehold.cli.passports import passport_of
 from freehold.cli.places import root
 from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
+from freehold.cli.telemetry import collector_of, telling
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from freehold.cli.home import Home
     from freehold.cli.recording import Opened
     from freehold.engine.child import Child
+    from freehold.residency.broker import Peer
     from freehold.serve.run import Binding
 
 
@@ -97,7 +99,8 @@ def serve(
         residency="off" if no_lock else None,
     )
     keeper, keys = keeper_of(settings), keys_of(settings)
-    peers = keys.peers
+    collector = collector_of(settings)
+    peers = (*keys.peers, *collector)
     with (
         at_home(
             settings,
@@ -128,12 +131,15 @@ def serve(
             check(binding)
             _log_to_stderr()
             records = recording(keeper, started)
-            asyncio.run(_serve(settings, keys.url, binding, home, child, records, temporary_key))
+            asyncio.run(
+                _serve(settings, keys.url, collector, binding, home, child, records, temporary_key)
+            )
 
 
 async def _serve(
     settings: Settings,
     keys: str,
+    collector: tuple[Peer, ...],
     binding: Binding,
     home: Home,
     child: Child,
@@ -145,7 +151,7 @@ async def _serve(
     from freehold.serve.run import run
 
     keyring = Keyring(keys)
-    with Bar() as bar:
+    with Bar() as bar, telling(collector) as traces:
         async with records as opened, living(settings, bar, child) as model:
             hosted = Hosted(
                 name=model.name,
@@ -169,6 +175,7 @@ async def _serve(
                     await opened(),
                     residency=home.watch.status,
                     passports=lambda name: passport_of(name, settings),
+                    traces=traces,
                 ),
                 binding,
                 drain_seconds=settings.drain_seconds,

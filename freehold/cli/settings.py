@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from freehold.errors import UsageError
 
@@ -41,6 +42,35 @@ def _policy(**keys: Any) -> Policy:
     from freehold.store.policy import Policy
 
     return Policy(**keys)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telemetry:
+    """Who is told of what this server does. Nobody, unless named here."""
+
+    traces: str = _key(
+        "",
+        "the collector that traces are sent to over OTLP/HTTP, `http://ADDRESS:PORT`: it may be "
+        "connected to, and nothing else; empty: none. Needs the extra `telemetry`",
+    )
+
+    def __post_init__(self) -> None:
+        if self.traces:
+            self.address()
+
+    def address(self) -> tuple[str, int]:
+        """Host and port of the collector. Raises ``UsageError``."""
+        try:
+            parts = urlsplit(self.traces)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+        if not host or not port or self.traces.rstrip("/") != f"http://{parts.netloc}":
+            raise UsageError(
+                f"traces is {self.traces!r}: name a collector as http://ADDRESS:PORT",
+                param="traces",
+            )
+        return host, port
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +167,10 @@ class Settings:
         default_factory=_policy,
         metadata={"help": "what it needs before `freehold passport export --publish`"},
     )
+    telemetry: Telemetry = field(
+        default_factory=Telemetry,
+        metadata={"help": "who is told of what `serve` does"},
+    )
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -190,7 +224,7 @@ def _read(path: Path) -> dict[str, Any]:
     given = _values(found, {name: f.default for name, f in known.items()}, f"{path}: ")
     for name, value in given.items():
         if is_table(known[name]):
-            given[name] = _read_table(path, name, value)
+            given[name] = _read_table(path, known[name], value)
     return given
 
 
@@ -199,14 +233,19 @@ def is_table(key: Field[Any]) -> bool:
     return key.default is MISSING
 
 
-def _read_table(path: Path, name: str, found: Any) -> Policy:
-    from freehold.store.policy import policy_keys
+def table_of(key: Field[Any]) -> Any:
+    """The class that describes a table's own keys."""
+    assert key.default_factory is not MISSING
+    return type(key.default_factory())
 
-    where = f"{path}: [{name}] "
+
+def _read_table(path: Path, key: Field[Any], found: Any) -> Any:
+    name, where = key.name, f"{path}: [{key.name}] "
     if not isinstance(found, dict):
         raise UsageError(f"{path}: {name} must be a table: begin it with [{name}]", param=name)
+    kind = table_of(key)
     try:
-        return _policy(**_values(found, policy_keys(), where))
+        return kind(**_values(found, {f.name: f.default for f in fields(kind)}, where))
     except UsageError as error:
         if str(error).startswith(where):
             raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +26,7 @@ from freehold.serve.errors import (
 from freehold.serve.keys import KeyInfo
 from freehold.serve.protocol import CERTIFICATE
 from freehold.serve.routes import ANYONE, dialect_of, roles_of
+from freehold.serve.tracing import Trace, tracing
 
 ACCESS = logging.getLogger("freehold.access")
 LOG = logging.getLogger("freehold.serve")
@@ -32,6 +34,7 @@ LOG = logging.getLogger("freehold.serve")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_GONE = 499
 _MAX_LOGGED_PATH = 200
+_MAX_PARENT = 256
 
 
 class Observe:
@@ -59,11 +62,20 @@ class Observe:
             await send(message)
 
         try:
-            await self._app(scope, receive, named)
+            with self._traced(scope) as trace:
+                await self._app(scope, receive, named)
         finally:
             if scope["state"].get("client_gone"):
                 status = _CLIENT_GONE
             self._record(scope, status, time.perf_counter() - started)
+            if trace is not None and self._desk.traces is not None:
+                self._desk.traces(_closed(trace, scope, status))
+
+    def _traced(self, scope: Scope) -> AbstractContextManager[Trace | None]:
+        if self._desk.traces is None:
+            return nullcontext()
+        parents = Headers(scope=scope).getlist("traceparent")
+        return tracing(Trace(parents[0][:_MAX_PARENT] if len(parents) == 1 else ""))
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -77,11 +89,24 @@ class Observe:
         )
 
 
+def _closed(trace: Trace, scope: Scope, status: int) -> Trace:
+    """The trace of a request that has ended, with what is known of it as a whole."""
+    whole, state = trace.spans[0], scope["state"]
+    whole.say("http.request.method", scope["method"] if scope["method"] in _METHODS else "_OTHER")
+    whole.say("http.route", getattr(scope.get("route"), "path", "unmatched"))
+    whole.say("http.response.status_code", status)
+    whole.say("freehold.request", state["request_id"])
+    whole.say("freehold.key", state.get("key_id", ""))
+    trace.close(failed=status >= INTERNAL.status)
+    return trace
+
+
 class Catch:
     """Turns every exception into an answer in the shape of the API that was asked."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
         self._app = app
+        self._refused = desk.metrics.refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
@@ -99,6 +124,7 @@ class Catch:
             if begun:
                 raise
             problem = problem_of(error)
+            self._refused(problem.code or "none")
             if problem.status >= INTERNAL.status:
                 LOG.error("%s: %s", scope["state"]["request_id"], error)
             await dialect_of(scope["path"]).response(problem)(scope, receive, send)
@@ -106,6 +132,7 @@ class Catch:
             # The one broad except: whatever defect reaches the counter's edge is logged here in
             # full and told to the client without its inside.
             LOG.exception("%s: unexpected error", scope["state"]["request_id"])
+            self._refused(INTERNAL.code or "none")
             if begun:
                 raise
             await dialect_of(scope["path"]).response(INTERNAL)(scope, receive, send)

@@ -27,6 +27,7 @@ from freehold.serve.answer import Usage
 from freehold.serve.database import connect, exclusive
 from freehold.serve.errors import Problem, ProblemError
 from freehold.serve.keys import COUNTS, KeyInfo, Keyring
+from freehold.serve.tracing import span
 
 LOG = logging.getLogger("freehold.serve")
 T = TypeVar("T")
@@ -215,7 +216,8 @@ class Spending:
         # Shielded: what was set aside must be given back, even if the client is gone meanwhile.
         work = asyncio.create_task(quotas.run(lambda db: quotas.set_aside(db, key, model, ask)))
         work.add_done_callback(self._begun)
-        _, each, _ = await asyncio.shield(work)
+        with span("quota"):
+            _, each, _ = await asyncio.shield(work)
         return each
 
     def _begun(self, work: asyncio.Task[tuple[str, int, float]]) -> None:
