@@ -126,6 +126,7 @@ def serve(
                 tls_cert=settings.tls_cert or None,
                 tls_key=settings.tls_key or None,
                 tls_client_ca=settings.tls_client_ca or None,
+                tls_reload=settings.tls_reload,
                 insecure_bind=insecure_bind,
             )
             check(binding)

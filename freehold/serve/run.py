@@ -32,13 +32,15 @@ _GRACE_SECONDS = 3
 @dataclass(frozen=True, kw_only=True)
 class Binding:
     """Where to listen. ``port`` 0 takes a free one. Certificate and key are PEM files, and so are
-    the authorities whose certificates clients must show, if any are named."""
+    the authorities whose certificates clients must show, if any are named. ``tls_reload``: they are
+    read again at SIGHUP, which else ends a server."""
 
     host: str = "127.0.0.1"
     port: int = 8080
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_client_ca: str | None = None
+    tls_reload: bool = False
     insecure_bind: bool = False
 
 
@@ -91,7 +93,7 @@ async def run(
         server.announce = lambda: on_ready(f"{scheme}://{_shown(listener)}")
         on_listening()
         try:
-            with _renewing(tls):
+            with _renewing(tls if binding.tls_reload else None):
                 await server.serve(sockets=[listener])
         finally:
             server.hang_up()
