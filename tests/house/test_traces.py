@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.collector import collecting
 from tests.house.running import DEFAULT, start
@@ -24,6 +25,7 @@ def test_traces_leave_the_lock_to_one_address(real_root: Path, tmp_path: Path) -
             with httpx.Client(base_url=server.address, headers=head, timeout=120) as http:
                 http.post("/v1/completions", json=body).raise_for_status()
                 shut = http.get("/residency").json()
+                page = http.get("/metrics").text
             collector.wait("ledger.seal")
         finally:
             assert server.stop() == 0
@@ -33,3 +35,11 @@ def test_traces_leave_the_lock_to_one_address(real_root: Path, tmp_path: Path) -
     names = {one.name for one in collector.spans}
     assert {"request", "tokenise", "engine.prefill", "engine.decode"} <= names
     assert {"ledger.open", "ledger.seal"} <= names
+    found = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+    assert found["freehold_residency_enforced"] == found["freehold_residency_recording"] == 1
+    assert found["freehold_ledger_write_seconds_count"] == 1  # of seals, the last of the two
+    assert found["process_resident_memory_bytes"] > 1 << 20
