@@ -185,6 +185,17 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Counter process": [
         Panel(
+            title="Certificate ends in",
+            queries=[
+                (
+                    f"min by (instance) (freehold_tls_certificate_end_timestamp_seconds{{{WHERE}}}"
+                    " > 0) - time()",
+                    "{{instance}}",
+                )
+            ],
+            unit="s",
+        ),
+        Panel(
             title="Processor",
             queries=[(rate("process_cpu_seconds_total", "instance"), "{{instance}}")],
             unit="percentunit",

@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from freehold.errors import StorageError, UsageError
 
 _BUSY_SECONDS = 10
-_POOL = 8
+POOL = 8
 """Connections to a server, for each use that is made of it."""
 
 _LOCK_NUMBER = 0x6672656568000001
@@ -66,7 +66,7 @@ def _server(location: sql.engine.URL, durable: bool) -> sql.Engine:
     return sql.create_engine(
         location,
         pool_pre_ping=True,
-        pool_size=_POOL,
+        pool_size=POOL,
         max_overflow=0,
         pool_timeout=5,
         connect_args={
@@ -108,8 +108,10 @@ def exclusive(engine: sql.Engine, done: str = "used") -> Iterator[sql.Connection
 @contextlib.contextmanager
 def reading(engine: sql.Engine, done: str) -> Iterator[sql.Connection]:
     """A connection to read by. Raises ``StorageError``."""
+    alone = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {}
     with _told(done), engine.connect() as db:
-        yield db
+        # One statement needs no transaction around it; SQLite's driver begins none.
+        yield db.execution_options(**alone)
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ class Desk:
         self.admission = Admission(limits)
         self.deadlines = Deadlines(limits)
         self.quotas = Quotas(keys, limits.request_seconds)
-        self.pulse = Pulse([hosted.engine for hosted in models], ledger)
+        self.pulse = Pulse([hosted.engine for hosted in models], keys, ledger)
         self.models = [Served(hosted, self.metrics) for hosted in models]
         for hosted in models:
             self.metrics.serves(hosted.name, hosted.card.digest, hosted.card.numerics)

@@ -195,12 +195,20 @@ class Metrics:
             ("model", "digest", "numerics"),
             registry=self.registry,
         )
+        self._ends = Gauge(
+            "freehold_tls_certificate_end_timestamp_seconds",
+            "When the server's certificate ends, in Unix time; 0 without TLS.",
+            registry=self.registry,
+        )
         self._now = _Now()
         self.registry.register(self._now)
         ProcessCollector(registry=self.registry)
 
     def serves(self, model: str, digest: str, numerics: str) -> None:
         self._model.labels(model, digest, numerics).set(1)
+
+    def certificate(self, ends: float) -> None:
+        self._ends.set(ends)
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         self._requests.labels(route, method, str(status)).inc()

@@ -24,7 +24,7 @@ import sqlalchemy as sql
 
 from freehold.errors import FreeholdError
 from freehold.serve.answer import Usage
-from freehold.serve.database import connect, exclusive
+from freehold.serve.database import POOL, connect, exclusive
 from freehold.serve.errors import Problem, ProblemError
 from freehold.serve.keys import COUNTS, KeyInfo, Keyring
 from freehold.serve.tracing import span
@@ -75,7 +75,7 @@ class Spent:
 
 class Quotas:
     """All keys' spending. Belongs to one application and one event loop; the data base is asked in
-    a thread of its own, so that a slow disk holds up nobody else."""
+    threads of their own, so that a slow disk holds up nobody else."""
 
     def __init__(
         self,
@@ -89,7 +89,9 @@ class Quotas:
         self._engine.connect().close()
         self._seconds = request_seconds + _GRACE_SECONDS
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="freehold-quotas")
+        # SQLite has one writer; a server's answers take their time.
+        threads = 1 if self._engine.dialect.name == "sqlite" else POOL
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="freehold-quotas")
         self._late: set[asyncio.Task[None]] = set()
 
     def spending(self, key: KeyInfo | None, model: str) -> Spending:
@@ -113,7 +115,7 @@ class Quotas:
             with exclusive(self._engine) as db:
                 return work(db)
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, done)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, done)
 
     def now(self, db: sql.Connection | None = None) -> float:
         """The time, in Unix seconds: with PostgreSQL its own, so that counters agree."""
@@ -259,42 +261,45 @@ def _hold(db: sql.Connection, key: str) -> None:
 
 def _used(db: sql.Connection, key: str, now: float) -> Used:
     day, minute = int(now // _DAY), int(now // _MINUTE)
-    running = _run(
+    found: Any = _run(
         db,
-        "SELECT minute, tokens FROM key_running WHERE key_id = :key",
-        key=key,
-    ).all()
-    held = {
-        "minute": sum(row.tokens for row in running if row.minute == minute),
-        "day": sum(row.tokens for row in running if row.minute * _MINUTE // _DAY == day),
-        "ever": sum(row.tokens for row in running),
-    }
-    minutes: Any = _run(
-        db,
-        "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens), 0) FROM key_minutes"
-        " WHERE key_id = :key AND minute = :minute",
+        _USED,
         key=key,
         minute=minute,
-    ).one()
-    today: Any = _run(
-        db,
-        "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens + completion_tokens), 0)"
-        " FROM key_usage WHERE key_id = :key AND day = :day",
-        key=key,
         day=day,
+        first=day * _DAY // _MINUTE,
+        last=(day + 1) * _DAY // _MINUTE - 1,
     ).one()
-    ever = _run(
-        db,
-        "SELECT COALESCE(SUM(prompt_tokens + completion_tokens), 0) FROM key_usage"
-        " WHERE key_id = :key",
-        key=key,
-    ).scalar_one()
+    used = {name: int(value) for name, value in found._mapping.items()}
     return Used(
-        running=len(running),
-        minute=(int(minutes[0]), int(minutes[1]) + held["minute"]),
-        day=(int(today[0]), int(today[1]) + held["day"]),
-        ever=int(ever) + held["ever"],
+        running=used["running"],
+        minute=(used["minute_requests"], used["minute_tokens"] + used["minute_held"]),
+        day=(used["day_requests"], used["day_tokens"] + used["day_held"]),
+        ever=used["ever_tokens"] + used["ever_held"],
     )
+
+
+def _sum(what: str, table: str, name: str, where: str = "") -> str:
+    where = f"key_id = :key{where and ' AND '}{where}"
+    return f"(SELECT COALESCE(SUM({what}), 0) FROM {table} WHERE {where}) AS {name}"  # noqa: S608
+
+
+_TOKENS = "prompt_tokens + completion_tokens"
+_TODAY = "minute BETWEEN :first AND :last"
+_USED = "SELECT " + ", ".join(
+    (
+        _sum("1", "key_running", "running"),
+        _sum("tokens", "key_running", "minute_held", "minute = :minute"),
+        _sum("tokens", "key_running", "day_held", _TODAY),
+        _sum("tokens", "key_running", "ever_held"),
+        _sum("requests", "key_minutes", "minute_requests", "minute = :minute"),
+        _sum("tokens", "key_minutes", "minute_tokens", "minute = :minute"),
+        _sum("requests", "key_usage", "day_requests", "day = :day"),
+        _sum(_TOKENS, "key_usage", "day_tokens", "day = :day"),
+        _sum(_TOKENS, "key_usage", "ever_tokens"),
+    )
+)
+"""One question, so that a data base that is far away is asked once."""
 
 
 def _count(

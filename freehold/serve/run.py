@@ -12,14 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 
 from freehold.errors import UsageError
 from freehold.serve.desk import Desk
+from freehold.serve.metrics import Metrics
 from freehold.serve.protocol import GuardedProtocol
-from freehold.serve.tls import Files, Renewable
+
+if TYPE_CHECKING:
+    from freehold.serve.tls import Renewable
 
 LOG = logging.getLogger("freehold.serve")
 
@@ -93,7 +97,9 @@ async def run(
         server.announce = lambda: on_ready(f"{scheme}://{_shown(listener)}")
         on_listening()
         try:
-            with _renewing(tls if binding.tls_reload else None):
+            if tls is not None:
+                desk.metrics.certificate(tls.ends)
+            with _renewing(tls if binding.tls_reload else None, desk.metrics):
                 await server.serve(sockets=[listener])
         finally:
             server.hang_up()
@@ -149,13 +155,15 @@ def _tls(binding: Binding) -> Renewable | None:
         return None
     if binding.tls_cert is None or binding.tls_key is None:
         raise UsageError("TLS needs both --tls-cert and --tls-key", param="tls_cert")
+    from freehold.serve.tls import Files, Renewable
+
     return Renewable(
         Files(cert=binding.tls_cert, key=binding.tls_key, client_ca=binding.tls_client_ca)
     )
 
 
 @contextmanager
-def _renewing(tls: Renewable | None) -> Iterator[None]:
+def _renewing(tls: Renewable | None, metrics: Metrics) -> Iterator[None]:
     """Read certificates again at SIGHUP; a server that was told to ignore it (``nohup``) does."""
     here = threading.current_thread() is threading.main_thread()
     hangup = getattr(signal, "SIGHUP", None)
@@ -166,6 +174,7 @@ def _renewing(tls: Renewable | None) -> Iterator[None]:
     def renew() -> None:
         try:
             tls.renew()
+            metrics.certificate(tls.ends)
         except UsageError as error:
             LOG.error("TLS goes on with the certificate of before: %s", error)
         else:

@@ -52,14 +52,19 @@ class Renewable(ssl.SSLContext):
         """Read the files again. Where that fails, all stays as it was."""
         self._now = _context(self._files)
 
+    @property
+    def ends(self) -> float:
+        """When the certificate that the files hold ends, in Unix seconds. Raises ``UsageError``."""
+        return _certificates(self._files.cert)[0].not_valid_after_utc.timestamp()
+
     def wrap_bio(self, *args: Any, **more: Any) -> ssl.SSLObject:
         """What asyncio calls for each connection."""
         return self._now.wrap_bio(*args, **more)
 
 
-def pin_of(connection: ssl.SSLObject | None) -> str | None:
+def pin_of(connection: ssl.SSLObject) -> str | None:
     """The pin of the certificate that a client has shown, and that was verified."""
-    shown = None if connection is None else connection.getpeercert(binary_form=True)
+    shown = connection.getpeercert(binary_form=True)
     try:
         return (
             hashlib.sha256(_public(x509.load_der_x509_certificate(shown))).hexdigest()

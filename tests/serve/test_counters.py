@@ -293,6 +293,8 @@ async def test_a_data_base_that_is_away_refuses_and_counts_on(
         async with httpx.AsyncClient(headers={"authorization": f"Bearer {key.secret}"}) as http:
             away = await http.get(f"{house.addresses[0]}/v1/models", timeout=30)
             assert (away.status_code, away.json()["error"]["code"]) == (503, "unavailable")
+            pulse = await http.get(f"{house.addresses[1]}/health", timeout=30)
+            assert pulse.json()["status"] in ("ledger-down", "keys-down")
     finally:
         postgres.start()
     after = await house.hammer(key, 4, seconds=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,10 @@ def test_a_gate_lets_in_who_shows_a_certificate(
     counter: Callable[..., Any], authority: Authority, server: Pair, tmp_path: Path
 ) -> None:
     running = counter(binding=bound(server, authority.file))
+    ends = running.app.state.desk.metrics.registry.get_sample_value(
+        "freehold_tls_certificate_end_timestamp_seconds"
+    )
+    assert ends == pytest.approx(time.time() + 86_400, abs=60)
     mine = authority.sign("mine", client=True)
     with client(authority, running.url, mine, running.key) as http:
         assert http.get("/v1/models").status_code == 200
