@@ -38,6 +38,8 @@ _TRIES = 6
 _PAUSE_SECONDS = 0.5
 """After the first failure to write down what was used; after each further one, twice as long."""
 
+_SETTLE_SECONDS = 10.0
+
 _GRACE_SECONDS = 60.0
 """What a counter that died had set aside is given back so long after its requests' deadline."""
 
@@ -99,9 +101,9 @@ class Quotas:
         return Spending(self, key, model)
 
     async def settle(self) -> None:
-        """Wait until all that has ended is written."""
+        """Wait until all that has ended is written, ``_SETTLE_SECONDS`` at most."""
         if self._late:
-            await asyncio.wait(self._late)
+            await asyncio.wait(self._late, timeout=_SETTLE_SECONDS)
 
     def later(self, work: asyncio.Task[None]) -> None:
         """Hold on to what is written after its request has gone."""
