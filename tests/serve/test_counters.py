@@ -262,6 +262,26 @@ async def _begin(house: House, key: Any, room: int, *, after: float) -> int:
 
 
 @pytest.mark.slow
+async def test_two_hundred_clients_of_one_key(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget = 200_000
+    key = house.ring.add("one", limits=KeyLimits(token_budget=budget, concurrency=100))
+    heard = await house.hammer(key, 200, seconds=30)
+    await house.close()
+    assert heard.broken == 0
+    assert house.used() == (heard.answered, heard.tokens)
+    assert house.recorded() == (heard.answered, 0, heard.tokens)
+    assert heard.tokens <= budget
+    with capsys.disabled():
+        print(
+            f"\ntwo counters, 200 clients of one key, 30 s: {heard.answered} answered, "
+            f"{heard.tokens} tokens by clients, usage report and ledger alike, refused "
+            f"{heard.refused}"
+        )
+
+
+@pytest.mark.slow
 async def test_keepers_and_counters_killed_under_load(house: House) -> None:
     """What clients were told is used and recorded; nothing passes the budget."""
     key = house.ring.add("one", limits=KeyLimits(token_budget=1_000_000))
