@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -18,9 +19,15 @@ from freehold.serve.limits import Limits
 from freehold.serve.middleware import Authenticate, BodyLimit, Catch, Observe
 from freehold.serve.openapi import document
 from freehold.serve.routes import ROUTES, dialect_of
+from freehold.serve.tracing import Send
 from freehold.types import Ledger
 
 __all__ = ["Hosted", "Limits", "build"]
+
+_QUIET = TelemetryConfig(
+    tracing=False, metrics=False, logs=False, operation_spans=False, auto_configure=False
+)
+"""FastAPI has a telemetry of its own, which two variables of the environment would turn on."""
 
 
 def build(
@@ -31,18 +38,21 @@ def build(
     *,
     residency: Callable[[], Mapping[str, Any]] | None = None,
     passports: Callable[[str], bytes] | None = None,
+    traces: Send | None = None,
 ) -> FastAPI:
     """The application that serves ``models`` to holders of ``keys``, and records in ``ledger``.
 
     ``residency`` tells what is shut in the server's processes, for ``/residency``.
     ``passports`` gives a served model's passport as JSON, for ``/v1/passports``.
+    ``traces`` is handed the spans of each request that has ended.
 
     Interactive documentation pages are off (they load scripts from elsewhere); the schema itself
     is at ``/openapi.json``, behind the key. Raises ``UsageError`` when two models share a name.
     """
-    desk = Desk(models, keys, limits, ledger)
+    desk = Desk(models, keys, limits, ledger, traces)
     app = _Application(
         title="Freehold",
+        telemetry=_QUIET,
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -50,7 +60,7 @@ def build(
         exception_handlers={HTTPException: _no_route},
         middleware=[
             Middleware(Observe, desk=desk),
-            Middleware(Catch),
+            Middleware(Catch, desk=desk),
             Middleware(Authenticate, desk=desk),
             Middleware(BodyLimit, desk=desk),
         ],
