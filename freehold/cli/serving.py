@@ -20,12 +20,14 @@ from freehold.cli.passports import passport_of
 from freehold.cli.places import keyring_url, root
 from freehold.cli.recording import keeper_of, keeping, recording, sqlite_files
 from freehold.cli.settings import Settings, read_settings
+from freehold.cli.upstream import hosting, upstream_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from freehold.cli.home import Home
     from freehold.cli.recording import Opened
+    from freehold.cli.upstream import Upstream, Warden
     from freehold.engine.child import Child
     from freehold.serve.run import Binding
 
@@ -40,6 +42,15 @@ def serve(
         bool,
         typer.Option("--temporary-key", help="Make a key that dies with this server, print it."),
     ] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="freehold, vllm, or openai with --upstream [freehold].")
+    ] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="Address of a server to ask: unix:/PATH or http://HOST:PORT.")
+    ] = None,
+    upstream_model: Annotated[
+        str | None, typer.Option(help="What the model is called there [the only one].")
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or a torch device [cpu].")] = None,
@@ -78,6 +89,9 @@ def serve(
         model=model,
         host=host,
         port=port,
+        engine=engine,
+        upstream=upstream,
+        upstream_model=upstream_model,
         backend=backend,
         dtype=dtype,
         device=device,
@@ -93,21 +107,23 @@ def serve(
     )
     keeper = keeper_of(settings)
     with (
+        upstream_of(settings) as above,
         at_home(
             settings,
             "counter",
             read=tuple(path for path in (tls_cert, tls_key) if path),
             write=tuple(_key_files()),
             bind=(settings.port,),
-            also=keeper.reach if keeper else None,
-            connects=bool(keeper and keeper.peers),
+            also=[one.reach for one in (keeper, above) if one],
+            connects=bool((keeper and keeper.peers) or above),
             drill=drill,
         ) as home,
         keeping(keeper, home) as started,
+        hosting(settings, above, home) as warden,
     ):
         home.shut_files()
         # Only now: what is imported here starts threads of its own where it is allowed to.
-        with starting(settings, home) as child:
+        with starting(settings, home, above) as child:
             from freehold.serve.run import Binding, check
 
             binding = Binding(
@@ -120,14 +136,16 @@ def serve(
             check(binding)
             _log_to_stderr()
             records = recording(keeper, started)
-            asyncio.run(_serve(settings, binding, home, child, records, temporary_key))
+            asyncio.run(
+                _serve(settings, binding, home, (child, above, warden), records, temporary_key)
+            )
 
 
 async def _serve(
     settings: Settings,
     binding: Binding,
     home: Home,
-    child: Child,
+    engine: tuple[Child, Upstream | None, Warden | None],
     records: AbstractAsyncContextManager[Opened],
     temporary_key: bool,
 ) -> None:
@@ -137,7 +155,7 @@ async def _serve(
 
     keyring = Keyring(keyring_url())
     with Bar() as bar:
-        async with records as opened, living(settings, bar, child) as model:
+        async with records as opened, living(settings, bar, *engine) as model:
             hosted = Hosted(
                 name=model.name,
                 card=model.engine.card,

@@ -46,6 +46,36 @@ class Settings:
     )
     host: str = _key("127.0.0.1", "the address that `serve` listens on")
     port: int = _key(8080, "its port; 0 takes any free one")
+    engine: str = _key(
+        "freehold",
+        "what `serve` answers with: `freehold` (its own engine), `vllm` (started and kept in a "
+        "lock, see [cluster](cluster.md)) or `openai` (a server that runs already: `upstream`)",
+    )
+    upstream: str = _key(
+        "",
+        "the address of a server that speaks the OpenAI API: `unix:/PATH`, `http://HOST:PORT` or "
+        '`https://HOST`; with `engine = "openai"`',
+    )
+    upstream_model: str = _key(
+        "", "what the model is called there; empty takes the only one that it has"
+    )
+    upstream_key: str = _key("", "a file whose first line is the API key of that server")
+    vllm_python: str = _key(
+        "", "the Python that vLLM is installed for; empty takes the one that Freehold runs on"
+    )
+    vllm_arguments: tuple[str, ...] = _key(
+        (),
+        "further arguments for vLLM's server; those that Freehold sets itself, or that would run "
+        "code or open an address, are refused",
+    )
+    tensor_parallel: int = _key(1, "over how many devices vLLM splits each layer")
+    pipeline_parallel: int = _key(1, "over how many devices or machines it splits the layers")
+    ray: str = _key(
+        "",
+        "the Ray cluster that vLLM spreads over, `ADDRESS:PORT` in figures; the machines it may "
+        "reach are `ray_hosts`",
+    )
+    ray_hosts: tuple[str, ...] = _key((), "further addresses, in figures, that vLLM may connect to")
     backend: str = _key(
         "native",
         "`native` computes on the packed weights with Freehold's own kernels; `torch` on "
@@ -115,6 +145,14 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
+        self._check_names()
+        self._check_numbers()
+
+    def _check_names(self) -> None:
+        if self.engine not in ("freehold", "vllm", "openai"):
+            raise UsageError(
+                f"engine is {self.engine!r}: take freehold, vllm or openai", param="engine"
+            )
         if self.backend not in ("native", "torch"):
             raise UsageError(f"backend is {self.backend!r}: take native or torch", param="backend")
         if self.dtype not in ("auto", "float32", "bfloat16", "int8"):
@@ -136,11 +174,16 @@ class Settings:
             raise UsageError(
                 f"residency is {self.residency!r}: take enforce or off", param="residency"
             )
+
+    def _check_numbers(self) -> None:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}: it must lie between 0 and 65535", param="port")
         if self.threads < 0:
             raise UsageError("threads must be 0 (all cores) or more", param="threads")
-        for name in ("cache_tokens", "max_running", "max_body", "request_seconds"):
+        for name in (
+            *("cache_tokens", "max_running", "max_body", "request_seconds"),
+            *("tensor_parallel", "pipeline_parallel"),
+        ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1", param=name)
         for name in ("max_waiting", "drain_seconds"):
