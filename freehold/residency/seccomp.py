@@ -83,6 +83,7 @@ class Powers:
 
 ROLES = {
     "counter": Powers(accepts=True, messages=True),
+    "counter-remote": Powers(accepts=True, messages=True, connects=True),
     "engine": Powers(writes=True),
     "keeper": Powers(writes=True),
     "keeper-remote": Powers(writes=True, connects=True),
@@ -92,10 +93,11 @@ ROLES = {
     "remote": Powers(messages=True, connects=True),
     "vllm": Powers(accepts=True, messages=True, takes=True, writes=True, hosts=True),
 }
-"""``keeper-remote`` is a keeper whose data base is another program, ``broker`` the watchman that
-connects it; ``remote`` speaks to an engine elsewhere in the same way, and ``vllm`` is such an
-engine where Freehold starts it, with all its processes. The engine writes the pack it has made,
-then calls ``forgo_writing``. ``front`` is the process that ``chat`` or ``bench`` runs in."""
+"""``keeper-remote`` is a keeper whose data base is another program, ``counter-remote`` a counter
+whose keys lie in one or that sends traces, ``broker`` the watchman that connects them. ``remote``
+speaks to an engine elsewhere in the same way, and ``vllm`` is such an engine where Freehold starts
+it, with all its processes. The engine writes the pack it has made, then calls ``forgo_writing``.
+``front`` is the process that ``chat`` or ``bench`` runs in."""
 
 
 def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:

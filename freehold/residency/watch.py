@@ -140,6 +140,8 @@ class Watchman:
                 self._promised[fresh] = Allowed(peers=tuple(peers), home=home)
                 self._lines[fresh.fileno()] = fresh
                 self._poll.register(fresh, select.POLLIN)
+            case {"peers": list(peers)} if line is self._main and not self._shut:
+                self._promised[line] = Allowed(peers=tuple(peers))
             case {"keeper": True} if line is self._main and descriptors and not self._shut:
                 self._keeper, self._tally = socket.socket(fileno=descriptors.pop()), Tally()
                 self._keeper.setblocking(False)

@@ -18,7 +18,7 @@ from freehold.errors import StorageError
 from freehold.residency import landlock, seccomp
 from freehold.residency.broker import Peer
 from freehold.residency.landlock import Reach
-from freehold.residency.lock import Order
+from freehold.residency.lock import FIRST, Order
 
 RECORD = "attempts.jsonl"
 KEEPERS = ("keeper", "keeper-remote")
@@ -106,8 +106,10 @@ class Watch:
         Its descriptors are open here: pass them on, and close them."""
         if self._line is None or self._process is None:
             return Order(role=role, reach=reach, isolate=isolate, enforce=self._enforce)
-        if role in ("counter", "front"):
+        if role in FIRST:
             line = self._line.fileno()
+            if peers:
+                self._line.send(json.dumps({"peers": [list(peer) for peer in peers]}).encode())
         else:
             line = self._new_line({"line": [list(peer) for peer in peers], "home": home})
         return Order(

@@ -3,7 +3,12 @@
 A request that begins sets aside the most it can come to, in one transaction with the look at what
 is left; when it ends, what it did not use is given back. So a limit is never passed, however many
 requests run at once and however many counters share the data base. Minutes and days are those of
-the clock (UTC); a request counts where it began.
+the clock (UTC), with PostgreSQL those of its own; a request counts where it began.
+
+With PostgreSQL a request that begins locks its key's row, so that counters wait for each other key
+by key, for one question and one line written. One that ends locks nothing: whoever looks sees its
+tokens either set aside or used. All take rows in one order (running, usage, minutes), and so never
+wait in a circle.
 """
 
 from __future__ import annotations
@@ -21,15 +26,22 @@ import sqlalchemy as sql
 
 from freehold.errors import FreeholdError
 from freehold.serve.answer import Usage
-from freehold.serve.database import connect, exclusive
+from freehold.serve.database import POOL, connect, exclusive
 from freehold.serve.errors import Problem, ProblemError
 from freehold.serve.keys import COUNTS, KeyInfo, Keyring
+from freehold.serve.tracing import span
 
 LOG = logging.getLogger("freehold.serve")
 T = TypeVar("T")
 
 _MINUTE, _DAY = 60, 86_400
 _KEPT_MINUTES = 5
+_TRIES = 6
+_PAUSE_SECONDS = 0.5
+"""After the first failure to write down what was used; after each further one, twice as long."""
+
+_SETTLE_SECONDS = 10.0
+
 _GRACE_SECONDS = 60.0
 """What a counter that died had set aside is given back so long after its requests' deadline."""
 
@@ -67,21 +79,23 @@ class Spent:
 
 class Quotas:
     """All keys' spending. Belongs to one application and one event loop; the data base is asked in
-    a thread of its own, so that a slow disk holds up nobody else."""
+    threads of their own, so that a slow disk holds up nobody else."""
 
     def __init__(
         self,
         keys: Keyring,
         request_seconds: float,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._engine = connect(keys.url, durable=False)
         # Now: a locked counter opens nothing for writing later. The pool keeps it.
         self._engine.connect().close()
         self._seconds = request_seconds + _GRACE_SECONDS
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="freehold-quotas")
+        # SQLite has one writer; a server's answers take their time.
+        threads = 1 if self._engine.dialect.name == "sqlite" else POOL
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="freehold-quotas")
         self._late: set[asyncio.Task[None]] = set()
 
     def spending(self, key: KeyInfo | None, model: str) -> Spending:
@@ -89,9 +103,9 @@ class Quotas:
         return Spending(self, key, model)
 
     async def settle(self) -> None:
-        """Wait until all that has ended is written."""
+        """Wait until all that has ended is written, ``_SETTLE_SECONDS`` at most."""
         if self._late:
-            await asyncio.wait(self._late)
+            await asyncio.wait(self._late, timeout=_SETTLE_SECONDS)
 
     def later(self, work: asyncio.Task[None]) -> None:
         """Hold on to what is written after its request has gone."""
@@ -105,26 +119,41 @@ class Quotas:
             with exclusive(self._engine) as db:
                 return work(db)
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, done)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, done)
 
     def now(self) -> float:
-        """The time, in Unix seconds."""
-        return self._clock()
+        """The time here, in Unix seconds."""
+        return time.time() if self._clock is None else self._clock()
 
     async def ended(
         self, key: KeyInfo, model: str, number: str, began: float, spent: Spent
     ) -> None:
         """Write down what a request has ``spent``, and give back what was set aside for it."""
 
-        def work(db: sql.Connection) -> None:
-            # One that nothing was set aside for has not been counted yet.
-            _run(db, "DELETE FROM key_running WHERE id = :number", number=number)
-            _count(db, key.id, model, began, requests=0 if number else 1, spent=spent)
+        again = False
 
-        try:
-            await self.run(work)
-        except FreeholdError as error:
-            LOG.error("what key %s used could not be written: %s", key.id, error)
+        def work(db: sql.Connection) -> None:
+            if db.dialect.name != "sqlite":
+                # Not in what begins: if it is lost with the server's power, so is its request.
+                _run(db, "SET LOCAL synchronous_commit TO on")
+            held = _run(db, "DELETE FROM key_running WHERE id = :number", number=number).rowcount
+            if again and not held:
+                return  # it was written, and only the answer was lost
+            # One that was given up meanwhile was counted then.
+            new = 1 if held or not number else 0
+            _count_day(db, key.id, model, began, requests=new, spent=spent)
+            _count_minute(db, key.id, began, requests=new, spent=spent)
+
+        for tried in range(_TRIES):
+            try:
+                return await self.run(work)
+            except FreeholdError as error:
+                LOG.error("what key %s used could not be written: %s", key.id, error)
+            if not number:
+                return None  # whether it was written can only be told by what was set aside
+            again = True
+            await asyncio.sleep(_PAUSE_SECONDS * 2**tried)
+        return None
 
     # --- in the thread, inside of a transaction ---------------------------------------------------
 
@@ -133,28 +162,34 @@ class Quotas:
     ) -> tuple[str, int, float]:
         """Let a request begin: its number, how many tokens each of its answers may have, and when
         it began. Raises ``ProblemError`` (429)."""
-        now = self._clock()
+        now = self._hold(db, key.id)
         minute = int(now // _MINUTE)
-        _run(db, "DELETE FROM key_running WHERE until < :now", now=now)
-        oldest = minute - _KEPT_MINUTES
-        _run(db, "DELETE FROM key_minutes WHERE minute < :oldest", oldest=oldest)
-        if self._engine.dialect.name != "sqlite":
-            # There, a transaction shuts out nobody: the key's row is what counters wait for.
-            _run(db, "SELECT id FROM api_keys WHERE id = :key FOR UPDATE", key=key.id)
-        used = _used(db, key.id, now)
+        used, stale = _used(db, key.id, now)
+        if stale:
+            _forget(db, key.id, now)
         each = _room(key, used, ask, now)
         number = secrets.token_hex(16)
         _run(
             db,
-            "INSERT INTO key_running VALUES (:number, :key, :minute, :tokens, :until)",
+            "INSERT INTO key_running (id, key_id, model, minute, tokens, until)"
+            " VALUES (:number, :key, :model, :minute, :tokens, :until)",
             number=number,
             key=key.id,
+            model=model,
             minute=minute,
             tokens=ask.prompt + ask.answers * each,
             until=now + self._seconds,
         )
-        _count(db, key.id, model, now, requests=1)
         return number, each, now
+
+    def _hold(self, db: sql.Connection, key: str) -> float:
+        """Shut out others that begin for ``key``; the time, in Unix seconds. In SQLite the
+        transaction has shut them out. With PostgreSQL it is its own time: counters agree on it."""
+        if db.dialect.name == "sqlite":
+            return self.now()
+        clock = "CAST(extract(epoch FROM clock_timestamp()) AS FLOAT8)"
+        found = _run(db, f"SELECT {clock} FROM api_keys WHERE id = :key FOR UPDATE", key=key)  # noqa: S608
+        return self.now() if self._clock is not None else float(found.scalar_one())
 
 
 class Spending:
@@ -191,7 +226,8 @@ class Spending:
         # Shielded: what was set aside must be given back, even if the client is gone meanwhile.
         work = asyncio.create_task(quotas.run(lambda db: quotas.set_aside(db, key, model, ask)))
         work.add_done_callback(self._begun)
-        _, each, _ = await asyncio.shield(work)
+        with span("quota"):
+            _, each, _ = await asyncio.shield(work)
         return each
 
     def _begun(self, work: asyncio.Task[tuple[str, int, float]]) -> None:
@@ -225,56 +261,76 @@ def _run(db: sql.Connection, statement: str, **values: Any) -> sql.CursorResult[
     return db.execute(sql.text(statement), values)
 
 
-def _used(db: sql.Connection, key: str, now: float) -> Used:
+def _used(db: sql.Connection, key: str, now: float) -> tuple[Used, bool]:
+    """What counts against the key's limits, and whether there is something to forget."""
     day, minute = int(now // _DAY), int(now // _MINUTE)
-    running = _run(
+    found: Any = _run(
         db,
-        "SELECT minute, tokens FROM key_running WHERE key_id = :key",
+        _USED,
         key=key,
-    ).all()
-    held = {
-        "minute": sum(row.tokens for row in running if row.minute == minute),
-        "day": sum(row.tokens for row in running if row.minute * _MINUTE // _DAY == day),
-        "ever": sum(row.tokens for row in running),
-    }
-    minutes: Any = _run(
-        db,
-        "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens), 0) FROM key_minutes"
-        " WHERE key_id = :key AND minute = :minute",
-        key=key,
+        now=now,
+        oldest=minute - _KEPT_MINUTES,
         minute=minute,
-    ).one()
-    today: Any = _run(
-        db,
-        "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens + completion_tokens), 0)"
-        " FROM key_usage WHERE key_id = :key AND day = :day",
-        key=key,
         day=day,
+        first=day * _DAY // _MINUTE,
+        last=(day + 1) * _DAY // _MINUTE - 1,
     ).one()
-    ever = _run(
-        db,
-        "SELECT COALESCE(SUM(prompt_tokens + completion_tokens), 0) FROM key_usage"
-        " WHERE key_id = :key",
-        key=key,
-    ).scalar_one()
-    return Used(
-        running=len(running),
-        minute=(int(minutes[0]), int(minutes[1]) + held["minute"]),
-        day=(int(today[0]), int(today[1]) + held["day"]),
-        ever=int(ever) + held["ever"],
+    n = {name: int(value) for name, value in found._mapping.items()}
+    used = Used(
+        running=n["running"],
+        minute=(n["minute_asked"] + n["minute_begun"], n["minute_tokens"] + n["minute_held"]),
+        day=(n["day_asked"] + n["day_begun"], n["day_tokens"] + n["day_held"]),
+        ever=n["ever_tokens"] + n["ever_held"],
     )
+    return used, bool(n["expired"] or n["old"])
 
 
-def _count(
-    db: sql.Connection,
-    key: str,
-    model: str,
-    began: float,
-    *,
-    requests: int = 0,
-    spent: Spent | None = None,
+def _forget(db: sql.Connection, key: str, now: float) -> None:
+    """Give up requests that must have died with their counter, and minutes that count no more: the
+    requests' own are among these."""
+    mine = {"key": key, "now": now, "oldest": int(now // _MINUTE) - _KEPT_MINUTES}
+    gone = _run(
+        db,
+        "DELETE FROM key_running WHERE key_id = :key AND until < :now RETURNING model, minute",
+        **mine,
+    ).all()
+    for model, minute in sorted(map(tuple, gone)):
+        _count_day(db, key, model, minute * _MINUTE, requests=1, spent=Spent())
+    _run(db, "DELETE FROM key_minutes WHERE key_id = :key AND minute < :oldest", **mine)
+
+
+def _sum(what: str, table: str, name: str, where: str = "") -> str:
+    where = f"key_id = :key{where and ' AND '}{where}"
+    return f"(SELECT COALESCE(SUM({what}), 0) FROM {table} WHERE {where}) AS {name}"  # noqa: S608
+
+
+_TOKENS = "prompt_tokens + completion_tokens"
+_LIVE = "until >= :now"
+_NOW = f"{_LIVE} AND minute = :minute"
+_TODAY = f"{_LIVE} AND minute BETWEEN :first AND :last"
+_USED = "SELECT " + ", ".join(
+    (
+        _sum("1", "key_running", "running", _LIVE),
+        _sum("1", "key_running", "minute_begun", _NOW),
+        _sum("tokens", "key_running", "minute_held", _NOW),
+        _sum("1", "key_running", "day_begun", _TODAY),
+        _sum("tokens", "key_running", "day_held", _TODAY),
+        _sum("tokens", "key_running", "ever_held", _LIVE),
+        _sum("requests", "key_minutes", "minute_asked", "minute = :minute"),
+        _sum("tokens", "key_minutes", "minute_tokens", "minute = :minute"),
+        _sum("requests", "key_usage", "day_asked", "day = :day"),
+        _sum(_TOKENS, "key_usage", "day_tokens", "day = :day"),
+        _sum(_TOKENS, "key_usage", "ever_tokens"),
+        _sum("1", "key_running", "expired", "until < :now"),
+        _sum("1", "key_minutes", "old", "minute < :oldest"),
+    )
+)
+"""One question, so that a data base that is far away is asked once."""
+
+
+def _count_day(
+    db: sql.Connection, key: str, model: str, began: float, *, requests: int, spent: Spent
 ) -> None:
-    spent = spent or Spent()
     _run(
         db,
         "INSERT INTO key_usage VALUES"
@@ -292,6 +348,11 @@ def _count(
         cached=spent.cached,
         completion=spent.completion,
     )
+
+
+def _count_minute(
+    db: sql.Connection, key: str, began: float, *, requests: int, spent: Spent
+) -> None:
     _run(
         db,
         "INSERT INTO key_minutes VALUES (:key, :minute, :requests, :tokens)"
