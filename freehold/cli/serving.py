@@ -20,12 +20,14 @@ from freehold.cli.places import root
 from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
 from freehold.cli.telemetry import collector_of, telling
+from freehold.cli.upstream import hosting, upstream_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from freehold.cli.home import Home
     from freehold.cli.recording import Opened
+    from freehold.cli.upstream import Upstream, Warden
     from freehold.engine.child import Child
     from freehold.residency.broker import Peer
     from freehold.serve.run import Binding
@@ -41,6 +43,15 @@ def serve(
         bool,
         typer.Option("--temporary-key", help="Make a key that dies with this server, print it."),
     ] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="freehold, vllm, or openai with --upstream [freehold].")
+    ] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="Address of a server to ask: unix:/PATH or http://HOST:PORT.")
+    ] = None,
+    upstream_model: Annotated[
+        str | None, typer.Option(help="What the model is called there [the only one].")
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or a torch device [cpu].")] = None,
@@ -82,6 +93,9 @@ def serve(
         model=model,
         host=host,
         port=port,
+        engine=engine,
+        upstream=upstream,
+        upstream_model=upstream_model,
         tls_cert=tls_cert,
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,
@@ -102,6 +116,7 @@ def serve(
     collector = collector_of(settings)
     peers = (*keys.peers, *collector)
     with (
+        upstream_of(settings) as above,
         at_home(
             settings,
             "counter-remote" if peers else "counter",
@@ -109,15 +124,16 @@ def serve(
             write=keys.write,
             bind=(settings.port,),
             peers=peers,
-            also=keeper.reach if keeper else None,
-            connects=bool(peers or (keeper and keeper.peers)),
+            also=[one.reach for one in (keeper, above) if one],
+            connects=bool(peers or (keeper and keeper.peers) or above),
             drill=drill,
         ) as home,
         keeping(keeper, home) as started,
+        hosting(settings, above, home) as warden,
     ):
         home.shut_files()
         # Only now: what is imported here starts threads of its own where it is allowed to.
-        with starting(settings, home) as child:
+        with starting(settings, home, above) as child:
             from freehold.serve.run import Binding, check
 
             binding = Binding(
@@ -133,17 +149,24 @@ def serve(
             _log_to_stderr()
             records = recording(keeper, started)
             asyncio.run(
-                _serve(settings, keys.url, collector, binding, home, child, records, temporary_key)
+                _serve(
+                    settings,
+                    (keys.url, collector),
+                    binding,
+                    home,
+                    (child, above, warden),
+                    records,
+                    temporary_key,
+                )
             )
 
 
 async def _serve(
     settings: Settings,
-    keys: str,
-    collector: tuple[Peer, ...],
+    told: tuple[str, tuple[Peer, ...]],
     binding: Binding,
     home: Home,
-    child: Child,
+    engine: tuple[Child, Upstream | None, Warden | None],
     records: AbstractAsyncContextManager[Opened],
     temporary_key: bool,
 ) -> None:
@@ -151,9 +174,10 @@ async def _serve(
     from freehold.serve.keys import Keyring
     from freehold.serve.run import run
 
-    keyring = Keyring(keys)
+    url, collector = told
+    keyring = Keyring(url)
     with Bar() as bar, telling(collector) as traces:
-        async with records as opened, living(settings, bar, child) as model:
+        async with records as opened, living(settings, bar, *engine) as model:
             hosted = Hosted(
                 name=model.name,
                 card=model.engine.card,

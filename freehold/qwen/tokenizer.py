@@ -81,6 +81,10 @@ class Tokenizer:
         # The call for batches, unlike the one for a single text, lets other threads run meanwhile.
         return list(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
+    def dumps(self) -> str:
+        """As a ``tokenizer.json``."""
+        return str(self._backend.to_str())
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token; empty for an id the vocabulary leaves unused."""
         return self._bytes.get(token, b"")
