@@ -23,9 +23,8 @@ class BadJsonError(Exception):
 def decode(body: bytes) -> Any:
     """JSON bytes to plain data.
 
-    Refused: invalid UTF-8, NaN and Infinity, numbers no float holds, integers beyond 64 bits, half
-    surrogate pairs, trailing text, and nesting deeper than the interpreter's recursion limit.
-    Raises ``BadJsonError``.
+    Refused: invalid UTF-8, NaN and Infinity, numbers no float holds, half surrogate pairs, trailing
+    text, and nesting deeper than the interpreter's recursion limit. Raises ``BadJsonError``.
     """
     if not body:
         raise BadJsonError("the body is empty: send a JSON object")
@@ -34,7 +33,7 @@ def decode(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise BadJsonError(f"the body is not valid UTF-8 (byte {error.start})") from error
     try:
-        value = _decode(body)
+        return _decode(body)
     except msgspec.ValidationError as error:
         raise BadJsonError("a number in the body is too large") from error
     except msgspec.DecodeError as error:
@@ -44,13 +43,11 @@ def decode(body: bytes) -> Any:
         raise BadJsonError(f"the body is not valid JSON: {reason}") from error
     except RecursionError as error:
         raise BadJsonError("the body is nested too deeply") from error
-    if _LONG.search(body):
-        _check_integers(value)
-    return value
 
 
-def _check_integers(value: Any) -> None:
-    left = [value]
+def check_integers(body: bytes, value: Any) -> None:
+    """Raise ``BadJsonError`` if ``value``, decoded from ``body``, holds one beyond 64 bits."""
+    left = [value] if _LONG.search(body) else []
     while left:
         one = left.pop()
         if isinstance(one, dict):
