@@ -291,6 +291,7 @@ BODIES: list[tuple[str, bytes, str]] = [
     ("-Infinity", GOOD + b',"temperature":-Infinity}', "not valid JSON"),
     ("huge float", GOOD + b',"temperature":1e999}', "too large"),
     ("huge integer", GOOD + b',"seed":' + b"9" * 10_000 + b"}", "too large"),
+    ("integer of 65 bits, deep inside", GOOD + b',"x":[{"y":-18446744073709551616}]}', "64 bits"),
     ("invalid UTF-8", b'{"model":"\xff\xfe"}', "not valid UTF-8 (byte 10)"),
     ("overlong UTF-8", b'{"model":"\xc0\x80"}', "UTF-8"),
     ("UTF-16", GOOD.decode().encode("utf-16"), "UTF-8"),
