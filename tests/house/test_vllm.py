@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError, OpenAI, OpenAIError
 
 from freehold.residency import landlock, seccomp
+from freehold.store import Store
 from tests.house.running import DEFAULT, FREEHOLD, Server, start
 from tests.residency.conftest import REPOSITORY
 
@@ -40,11 +42,12 @@ def root(real_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cluster")
     for part in ("blobs", "manifests"):
         (root / part).mkdir()
-    manifest = f"{DEFAULT}.json"
-    (root / "manifests" / manifest).symlink_to((real_root / "manifests" / manifest).resolve())
-    (root / "blobs" / "sha256").mkdir()
-    for blob in (real_root / "blobs" / "sha256").iterdir():
-        (root / "blobs" / "sha256" / blob.name).symlink_to(blob.resolve())
+    source, target = Store(real_root), Store(root)
+    manifest = f"manifests/{DEFAULT}.json"
+    shutil.copy(real_root / manifest, root / manifest)
+    target.blobs.mkdir()
+    for file in source.manifest(DEFAULT).files:  # a blob may be no link
+        shutil.copy(source.blob(file.sha256), target.blob(file.sha256))
     (root / "freehold.toml").write_text(
         f'vllm_python = "{PYTHON}"\nvllm_arguments = ["--enforce-eager"]\ncache_tokens = 4096\n'
     )
