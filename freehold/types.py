@@ -455,6 +455,99 @@ class Codec(Protocol):
         ...
 
 
+# --- guard ----------------------------------------------------------------------------------------
+
+Category: TypeAlias = Literal[
+    "jailbreak",
+    "injection",
+    "harmful",
+    "toxicity",
+    "personal",
+    "secret",
+    "violence",
+    "crime",
+    "sexual",
+    "self-harm",
+    "unethical",
+    "political",
+    "copyright",
+]
+"""What a detector can find. ``jailbreak`` turns a model against its rules, ``injection`` against
+whoever gave it its task; ``harmful`` asks for what does harm, ``toxicity`` abuses somebody;
+``personal`` and ``secret`` are data that must not travel. The rest are a guard model's finer words
+for what is harmful; ``political`` counts only where the owner says so."""
+
+Action: TypeAlias = Literal["allow", "warn", "mask", "review", "block"]
+"""What a policy does about a text, from the mildest to the strongest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A part of a text: the characters ``start`` to ``end`` (Python's indices, ``end`` not among
+    them) of the text as it was handed in. ``label`` says what it is in its detector's words
+    (``iban``, ``aws-key``, ...); ``score`` is between 0 and 1."""
+
+    start: int
+    end: int
+    category: Category
+    label: str
+    score: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one detector saw in a text. It decides nothing.
+
+    ``scores`` are between 0 and 1, one for each category that the detector knows, higher for worse;
+    of two detectors' scores only those that ``freehold guard calibrate`` set side by side compare.
+    ``view`` is the form of the text that scored highest (``plain``, ``base64``, ...). ``detector``
+    names the detector and the digest of its weights, so that a verdict can be traced to both.
+    """
+
+    detector: str
+    scores: Mapping[Category, float]
+    spans: tuple[Span, ...] = ()
+    view: str = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A guard's answer: what the policy makes of the readings. Whoever asked enforces it.
+
+    ``flagged`` are the categories whose score passed the policy's threshold; ``reasons`` are one
+    sentence each, fit to show to the owner. ``text`` is what may be passed on in place of the
+    original where ``action`` is ``mask``.
+    """
+
+    action: Action
+    flagged: tuple[Category, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    reasons: tuple[str, ...] = ()
+    text: str | None = None
+
+    @property
+    def scores(self) -> Mapping[Category, float]:
+        """The highest score that any reading gives each category."""
+        highest: dict[Category, float] = {}
+        for reading in self.readings:
+            for category, score in reading.scores.items():
+                highest[category] = max(score, highest.get(category, 0.0))
+        return highest
+
+
+class Detector(Protocol):
+    """One tier of the guard that needs no engine: text in, a reading out."""
+
+    @property
+    def name(self) -> str:
+        """The detector and the digest of its weights or rules, as readings give it."""
+        ...
+
+    def read(self, text: str) -> Reading:
+        """What is in ``text``. Never raises, whatever the text; time grows with its length."""
+        ...
+
+
 # --- ledger ---------------------------------------------------------------------------------------
 
 
