@@ -515,15 +515,22 @@ class Verdict:
     """A guard's answer: what the policy makes of the readings. Whoever asked enforces it.
 
     ``flagged`` are the categories whose score passed the policy's threshold; ``reasons`` are one
-    sentence each, fit to show to the owner. ``text`` is what may be passed on in place of the
-    original where ``action`` is ``mask``.
+    sentence each, fit to show to the owner: they never hold any of the text. ``tier`` is the one
+    that decided (``fast``, ``model``, or ``failure`` where one that was asked did not answer).
+    ``text`` is what may be passed on in place of the original where ``action`` is ``mask``.
     """
 
     action: Action
     flagged: tuple[Category, ...] = ()
     readings: tuple[Reading, ...] = ()
     reasons: tuple[str, ...] = ()
+    tier: str = "fast"
     text: str | None = None
+
+    @property
+    def stops(self) -> bool:
+        """Whether nothing of the text may go on."""
+        return self.action in ("review", "block")
 
     @property
     def scores(self) -> Mapping[Category, float]:
@@ -545,6 +552,101 @@ class Detector(Protocol):
 
     def read(self, text: str) -> Reading:
         """What is in ``text``. Never raises, whatever the text; time grows with its length."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a conversation: who said it, and what."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    text: str
+
+
+class Judge(Protocol):
+    """The tier that is asked where the detectors are not certain: a guard model."""
+
+    @property
+    def name(self) -> str:
+        """The model and its digest, as readings give it."""
+        ...
+
+    async def judge(self, said: Sequence[Part], *, loose: bool) -> Reading:
+        """What is in the last of ``said``, with the others before it; ``loose`` lets pass what may
+        be argued about. Raises ``FreeholdError``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What a guard makes of a prompt: ``texts`` are its parts' texts as they may be passed on."""
+
+    verdict: Verdict
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What may go out of an answer: the oldest pieces that were fed and had not gone out, in their
+    order. ``verdict`` is what was decided meanwhile, if anything was: where that stops the answer,
+    nothing more of it may go out."""
+
+    heard: tuple[Heard, ...] = ()
+    verdict: Verdict | None = None
+
+
+class StreamGuard(Protocol):
+    """Holds one answer back until it has been judged. One feed at a time."""
+
+    async def feed(self, heard: Heard, *, last: bool = False) -> Release:
+        """Take the next piece, and say what may go out. With the ``last`` piece of the answer, all
+        that was held back is judged, and may go out or not at all."""
+        ...
+
+
+class Watch(Protocol):
+    """One request under one policy."""
+
+    @property
+    def policy(self) -> str:
+        """The policy's name and digest, for the record."""
+        ...
+
+    @property
+    def refusal(self) -> str:
+        """What is said in place of a text of which nothing was shown."""
+        ...
+
+    @property
+    def cut(self) -> str:
+        """What is said in place of the rest of a text that was shown in part."""
+        ...
+
+    @property
+    def keeps(self) -> bool:
+        """Whether texts may be kept for those who review them."""
+        ...
+
+    async def prompt(self, said: Sequence[Part]) -> Checked:
+        """Judge what a client wrote."""
+        ...
+
+    def answer(self) -> StreamGuard:
+        """For one of the answers to the prompt that was judged."""
+        ...
+
+
+class Guard(Protocol):
+    """What judges prompts and answers. Made by ``cli``, handed to ``serve``, which enforces."""
+
+    @property
+    def name(self) -> str:
+        """Every detector and the digest of its weights, for the record."""
+        ...
+
+    def watch(self, policy: str | None) -> Watch:
+        """A request under the policy of that name, or the owner's default. Raises
+        ``NotFoundError``."""
         ...
 
 

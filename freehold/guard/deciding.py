@@ -1,0 +1,131 @@
+"""From what detectors saw to what is done: one policy's verdict. Pure, and the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from freehold.guard.policy import ACTIONS, DATA, Policy, Side
+from freehold.types import Action, Category, Reading, Span, Verdict
+
+THRESHOLD = 0.5
+"""Where neither the policy nor a calibration names one."""
+
+
+def stronger(one: Verdict | None, other: Verdict) -> Verdict:
+    """The verdict that asks for more; the first where both ask the same."""
+    if one is None or ACTIONS.index(one.action) < ACTIONS.index(other.action):
+        return other
+    return one
+
+
+def together(verdicts: Iterable[Verdict]) -> Verdict:
+    """One verdict for a whole whose parts had these: the strongest action, and all reasons."""
+    worst: Verdict | None = None
+    flagged: dict[Category, None] = {}
+    reasons: dict[str, None] = {}
+    readings: list[Reading] = []
+    for one in verdicts:
+        worst = stronger(worst, one)
+        flagged |= dict.fromkeys(one.flagged)
+        reasons |= dict.fromkeys(one.reasons)
+        readings += one.readings
+    if worst is None:
+        return Verdict(action="allow")
+    return Verdict(
+        action=worst.action,
+        flagged=tuple(flagged),
+        readings=tuple(readings),
+        reasons=tuple(reasons),
+        tier=worst.tier,
+    )
+
+
+def action_of(policy: Policy, side: Side, span: Span) -> Action:
+    """What is done about a span: its label's own action goes before its category's."""
+    return policy.labels.get(span.label, policy.table(side).get(span.category, "allow"))
+
+
+def decide(
+    policy: Policy,
+    side: Side,
+    readings: Sequence[Reading],
+    limits: Mapping[Category, float],
+    *,
+    tier: str = "fast",
+) -> Verdict:
+    """What ``policy`` makes of ``readings``; ``limits`` are the calibrated thresholds, over which
+    the policy's own go."""
+    action: Action = "allow"
+    flagged: list[Category] = []
+    reasons: list[str] = []
+    for reading in readings:
+        found = [
+            (category, score, _limit(policy, limits, category))
+            for category, score in reading.scores.items()
+            if category not in DATA
+        ]
+        for category, score, limit in found:
+            done = policy.table(side).get(category, "allow")
+            if done == "allow" or score < limit:
+                continue
+            action = _higher(action, done)
+            flagged.append(category)
+            reasons.append(_reason(reading, category, score, limit))
+        for label, span, done in _data(policy, side, reading, limits):
+            action = _higher(action, done)
+            flagged.append(span.category)
+            reasons.append(f"{span.category} data ({label}), says {reading.detector}")
+    return Verdict(
+        action=action,
+        flagged=tuple(dict.fromkeys(flagged)),
+        readings=tuple(readings),
+        reasons=tuple(dict.fromkeys(reasons)),
+        tier=tier,
+    )
+
+
+def uncertain(
+    policy: Policy, side: Side, readings: Sequence[Reading], limits: Mapping[Category, float]
+) -> bool:
+    """Whether a score lies in the policy's band, in a category that the policy asks about.
+
+    The band is in shares of the way: below 1 from 0 to the threshold, above it from there to 1.
+    """
+    low, high = policy.band
+    for reading in readings:
+        for category, score in reading.scores.items():
+            if category in DATA or policy.table(side).get(category, "allow") == "allow":
+                continue
+            if low <= placed(score, _limit(policy, limits, category)) < high:
+                return True
+    return False
+
+
+def placed(score: float, limit: float) -> float:
+    """A score on the scale on which every threshold is 0.5, so that one band fits all."""
+    if score < limit:
+        return 0.5 * score / limit
+    return 1.0 if limit >= 1 else 0.5 + 0.5 * (score - limit) / (1 - limit)
+
+
+def _limit(policy: Policy, limits: Mapping[Category, float], category: Category) -> float:
+    return policy.thresholds.get(category, limits.get(category, THRESHOLD))
+
+
+def _data(
+    policy: Policy, side: Side, reading: Reading, limits: Mapping[Category, float]
+) -> Iterable[tuple[str, Span, Action]]:
+    """Spans that something is done about."""
+    for span in reading.spans:
+        done = action_of(policy, side, span)
+        if done != "allow" and span.score >= _limit(policy, limits, span.category):
+            yield span.label, span, done
+
+
+def _higher(one: Action, other: Action) -> Action:
+    return max(one, other, key=ACTIONS.index)
+
+
+def _reason(reading: Reading, category: Category, score: float, limit: float) -> str:
+    view = "" if reading.view == "plain" else f", read as {reading.view}"
+    return f"{category} {score:.2f} reaches {limit:.2f}, says {reading.detector}{view}"
