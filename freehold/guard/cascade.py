@@ -117,7 +117,9 @@ class Cascade:
         if not seen.unsure and policy.model != "always":
             return seen.verdict
         rest = [
-            replace(one, scores={c: s for c, s in one.scores.items() if c in DATA or c not in known})
+            replace(
+                one, scores={c: s for c, s in one.scores.items() if c in DATA or c not in known}
+            )
             for one in seen.readings
         ]
         return decide(policy, side, rest, self._limits)

@@ -103,7 +103,7 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 
 def _all(action: Action) -> dict[Category, Action]:
-    return {category: action for category in _HARM} | {"secret": "warn"}
+    return dict.fromkeys(_HARM, action) | {"secret": "warn"}
 
 
 BUILT_IN: Mapping[str, Policy] = MappingProxyType(

@@ -29,9 +29,11 @@ CONTEXT = 400
 """Characters before a text that it is judged together with."""
 _LEAST = 12
 """Characters: what is shorter is no sentence of its own (``1.``, ``Dr.``)."""
-_ENDED = re.compile(r"[.!?…:;][\"'”’»)\]*_`]{0,4}\Z")
+_ENDED = re.compile(r"[.!?…:;][\"'\u201d\u2019»)\]*_`]{0,4}\Z")
 """A sentence's end, if blanks come next."""
-_ENDS = re.compile(r"(?:[。！？]|\n)[\"'”’»」』）)\]*_`\s]{0,4}\Z")
+_ENDS = re.compile(
+    r"(?:[\u3002\uff01\uff1f]|\n)[\"'\u201d\u2019»\u300d\u300f\uff09)\]*_`\s]{0,4}\Z"
+)
 """A sentence's end, whatever comes next."""
 _WORD = re.compile(r"\S+")
 _REACH = 64

@@ -17,7 +17,7 @@ from freehold.serve.keys import Keyring
 from freehold.serve.limits import Limits
 from freehold.serve.middleware import Authenticate, BodyLimit, Catch, Observe
 from freehold.serve.routes import ROUTES, Route, dialect_of
-from freehold.types import Ledger
+from freehold.types import Guard, Ledger
 
 __all__ = ["Hosted", "Limits", "build"]
 
@@ -30,18 +30,20 @@ def build(
     limits: Limits,
     ledger: Ledger | None = None,
     *,
+    guard: Guard | None = None,
     residency: Callable[[], Mapping[str, Any]] | None = None,
     passports: Callable[[str], bytes] | None = None,
 ) -> FastAPI:
     """The application that serves ``models`` to holders of ``keys``, and records in ``ledger``.
 
+    ``guard`` judges prompts and answers; ``None`` lets all pass.
     ``residency`` tells what is shut in the server's processes, for ``/residency``.
     ``passports`` gives a served model's passport as JSON, for ``/v1/passports``.
 
     Interactive documentation pages are off (they load scripts from elsewhere); the schema itself
     is at ``/openapi.json``, behind the key. Raises ``UsageError`` when two models share a name.
     """
-    desk = Desk(models, keys, limits, ledger)
+    desk = Desk(models, keys, limits, ledger, guard)
     app = _Application(
         title="Freehold",
         openapi_url=None,

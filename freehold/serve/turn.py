@@ -6,10 +6,10 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from freehold.serve.answer import Piece, Scored
-from freehold.types import CallPart, FinishReason, Heard, Listener
+from freehold.serve.answer import Finish, Piece, Scored
+from freehold.types import CallPart, Heard, Listener
 
-Ending: TypeAlias = FinishReason | Literal["tool_calls"]
+Ending: TypeAlias = Finish | Literal["tool_calls"]
 
 
 @dataclass(kw_only=True)
@@ -50,16 +50,21 @@ class Turn:
     def words(self) -> str:
         return "".join(self._words)
 
-    def take(self, piece: Piece) -> Heard:
-        """What ``piece`` brought; at the end, with all that was held back."""
+    def hear(self, piece: Piece) -> Heard:
+        """``piece`` told apart; at the end, with all that was held back."""
         heard = self._listener.feed(piece.text)
-        if piece.finish is not None:
-            last = self._listener.finish()
-            heard = Heard(
-                thoughts=heard.thoughts + last.thoughts,
-                words=heard.words + last.words,
-                calls=heard.calls + last.calls,
-            )
+        if piece.finish is None:
+            return heard
+        last = self._listener.finish()
+        return Heard(
+            thoughts=heard.thoughts + last.thoughts,
+            words=heard.words + last.words,
+            calls=heard.calls + last.calls,
+        )
+
+    def take(self, piece: Piece) -> Heard:
+        """What ``piece`` brought."""
+        heard = self.hear(piece) if piece.heard is None else piece.heard
         self._held += piece.tokens
         self.tokens += piece.tokens
         self._thoughts.append(heard.thoughts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -52,7 +53,7 @@ def words(heard: Sequence[Heard]) -> str:
 def cut(text: str, places: Sequence[int]) -> list[str]:
     """``text`` split at ``places``; never empty."""
     at = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
-    return [text[a:b] for a, b in zip(at, at[1:], strict=False)] or [""]
+    return [text[a:b] for a, b in itertools.pairwise(at)] or [""]
 
 
 TEXTS = st.text(alphabet=st.sampled_from("ab .!?\n,()。1é")).filter(lambda t: not BAD.search(t))
