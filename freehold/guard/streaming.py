@@ -146,7 +146,7 @@ class HeldStream:
 
     async def _settle(self, keep: int = 0) -> None:
         """Judge what is held, and let go of all but about the last ``keep`` atoms."""
-        if not self._fresh:
+        if not self._held:
             return
         kind = self._held[-1].kind
         text = "".join(atom.text for atom in self._held)
