@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import typer
 
+from freehold.cli.guarding import guard_of, policies_of
 from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, say
@@ -22,11 +23,13 @@ from freehold.cli.recording import keeper_of, keeping, recording, sqlite_files
 from freehold.cli.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
 
     from freehold.cli.home import Home
     from freehold.cli.recording import Opened
     from freehold.engine.child import Child
+    from freehold.guard.policy import Policy
     from freehold.serve.run import Binding
 
 
@@ -92,6 +95,7 @@ def serve(
         residency="off" if no_lock else None,
     )
     keeper = keeper_of(settings)
+    policies = policies_of(settings)
     with (
         at_home(
             settings,
@@ -120,11 +124,12 @@ def serve(
             check(binding)
             _log_to_stderr()
             records = recording(keeper, started)
-            asyncio.run(_serve(settings, binding, home, child, records, temporary_key))
+            asyncio.run(_serve(settings, policies, binding, home, child, records, temporary_key))
 
 
 async def _serve(
     settings: Settings,
+    policies: Mapping[str, Policy],
     binding: Binding,
     home: Home,
     child: Child,
@@ -136,6 +141,7 @@ async def _serve(
     from freehold.serve.run import run
 
     keyring = Keyring(keyring_url())
+    guard = guard_of(settings, policies)
     with Bar() as bar:
         async with records as opened, living(settings, bar, child) as model:
             hosted = Hosted(
@@ -158,6 +164,7 @@ async def _serve(
                     keyring,
                     limits,
                     await opened(),
+                    guard=guard,
                     residency=home.watch.status,
                     passports=lambda name: passport_of(name, settings),
                 ),

@@ -95,6 +95,19 @@ class Settings:
         "`enforce` shuts every way out of `serve`, `chat` and `bench` (see "
         "[residency](residency.md)); `off` leaves them open",
     )
+    guard: str = _key(
+        "on",
+        "`on` has prompts and answers judged by detectors, as the policies say (see "
+        "[guard in the server](guard-serving.md)); `off` lets all pass",
+    )
+    guard_policy: str = _key(
+        "warn",
+        "the policy of keys that name none: `warn` lets all pass and tells, `block` stops, or one "
+        "of your own",
+    )
+    guard_policies: str = _key(
+        "guard.toml", "the file of your own policies, in the store's folder; there need not be one"
+    )
     signer: str = _key(
         "",
         "the signing key that `pull` signs a model's first statements with, by its name (see "
@@ -132,10 +145,9 @@ class Settings:
             )
         if not self.ledger:
             raise UsageError("ledger is empty: name a file or a data base, or off", param="ledger")
-        if self.residency not in ("enforce", "off"):
-            raise UsageError(
-                f"residency is {self.residency!r}: take enforce or off", param="residency"
-            )
+        for name, choices in (("guard", ("on", "off")), ("residency", ("enforce", "off"))):
+            if (found := getattr(self, name)) not in choices:
+                raise UsageError(f"{name} is {found!r}: take {' or '.join(choices)}", param=name)
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}: it must lie between 0 and 65535", param="port")
         if self.threads < 0:

@@ -98,7 +98,7 @@ class Cascade:
     ) -> Verdict:
         """The verdict on what was ``seen`` in ``said``: the guard model's, where that is asked."""
         fast = together(one.verdict for one in seen)
-        if fast.stops or self._judge is None or not self._goes_up(policy, seen):
+        if self._judge is None or not self._goes_up(policy, seen):
             return fast
         try:
             async with asyncio.timeout(policy.seconds):
@@ -126,6 +126,8 @@ class Cascade:
 
     @staticmethod
     def _goes_up(policy: Policy, seen: Sequence[Seen]) -> bool:
+        if any(one.verdict.stops and not one.unsure for one in seen):
+            return False
         asks = policy.model == "uncertain" and any(one.unsure for one in seen)
         return asks or policy.model == "always"
 

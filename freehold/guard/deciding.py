@@ -87,18 +87,16 @@ def decide(
 def uncertain(
     policy: Policy, side: Side, readings: Sequence[Reading], limits: Mapping[Category, float]
 ) -> bool:
-    """Whether a score lies in the policy's band, in a category that the policy asks about.
-
-    The band is in shares of the way: below 1 from 0 to the threshold, above it from there to 1.
-    """
+    """Whether the highest score lies in the policy's band, of the categories that the policy asks
+    about. The band is on the scale of ``placed``."""
     low, high = policy.band
-    for reading in readings:
-        for category, score in reading.scores.items():
-            if category in DATA or policy.table(side).get(category, "allow") == "allow":
-                continue
-            if low <= placed(score, _limit(policy, limits, category)) < high:
-                return True
-    return False
+    scores = [
+        placed(score, _limit(policy, limits, category))
+        for reading in readings
+        for category, score in reading.scores.items()
+        if category not in DATA and policy.table(side).get(category, "allow") != "allow"
+    ]
+    return low <= max(scores, default=0.0) < high
 
 
 def placed(score: float, limit: float) -> float:

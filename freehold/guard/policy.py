@@ -162,13 +162,13 @@ def _make(
     if not isinstance(given, dict):
         raise UsageError(f"policy.{name} must be a table: begin it with [policy.{name}]")
     like = given.get("like", name if name in BUILT_IN else DEFAULT)
-    if like in tables and like != name:
-        base = _make(like, tables, made, (*waiting, name))
-    elif isinstance(like, str) and like in BUILT_IN:
-        base = BUILT_IN[like]
-    else:
+    if not isinstance(like, str) or like not in (*tables, *BUILT_IN):
         known = ", ".join(sorted({*BUILT_IN, *tables} - {name}))
         raise UsageError(f"{where}like is {str(like)[:64]!r}: these there are: {known}")
+    if like in tables and (like != name or like not in BUILT_IN):
+        base = _make(like, tables, made, (*waiting, name))
+    else:
+        base = BUILT_IN[like]
     own = {key: value for key, value in given.items() if key != "like"}
     try:
         policy = msgspec.convert(_merged(msgspec.to_builtins(base), own), Policy)

@@ -121,6 +121,10 @@ class Watched:
         self._meter.seconds.observe(time.perf_counter() - begun)
         return texts
 
+    async def look(self, part: Part) -> Verdict:
+        """What the policy makes of a text that nothing is to be done about."""
+        return (await self._new().prompt([part])).verdict
+
     @property
     def stopped(self) -> bool:
         """Whether the prompt was."""

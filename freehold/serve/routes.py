@@ -23,6 +23,7 @@ from freehold.serve.embeddings import EmbeddingsRequest, embeddings
 from freehold.serve.keys import Role
 from freehold.serve.messages import count_tokens, messages
 from freehold.serve.messages_schema import CountRequest, MessagesRequest
+from freehold.serve.moderations import ModerationsRequest, moderations
 from freehold.serve.responses import responses
 from freehold.serve.responses_schema import ResponsesRequest
 from freehold.serve.schema import ChatRequest, CompletionRequest, Strict
@@ -84,6 +85,7 @@ ROUTES: tuple[Route, ...] = (
     _post("/v1/embeddings", embeddings, EmbeddingsRequest),
     _post("/v1/messages", messages, MessagesRequest, ANTHROPIC),
     _post("/v1/messages/count_tokens", count_tokens, CountRequest, ANTHROPIC),
+    _post("/v1/moderations", moderations, ModerationsRequest),
     _post("/v1/responses", responses, ResponsesRequest, RESPONSES),
     _post("/tokenize", tokenise.tokenize, tokenise.TokenizeRequest),
     _post("/detokenize", tokenise.detokenize, tokenise.DetokenizeRequest),
