@@ -407,7 +407,8 @@ class Codec(Protocol):
         tools: Sequence[Mapping[str, Any]] = (),
         options: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Render with the model's own template and tokenise. ``options`` reach the template
+        """Render with the model's own template and tokenise. Control tokens come from the template
+        alone: one that is written in a message or a tool is text. ``options`` reach the template
         (``enable_thinking``, ...). Raises ``UsageError`` naming ``messages`` or ``tools``."""
         ...
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 import jinja2
 from jinja2 import nodes, pass_context
@@ -28,6 +28,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from freehold.qwen.controls import Controls
 from freehold.qwen.meter import OverBudgetError, current
 
 STR_METHODS = frozenset(
@@ -46,10 +47,18 @@ METHODS: dict[type, frozenset[str]] = {
     tuple: frozenset({"count", "index"}),
     LoopContext: frozenset({"changed", "cycle"}),
 }
+LOOK_FOR = frozenset(
+    (
+        *("count", "endswith", "find", "index", "lstrip", "partition", "removeprefix", "replace"),
+        *("removesuffix", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split"),
+        *("startswith", "strip"),
+    )
+)
+"""String methods whose first argument says what they look for."""
 # Filters whose result is no larger than their input.
 FILTERS_ALLOWED = (
-    "abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int",
-    "items", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr",
+    "abs", "capitalize", "d", "default", "dictsort", "first", "float", "int",
+    "items", "last", "list", "lower", "map", "max", "min", "reject", "rejectattr",
     "reverse", "round", "safe", "select", "selectattr", "sort", "title", "trim", "unique", "upper",
 )  # fmt: skip
 MAX_RANGE = 100_000
@@ -77,11 +86,15 @@ class _Rounds(list[Any]):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """See the module's description. One per template; rendering is safe from several threads."""
+    """See the module's description. One per template; rendering is safe from several threads.
+
+    With ``controls``, the tokens in the template's own literals are signs. Comparisons, and methods
+    that look for something in a text, see through them.
+    """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self) -> None:
+    def __init__(self, controls: Controls | None = None) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -97,20 +110,30 @@ class Sandbox(ImmutableSandboxedEnvironment):
         own |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         self.globals = dict(own)
         bounded = {"join": _join, "replace": _replace, "string": _string, "tojson": _tojson}
-        bounded |= {"indent": _indent}
+        bounded |= {"indent": _indent, "length": _length, "count": _length}
         self.filters = {name: _charged(FILTERS[name]) for name in FILTERS_ALLOWED} | bounded
         self.metered_rounds = _metered_rounds
         self.metered_value = _metered_value
         self.metered_concat = _metered_concat
-        own_metering = (_metered_rounds, _metered_value, _metered_concat)
+        self.controls = controls
+        self.unmarked = self._unmarked
+        own_metering = (_metered_rounds, _metered_value, _metered_concat, self.unmarked)
         self._own: tuple[Callable[..., Any], ...] = (*own.values(), *own_metering)
         self._source_chars = 0
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         self._source_chars = len(source)
         tree = super()._parse(source, name, filename)
+        if self.controls is not None:
+            _Marking(self.controls).visit(tree)
         metered: nodes.Template = _Metering().visit(tree)
         return metered
+
+    def _unmarked(self, value: Any) -> Any:
+        """One side of a comparison, its tokens written out."""
+        if self.controls is None or not isinstance(value, str):
+            return value
+        return self.controls.unmark(value)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         meter = current()
@@ -120,7 +143,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
             meter.text(self._source_chars)
         elif not any(obj is function for function in self._own):
             _check_method(obj, args)
+            args = self._needle(obj, args)
         return super().call(context, obj, *args, **kwargs)
+
+    def _needle(self, obj: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A string method's arguments: tokens in what it looks for as they are in the string."""
+        owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        if self.controls is None or not args or not isinstance(owner, str) or name not in LOOK_FOR:
+            return args
+        return (self.controls.like(owner, args[0]), *args[1:])
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         _check_operands(operator, left, right)
@@ -135,6 +166,44 @@ class Generation(Extension):
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Marking(NodeTransformer):
+    """Makes signs of the tokens in the template's literals, and comparisons see through them."""
+
+    def __init__(self, controls: Controls) -> None:
+        self._controls = controls
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:  # noqa: N802
+        node.data = self._controls.mark(self._controls.escape(node.data))
+        return node
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Node:  # noqa: N802
+        if isinstance(node.value, str):
+            node.value = self._controls.mark(self._controls.escape(node.value))
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+        sides = [node.expr, *(operand.expr for operand in node.ops)]
+        fixed = [isinstance(side, nodes.Const) for side in sides]
+        named = any(self._controls.named(side.value) for side in sides if _is_text(side))
+        if named or (sum(fixed) < len(sides) - 1 and {op.op for op in node.ops} & _ALIKE):
+            shown = [
+                side if constant else _wrap("unmarked", [self.visit(side)])
+                for side, constant in zip(sides, fixed, strict=True)
+            ]
+            node.expr = shown[0]
+            for operand, side in zip(node.ops, shown[1:], strict=True):
+                operand.expr = side
+            return node
+        return self.generic_visit(node)
+
+
+_ALIKE = frozenset({"eq", "ne", "in", "notin"})
+
+
+def _is_text(node: nodes.Expr) -> TypeGuard[nodes.Const]:
+    return isinstance(node, nodes.Const) and isinstance(node.value, str)
 
 
 class _Metering(NodeTransformer):
@@ -321,8 +390,17 @@ def _join(_context: Context, value: Iterable[Any], d: str = "", attribute: Any =
 
 
 @pass_context
-def _replace(_context: Context, value: Any, old: str, new: str, count: int = -1) -> str:
+def _length(_context: Context, value: Any) -> int:
+    """Free, as it costs nothing: templates ask for the number of messages at every message."""
+    current().step()
+    return len(value)
+
+
+@pass_context
+def _replace(context: Context, value: Any, old: str, new: str, count: int = -1) -> str:
     text, old, new = text_of(value), text_of(old), text_of(new)
+    controls = getattr(context.environment, "controls", None)
+    old = old if controls is None else controls.like(text, old)
     current().text(text.count(old) * len(new))
     return text.replace(old, new, -1 if count is None else count)
 
