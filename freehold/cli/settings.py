@@ -24,6 +24,16 @@ DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
 FILE_NAME = "freehold.toml"
 
 
+_CHOICES = {
+    "backend": ("native", "torch"),
+    "dtype": ("auto", "float32", "bfloat16", "int8"),
+    "speculate": ("lookup", "off"),
+    "ledger_content": ("hash", "sealed", "clear"),
+    "residency": ("enforce", "off"),
+    "guard": ("on", "off"),
+}
+
+
 def _key(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
@@ -128,26 +138,12 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        if self.backend not in ("native", "torch"):
-            raise UsageError(f"backend is {self.backend!r}: take native or torch", param="backend")
-        if self.dtype not in ("auto", "float32", "bfloat16", "int8"):
-            raise UsageError(
-                f"dtype is {self.dtype!r}: take auto, float32, bfloat16 or int8", param="dtype"
-            )
-        if self.speculate not in ("lookup", "off"):
-            raise UsageError(
-                f"speculate is {self.speculate!r}: take lookup or off", param="speculate"
-            )
-        if self.ledger_content not in ("hash", "sealed", "clear"):
-            raise UsageError(
-                f"ledger_content is {self.ledger_content!r}: take hash, sealed or clear",
-                param="ledger_content",
-            )
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                told = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+                raise UsageError(f"{name} is {value!r}: take {told}", param=name)
         if not self.ledger:
             raise UsageError("ledger is empty: name a file or a data base, or off", param="ledger")
-        for name, choices in (("guard", ("on", "off")), ("residency", ("enforce", "off"))):
-            if (found := getattr(self, name)) not in choices:
-                raise UsageError(f"{name} is {found!r}: take {' or '.join(choices)}", param=name)
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}: it must lie between 0 and 65535", param="port")
         if self.threads < 0:

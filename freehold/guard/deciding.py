@@ -42,6 +42,8 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
 
 def action_of(policy: Policy, side: Side, span: Span) -> Action:
     """What is done about a span: its label's own action goes before its category's."""
+    if span.score < policy.thresholds.get(span.category, 0.0):
+        return "allow"
     return policy.labels.get(span.label, policy.table(side).get(span.category, "allow"))
 
 
@@ -71,10 +73,11 @@ def decide(
             action = _higher(action, done)
             flagged.append(category)
             reasons.append(_reason(reading, category, score, limit))
-        for label, span, done in _data(policy, side, reading, limits):
-            action = _higher(action, done)
-            flagged.append(span.category)
-            reasons.append(f"{span.category} data ({label}), says {reading.detector}")
+        for span in reading.spans:
+            if (done := action_of(policy, side, span)) != "allow":
+                action = _higher(action, done)
+                flagged.append(span.category)
+                reasons.append(f"{span.category} data ({span.label}), says {reading.detector}")
     return Verdict(
         action=action,
         flagged=tuple(dict.fromkeys(flagged)),
@@ -108,16 +111,6 @@ def placed(score: float, limit: float) -> float:
 
 def _limit(policy: Policy, limits: Mapping[Category, float], category: Category) -> float:
     return policy.thresholds.get(category, limits.get(category, THRESHOLD))
-
-
-def _data(
-    policy: Policy, side: Side, reading: Reading, limits: Mapping[Category, float]
-) -> Iterable[tuple[str, Span, Action]]:
-    """Spans that something is done about."""
-    for span in reading.spans:
-        done = action_of(policy, side, span)
-        if done != "allow" and span.score >= _limit(policy, limits, span.category):
-            yield span.label, span, done
 
 
 def _higher(one: Action, other: Action) -> Action:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from freehold.guard.deciding import action_of
+from freehold.guard.pii.masking import Mask
 from freehold.guard.policy import Policy, Side
+from freehold.guard.restoring import RestoredStream
 from freehold.guard.streaming import HeldStream, Kind
 from freehold.types import Checked, Part, Span, StreamGuard, Verdict
 
 if TYPE_CHECKING:
-    from freehold.guard.cascade import Cascade
+    from freehold.guard.cascade import Cascade, Seen
 
 _JOINED = 1000
 """Characters of a user's last messages that are read as one text too."""
@@ -23,6 +25,7 @@ class RequestWatch:
     def __init__(self, cascade: Cascade, name: str, rules: Policy) -> None:
         self._cascade, self._name, self._rules = cascade, name, rules
         self._said: Sequence[Part] = ()
+        self._mask = Mask()
 
     @property
     def policy(self) -> str:
@@ -41,7 +44,6 @@ class RequestWatch:
         return self._rules.keep_content
 
     async def prompt(self, said: Sequence[Part]) -> Checked:
-        self._said = said
         parts = [part for part in said if part.role in self._rules.roles and part.text]
         users = [part.text for part in parts if part.role == "user"]
         if len(users) > 1:
@@ -49,17 +51,35 @@ class RequestWatch:
             parts.append(Part(role="user", text="\n".join(users)[-_JOINED:]))
         seen = [await self._cascade.remembered(self._rules, _side(part), part) for part in parts]
         verdict = await self._cascade.verdict(self._rules, "prompt", seen, said)
-        return Checked(verdict=verdict, texts=tuple(part.text for part in said))
+        spans = {part: self._spans(part, one) for part, one in zip(parts, seen, strict=True)}
+        texts = [part.text for part in said]
+        if any(spans.values()):
+            texts = [self._mask.hide(part.text, spans.get(part, ())) for part in said]
+        self._said = [
+            Part(role=part.role, text=text) for part, text in zip(said, texts, strict=True)
+        ]
+        return Checked(verdict=verdict, texts=tuple(texts))
+
+    def _spans(self, part: Part, seen: Seen) -> list[Span]:
+        """What is to be masked, in order, none over another."""
+        found: list[Span] = []
+        spans = (span for reading in seen.readings for span in reading.spans)
+        for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+            wanted = action_of(self._rules, _side(part), span) == "mask"
+            if wanted and (not found or found[-1].end <= span.start):
+                found.append(span)
+        return found
 
     def answer(self) -> StreamGuard:
         rules = self._rules
-        return HeldStream(
+        stream = HeldStream(
             self._judged,
             hold=rules.hold,
             holds=rules.holds,
             hide=rules.thoughts == "hide",
             masked=self._masked,
         )
+        return RestoredStream(stream, self._mask) if self._mask.values else stream
 
     async def _judged(self, kind: Kind, before: str, text: str) -> Verdict:
         part = Part(role="assistant", text=text)
@@ -68,7 +88,9 @@ class RequestWatch:
         return await self._cascade.verdict(self._rules, "answer", [seen], said)
 
     def _masked(self, span: Span, text: str) -> str | None:
-        return f"[{span.label}]" if action_of(self._rules, "answer", span) == "mask" else None
+        return (
+            f"[{span.label.upper()}]" if action_of(self._rules, "answer", span) == "mask" else None
+        )
 
 
 def _side(part: Part) -> Side:

@@ -47,7 +47,7 @@ class Words:
     def read(self, text: str) -> Reading:
         self.texts.append(text)
         harmful = 0.98 if "bad" in text else 0.55 if "odd" in text else 0.01
-        scores: dict[Category, float] = {"harmful": harmful, "injection": float("trick" in text)}
+        scores: dict[Category, float] = {"harmful": harmful, "injection": 0.7 * ("trick" in text)}
         return Reading(detector=self.name, scores=scores)
 
 

@@ -151,8 +151,31 @@ def test_log_probabilities_tell_nothing_of_what_was_held_back(guarded: Any, stre
 def test_masked_data_does_not_go_out(guarded: Any, stream: bool) -> None:
     running = guarded(reply="It is 123456789012, I think. Yes.")
     answer = ask(running, CHAT, body("hello", stream=stream, logprobs=True))
-    assert spoken(answer) == ("It is [number], I think. Yes.", "stop")
+    assert spoken(answer) == ("It is [NUMBER], I think. Yes.", "stop")
     assert "123456789012" not in answer.text
+
+
+@WHOLE_AND_STREAM
+def test_masked_in_the_prompt_is_put_back_in_the_answer(guarded: Any, stream: bool) -> None:
+    running = guarded()
+    text = "Pay 123456789012 now. Then 210987654321. And [NUMBER_1]!"
+    answer = ask(running, CHAT, body(text, stream=stream))
+    (seen,) = running.engine.prompts
+    assert "123456789012" not in bytes(seen).decode()
+    assert spoken(answer) == (text, "stop")
+    assert answer.headers["x-freehold-guard"].startswith("prompt=mask:personal")
+    plain = {"model": NAME, "prompt": "123456789012", "max_tokens": 90, "stream": stream}
+    ask(running, "/v1/completions", plain)
+    assert b"123456789012" not in bytes(running.engine.prompts[-1])
+
+
+def test_masked_values_come_back_in_arguments_as_json(guarded: Any, scripted: Any) -> None:
+    said = '<tool_call>\n{"name": "send", "arguments": {"to": "[NUMBER_1]"}}\n</tool_call>'
+    running = guarded(reply=said, codec=scripted.ScriptedCodec(calls="json"))
+    tool = {"type": "function", "function": {"name": "send", "parameters": {"type": "object"}}}
+    answer = ask(running, CHAT, body("for 123456789012", tools=[tool])).json()
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"to": "123456789012"}
 
 
 def test_thoughts_are_judged_or_hidden(guarded: Any, scripted: Any) -> None:
@@ -255,6 +278,30 @@ def test_what_has_no_answer_is_refused_by_its_status(guarded: Any) -> None:
     assert answer.json()["error"]["code"] == "content_filter"
     assert ask(running, "/v1/embeddings", {"model": NAME, "input": "fine"}).status_code == 200
     assert len(running.engine.prompts) == 1
+
+
+def test_moderations_have_openais_shape(guarded: Any) -> None:
+    running = guarded()
+    client = openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0)
+    found = client.moderations.create(input=["poison", "fine"])
+    bad, good = found.results
+    assert (bad.flagged, good.flagged) == (True, False)
+    assert bad.categories.illicit
+    assert not bad.categories.hate
+    assert bad.category_scores.illicit == pytest.approx(0.99)
+    assert bad.category_applied_input_types.illicit == ["text"]
+    assert bad.category_applied_input_types.hate == [], "nothing here looks for it"
+    assert running.engine.started == 0
+    for given in ([], [1], {"type": "image_url"}, None):
+        answer = ask(running, "/v1/moderations", {"input": given})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"].startswith("input")
+
+
+def test_a_server_without_a_guard_says_so(counter: Callable[..., Any]) -> None:
+    answer = ask(counter(), "/v1/moderations", {"input": "x"})
+    assert answer.status_code == 404
+    assert "without a guard" in answer.json()["error"]["message"]
 
 
 def test_a_key_has_its_policy_and_an_unknown_one_lets_nothing_pass(guarded: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from freehold.types import Span
 
@@ -44,6 +44,12 @@ class Mask:
     def restore(self, text: str) -> str:
         """``text`` with the values in place of their placeholders. Others are left as they are."""
         return _PLACEHOLDER.sub(lambda found: self._values.get(found[0], found[0]), text)
+
+    def written(self, how: Callable[[str], str]) -> Mask:
+        """The same with each value as ``how`` writes it, for what comes back in another form."""
+        other = Mask()
+        other._values = {name: how(value) for name, value in self._values.items()}
+        return other
 
     def restorer(self) -> Restorer:
         """For a text that comes in pieces."""
