@@ -24,6 +24,7 @@ from freehold.cli import (
     serving,
     signers,
     talking,
+    watching,
 )
 from freehold.cli.output import fail
 from freehold.errors import FreeholdError
@@ -53,6 +54,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(signers.app, name="signer")
 app.add_typer(residency.app, name="residency")
+app.add_typer(watching.app, name="guard")
 
 
 def _version(value: bool) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import typer
 
-from freehold.cli.guarding import guard_of, policies_of
+from freehold.cli.watching import guard_of, policies_of
 from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, say
@@ -60,6 +60,12 @@ def serve(
     ledger_content: Annotated[
         str | None, typer.Option(help="Keep prompts and answers as hash, sealed or clear [hash].")
     ] = None,
+    guard: Annotated[
+        str | None, typer.Option(help="Have prompts and answers judged: on or off [on].")
+    ] = None,
+    guard_policy: Annotated[
+        str | None, typer.Option(help="Policy of keys that name none [warn].")
+    ] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(help="Context held by all requests together, in tokens [32768].")
     ] = None,
@@ -89,6 +95,8 @@ def serve(
         draft=draft,
         ledger=ledger,
         ledger_content=ledger_content,
+        guard=guard,
+        guard_policy=guard_policy,
         cache_tokens=cache_tokens,
         max_running=max_running,
         max_waiting=max_waiting,

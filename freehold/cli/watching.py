@@ -1,17 +1,49 @@
-"""The guard that ``serve`` is handed, made of what is at hand here and of the owner's policies."""
+"""The guard that ``serve`` is handed: the detectors there are, and the owner's policies.
+
+``freehold guard policies`` shows what those come to.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from freehold.cli import reviewing
+from freehold.cli.output import emit
 from freehold.cli.places import root
-from freehold.cli.settings import Settings
+from freehold.cli.settings import Settings, read_settings
 from freehold.errors import UsageError
 
 if TYPE_CHECKING:
     from freehold.guard.policy import Policy
     from freehold.types import Guard
+
+
+app = typer.Typer(
+    help="Judge prompts and answers, by the owner's policies.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(reviewing.app, name="review")
+
+
+@app.command("policies")
+def policies(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show every policy as it is in force, with its digest; a file that is wrong is named."""
+    import msgspec
+
+    settings = read_settings(root())
+    found = policies_of(settings)
+    told = {name: {"digest": one.digest} | msgspec.to_builtins(one) for name, one in found.items()}
+    lines: list[str] = []
+    for name, keys in told.items():
+        lines.append(name + (", of keys that name none" if name == settings.guard_policy else ""))
+        lines += [f"  {key} = {value!r}" for key, value in keys.items()]
+    emit(told, lines, as_json=json)
 
 
 def policies_of(settings: Settings) -> Mapping[str, Policy]:
@@ -37,12 +69,6 @@ def guard_of(settings: Settings, policies: Mapping[str, Policy]) -> Guard | None
     if settings.guard == "off":
         return None
     from freehold.guard.cascade import Cascade
-    from freehold.guard.fast import FastTier
     from freehold.guard.pii import PersonalData
 
-    return Cascade(
-        policies,
-        detectors=[FastTier()],
-        finders=[PersonalData()],
-        default=settings.guard_policy,
-    )
+    return Cascade(policies, detectors=[], finders=[PersonalData()], default=settings.guard_policy)
