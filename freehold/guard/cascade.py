@@ -41,8 +41,8 @@ class Seen:
 
 
 class Cascade:
-    """``types.Guard``. ``detectors`` give scores, ``finders`` spans of data; ``limits`` are the
-    calibrated thresholds, ``default`` the policy of keys that name none."""
+    """``types.Guard``. ``detectors`` give scores, ``finders`` spans of data; ``default`` is the
+    policy of keys that name none."""
 
     def __init__(
         self,
@@ -51,14 +51,12 @@ class Cascade:
         detectors: Sequence[Detector],
         finders: Sequence[Detector] = (),
         judge: Judge | None = None,
-        limits: Mapping[Category, float] | None = None,
         default: str = DEFAULT,
     ) -> None:
         self.policies = policies
         self._default = default
         self._detectors, self._finders = detectors, finders
         self._judge = judge
-        self._limits = limits or {}
         self._known: OrderedDict[bytes, Seen] = OrderedDict()
 
     @property
@@ -106,8 +104,9 @@ class Cascade:
         except (FreeholdError, TimeoutError) as error:
             LOG.error("the guard model did not answer: %s", error or type(error).__name__)
             return _failed(policy, side, fast, self._judge.name)
-        own = msgspec.structs.replace(policy, thresholds={})
-        told = decide(own, side, [reading], {}, tier="model")
+        # What an owner calibrates are the detectors.
+        own = msgspec.structs.replace(policy, threshold=0.5, thresholds={})
+        told = decide(own, side, [reading], tier="model")
         known = {*reading.scores, "harmful", "toxicity"}
         rest = [self._without(policy, side, one, known) for one in seen]
         return together([told, *rest])
@@ -122,7 +121,7 @@ class Cascade:
             )
             for one in seen.readings
         ]
-        return decide(policy, side, rest, self._limits)
+        return decide(policy, side, rest)
 
     @staticmethod
     def _goes_up(policy: Policy, seen: Sequence[Seen]) -> bool:
@@ -135,8 +134,8 @@ class Cascade:
         readings = self._read(policy, side, part, before)
         return Seen(
             readings=readings,
-            verdict=decide(policy, side, readings, self._limits),
-            unsure=uncertain(policy, side, readings, self._limits),
+            verdict=decide(policy, side, readings),
+            unsure=uncertain(policy, side, readings),
         )
 
     def _read(self, policy: Policy, side: Side, part: Part, before: str) -> list[Reading]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from freehold.guard.policy import ACTIONS, DATA, Policy, Side
 from freehold.types import Action, Category, Reading, Span, Verdict
-
-THRESHOLD = 0.5
-"""Where neither the policy nor a calibration names one."""
 
 
 def stronger(one: Verdict | None, other: Verdict) -> Verdict:
@@ -42,7 +39,7 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
 
 def action_of(policy: Policy, side: Side, span: Span) -> Action:
     """What is done about a span: its label's own action goes before its category's."""
-    if span.score < policy.thresholds.get(span.category, 0.0):
+    if span.score < policy.limit(span.category):
         return "allow"
     return policy.labels.get(span.label, policy.table(side).get(span.category, "allow"))
 
@@ -51,18 +48,16 @@ def decide(
     policy: Policy,
     side: Side,
     readings: Sequence[Reading],
-    limits: Mapping[Category, float],
     *,
     tier: str = "fast",
 ) -> Verdict:
-    """What ``policy`` makes of ``readings``; ``limits`` are the calibrated thresholds, over which
-    the policy's own go."""
+    """What ``policy`` makes of ``readings``."""
     action: Action = "allow"
     flagged: list[Category] = []
     reasons: list[str] = []
     for reading in readings:
         found = [
-            (category, score, _limit(policy, limits, category))
+            (category, score, policy.limit(category))
             for category, score in reading.scores.items()
             if category not in DATA
         ]
@@ -87,14 +82,12 @@ def decide(
     )
 
 
-def uncertain(
-    policy: Policy, side: Side, readings: Sequence[Reading], limits: Mapping[Category, float]
-) -> bool:
+def uncertain(policy: Policy, side: Side, readings: Sequence[Reading]) -> bool:
     """Whether the highest score lies in the policy's band, of the categories that the policy asks
     about. The band is on the scale of ``placed``."""
     low, high = policy.band
     scores = [
-        placed(score, _limit(policy, limits, category))
+        placed(score, policy.limit(category))
         for reading in readings
         for category, score in reading.scores.items()
         if category not in DATA and policy.table(side).get(category, "allow") != "allow"
@@ -107,10 +100,6 @@ def placed(score: float, limit: float) -> float:
     if score < limit:
         return 0.5 * score / limit
     return 1.0 if limit >= 1 else 0.5 + 0.5 * (score - limit) / (1 - limit)
-
-
-def _limit(policy: Policy, limits: Mapping[Category, float], category: Category) -> float:
-    return policy.thresholds.get(category, limits.get(category, THRESHOLD))
 
 
 def _higher(one: Action, other: Action) -> Action:

@@ -43,6 +43,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     prompt: dict[Category, Action] = {}
     answer: dict[Category, Action] = {}
     labels: dict[str, Action] = {}
+    threshold: float = 0.5
     thresholds: dict[Category, float] = {}
     roles: tuple[Role, ...] = ("system", "user", "assistant", "tool")
     model: Literal["off", "uncertain", "always"] = "off"
@@ -55,6 +56,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     refusal: str = "This request was stopped by the rules of this server."
     cut: str = "\n\n[The rest of this answer was stopped by the rules of this server.]"
     keep_content: bool = False
+
+    def limit(self, category: Category) -> float:
+        """The score from which a category counts."""
+        return self.thresholds.get(category, self.threshold)
 
     def table(self, side: Side) -> Mapping[Category, Action]:
         """What is done about each category on one side; those not named are allowed."""
@@ -78,6 +83,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def check(self) -> None:
         """Raises ``UsageError`` naming the first key that cannot be."""
+        _within("threshold", self.threshold, 0.0, 1.0)
         for category, value in self.thresholds.items():
             _within(f"thresholds.{category}", value, 0.0, 1.0)
         _within("band", self.band[0], 0.0, self.band[1])

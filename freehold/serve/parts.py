@@ -13,25 +13,24 @@ Path: TypeAlias = tuple[str | int, ...]
 def of_conversation(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
 ) -> tuple[list[Part], list[Path]]:
-    """The parts of ``messages`` and the descriptions of ``tools``; for those of the messages, which
-    come first, where each stands."""
-    parts, paths = [], []
+    """The descriptions of ``tools`` and the parts of ``messages``; of the latter, which come last,
+    where each stands."""
+    # A tool may come from somebody whom the client only met.
+    parts = [Part(role="tool", text="\n".join(_descriptions(tool))) for tool in tools]
+    paths = []
     for place, message in enumerate(messages):
         for path, text in _texts(message):
             parts.append(Part(role=message["role"], text=text))
             paths.append((place, *path))
-    for tool in tools:
-        # A tool may come from somebody whom the client only met.
-        parts.append(Part(role="tool", text="\n".join(_descriptions(tool))))
     return parts, paths
 
 
 def with_texts(
     messages: Sequence[dict[str, Any]], paths: Sequence[Path], texts: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """``messages`` with these texts in these places."""
+    """``messages`` with the last of ``texts`` in these places."""
     changed: list[Any] = list(messages)
-    for path, text in zip(paths, texts, strict=False):
+    for path, text in zip(paths, texts[len(texts) - len(paths) :], strict=True):
         changed = _put(changed, path, text)
     return changed
 

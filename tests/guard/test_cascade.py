@@ -157,12 +157,18 @@ async def test_instructions_are_what_a_system_prompt_is() -> None:
         assert found.verdict.action == action
 
 
-async def test_thresholds_are_the_policys_then_the_calibrated_ones() -> None:
-    cascade = Cascade(POLICIES, detectors=[Words()], limits={"harmful": 0.6})
-    assert (await checked(cascade, "block", part("odd"))).verdict.action == "allow"
-    own = parse_policies("[policy.block]\nthresholds = {harmful = 0.5}")
-    cascade = Cascade(own, detectors=[Words()], limits={"harmful": 0.6})
-    assert (await checked(cascade, "block", part("odd"))).verdict.action == "block"
+@pytest.mark.parametrize(
+    ("keys", "action"),
+    [
+        ("", "block"),
+        ("threshold = 0.6", "allow"),
+        ("thresholds = {harmful = 0.6}", "allow"),
+        ("threshold = 0.6\nthresholds = {harmful = 0.5}", "block"),
+    ],
+)
+async def test_thresholds_are_a_categorys_own_or_the_one_for_all(keys: str, action: str) -> None:
+    cascade = Cascade(parse_policies(f"[policy.block]\n{keys}"), detectors=[Words()])
+    assert (await checked(cascade, "block", part("odd"))).verdict.action == action
 
 
 async def test_an_unknown_policy_is_named_with_those_there_are() -> None:
