@@ -6,7 +6,7 @@ Text, chat templates and tools stay on the counter's side of ``Codec``; the engi
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -517,8 +517,9 @@ class Verdict:
 
     ``flagged`` are the categories whose score passed the policy's threshold; ``reasons`` are one
     sentence each, fit to show to the owner: they never hold any of the text. ``tier`` is the one
-    that decided (``fast``, ``model``, or ``failure`` where one that was asked did not answer).
-    ``text`` is what may be passed on in place of the original where ``action`` is ``mask``.
+    that decided (``fast``, ``model``, ``tools``, or ``failure`` where one that was asked did not
+    answer). ``text`` is what may be passed on in place of the original where ``action`` is
+    ``mask``, and the call of a tool that a person is to approve where it is ``review``.
     """
 
     action: Action
@@ -558,10 +559,12 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part of a conversation: who said it, and what."""
+    """One part of a conversation: who said it, and what. ``name`` is the tool's that returned it,
+    where that is known."""
 
     role: Literal["system", "user", "assistant", "tool"]
     text: str
+    name: str = ""
 
 
 class Judge(Protocol):
@@ -632,8 +635,9 @@ class Watch(Protocol):
         """Judge what a client wrote."""
         ...
 
-    def answer(self) -> StreamGuard:
-        """For one of the answers to the prompt that was judged."""
+    def answer(self, approved: Callable[[str], Awaitable[bool]]) -> StreamGuard:
+        """For one of the answers to the prompt that was judged. ``approved`` says whether a person
+        has approved a call, and takes the approval back: it is for once."""
         ...
 
 

@@ -57,9 +57,10 @@ def show(number: Number, json: Json = False) -> None:
 
 @app.command("approve")
 def approve(number: Number, json: Json = False) -> None:
-    """Let this prompt pass from now on, also in a server that is running."""
+    """Let this prompt pass from now on, or this call once, also in a server that is running."""
     one = _reviews().decide(number, "approved")
-    emit(_row(one), [f"approved {one.id}: the same {one.side} passes now"], as_json=json)
+    once = ", once" if one.side == "call" else ""
+    emit(_row(one), [f"approved {one.id}: the same {one.side} passes now" + once], as_json=json)
 
 
 @app.command("refuse")

@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import typer
 
-from freehold.cli.watching import guard_of, policies_of
 from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, say
@@ -21,16 +20,17 @@ from freehold.cli.passports import passport_of
 from freehold.cli.places import keyring_url, root
 from freehold.cli.recording import keeper_of, keeping, recording, sqlite_files
 from freehold.cli.settings import Settings, read_settings
+from freehold.cli.watching import guard_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from freehold.cli.home import Home
     from freehold.cli.recording import Opened
     from freehold.engine.child import Child
-    from freehold.guard.policy import Policy
     from freehold.serve.run import Binding
+    from freehold.types import Guard
 
 
 def serve(
@@ -103,7 +103,7 @@ def serve(
         residency="off" if no_lock else None,
     )
     keeper = keeper_of(settings)
-    policies = policies_of(settings)
+    guarding = guard_of(settings)
     with (
         at_home(
             settings,
@@ -132,12 +132,12 @@ def serve(
             check(binding)
             _log_to_stderr()
             records = recording(keeper, started)
-            asyncio.run(_serve(settings, policies, binding, home, child, records, temporary_key))
+            asyncio.run(_serve(settings, guarding, binding, home, child, records, temporary_key))
 
 
 async def _serve(
     settings: Settings,
-    policies: Mapping[str, Policy],
+    guarding: Callable[[], Guard | None],
     binding: Binding,
     home: Home,
     child: Child,
@@ -149,7 +149,6 @@ async def _serve(
     from freehold.serve.run import run
 
     keyring = Keyring(keyring_url())
-    guard = guard_of(settings, policies)
     with Bar() as bar:
         async with records as opened, living(settings, bar, child) as model:
             hosted = Hosted(
@@ -172,7 +171,7 @@ async def _serve(
                     keyring,
                     limits,
                     await opened(),
-                    guard=guard,
+                    guard=guarding(),
                     residency=home.watch.status,
                     passports=lambda name: passport_of(name, settings),
                 ),

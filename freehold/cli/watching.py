@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +18,7 @@ from freehold.errors import UsageError
 
 if TYPE_CHECKING:
     from freehold.guard.policy import Policy
+    from freehold.guard.tools import ToolPolicy
     from freehold.types import Guard
 
 
@@ -63,12 +64,46 @@ def policies_of(settings: Settings) -> Mapping[str, Policy]:
     return policies
 
 
-def guard_of(settings: Settings, policies: Mapping[str, Policy]) -> Guard | None:
-    """The guard; ``None`` where the owner has turned it off. Heavy: it reads the detectors'
-    weights."""
-    if settings.guard == "off":
-        return None
-    from freehold.guard.cascade import Cascade
-    from freehold.guard.pii import PersonalData
+def tools_of(policies: Mapping[str, Policy]) -> dict[str, ToolPolicy]:
+    """The rules for tools that policies name, by their files' names. Raises ``UsageError`` or
+    ``MalformedError`` naming the file and the key."""
+    from freehold.guard.tools import read
 
-    return Cascade(policies, detectors=[], finders=[PersonalData()], default=settings.guard_policy)
+    found: dict[str, ToolPolicy] = {}
+    for name in {policy.tools for policy in policies.values()} - {""}:
+        path = root() / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}", param="tools") from error
+        try:
+            found[name] = read(data, file=str(path))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}", param=error.param) from None
+    return found
+
+
+def guard_of(settings: Settings) -> Callable[[], Guard | None]:
+    """What makes the guard: the owner's files are read now, the detectors when it is called, in a
+    process that is locked. ``None`` where the owner has turned it off.
+
+    Raises ``UsageError`` or ``MalformedError`` naming the file and the key.
+    """
+    if settings.guard == "off":
+        return lambda: None
+    found = policies_of(settings)
+    rules = tools_of(found)
+
+    def make() -> Guard:
+        from freehold.guard.cascade import Cascade
+        from freehold.guard.pii import PersonalData
+
+        return Cascade(
+            found,
+            detectors=[],
+            finders=[PersonalData()],
+            tools=rules,
+            default=settings.guard_policy,
+        )
+
+    return make

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import logging
+import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ import msgspec
 from freehold.errors import FreeholdError, NotFoundError
 from freehold.guard.deciding import decide, together, uncertain
 from freehold.guard.policy import ACTIONS, DATA, DEFAULT, Policy, Side
+from freehold.guard.tools import ToolPolicy, ToolSession
 from freehold.guard.watching import RequestWatch
 from freehold.types import Category, Detector, Judge, Part, Reading, Span, Verdict
 
@@ -41,8 +44,8 @@ class Seen:
 
 
 class Cascade:
-    """``types.Guard``. ``detectors`` give scores, ``finders`` spans of data; ``default`` is the
-    policy of keys that name none."""
+    """``types.Guard``. ``detectors`` give scores, ``finders`` spans of data; ``tools`` are the
+    rules for calls that policies name, ``default`` is the policy of keys that name none."""
 
     def __init__(
         self,
@@ -51,12 +54,15 @@ class Cascade:
         detectors: Sequence[Detector],
         finders: Sequence[Detector] = (),
         judge: Judge | None = None,
+        tools: Mapping[str, ToolPolicy] | None = None,
         default: str = DEFAULT,
     ) -> None:
         self.policies = policies
         self._default = default
         self._detectors, self._finders = detectors, finders
         self._judge = judge
+        self._tools = tools or {}
+        self._secret = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, Seen] = OrderedDict()
 
     @property
@@ -71,6 +77,15 @@ class Cascade:
             known = ", ".join(sorted(self.policies))
             raise NotFoundError(f"there is no guard policy {name!r}; these there are: {known}")
         return RequestWatch(self, name, found)
+
+    def session(self, policy: Policy, said: Sequence[Part]) -> ToolSession | None:
+        """The rules for the calls of this conversation, if the policy has any. What frames data in
+        it stays the same from turn to turn, and nobody outside can know it."""
+        if not policy.tools:
+            return None
+        first = next((part.text for part in said if part.role == "user"), "")
+        nonce = hmac.digest(self._secret, first.encode(errors="surrogatepass"), "sha256").hex()
+        return ToolSession(self._tools[policy.tools], nonce=nonce[:16])
 
     async def seen(self, policy: Policy, side: Side, part: Part, before: str = "") -> Seen:
         """What the detectors see in a text that came after ``before``. Spans are places in it."""
@@ -96,7 +111,7 @@ class Cascade:
     ) -> Verdict:
         """The verdict on what was ``seen`` in ``said``: the guard model's, where that is asked."""
         fast = together(one.verdict for one in seen)
-        if self._judge is None or not self._goes_up(policy, seen):
+        if self._judge is None or not seen or not self._goes_up(policy, seen):
             return fast
         try:
             async with asyncio.timeout(policy.seconds):

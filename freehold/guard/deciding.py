@@ -34,6 +34,7 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
         readings=tuple(readings),
         reasons=tuple(reasons),
         tier=worst.tier,
+        text=worst.text,
     )
 
 

@@ -42,4 +42,6 @@ def _messages(said: Sequence[Part]) -> list[Message]:
             messages.append({"role": "user", "content": ""})
         known = part.role == "assistant" or (first and part.role == "system")
         messages.append({"role": part.role if known else "user", "content": part.text})
+    if len(messages) == 1:
+        messages[0] = {"role": "user", "content": messages[0]["content"]}
     return messages

@@ -52,6 +52,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seconds: float = 2.0
     failure: Literal["block", "allow"] = "block"
     thoughts: Literal["judge", "hide"] = "judge"
+    tools: str = ""
     hold: int = 32
     refusal: str = "This request was stopped by the rules of this server."
     cut: str = "\n\n[The rest of this answer was stopped by the rules of this server.]"
@@ -74,6 +75,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def holds(self) -> bool:
         """Whether answers are held back: only where something could be cut or masked."""
+        if self.tools:
+            return True
         done = {*self.answer.values(), *(self.labels.values() if self._seeks_data else ())}
         return not done.isdisjoint(("mask", "review", "block"))
 

@@ -19,9 +19,9 @@ from freehold.guard.deciding import stronger
 from freehold.types import CallPart, Heard, Release, Span, Verdict
 
 Kind: TypeAlias = Literal["thoughts", "words", "call"]
-Judged: TypeAlias = Callable[[Kind, str, str], Awaitable[Verdict]]
-"""``(kind, before, text)``: what is to be done about ``text``, which came after ``before`` in the
-same channel. Its spans are places in ``text``."""
+Judged: TypeAlias = Callable[[Kind, str, str, str], Awaitable[Verdict]]
+"""``(kind, before, text, name)``: what is to be done about ``text``, which came after ``before`` in
+the same channel; ``name`` is the tool's that a call calls. Spans are places in ``text``."""
 Masked: TypeAlias = Callable[[Span, str], str | None]
 """What stands for a span's text, ``None`` where it stays."""
 
@@ -151,7 +151,8 @@ class HeldStream:
         kind = self._held[-1].kind
         text = "".join(atom.text for atom in self._held)
         before = "" if kind == "call" else self._before.get(kind, "")
-        verdict = await self._judged(kind, before, text)
+        called = (atom.call.name for atom in self._held if atom.call is not None)
+        verdict = await self._judged(kind, before, text, next(filter(None, called), ""))
         self._fresh = 0
         self._verdict = stronger(self._verdict, verdict)
         if verdict.stops:

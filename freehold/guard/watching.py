@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from freehold.guard.deciding import action_of
+from freehold.guard.deciding import action_of, together
 from freehold.guard.pii.masking import Mask
 from freehold.guard.policy import Policy, Side
 from freehold.guard.restoring import RestoredStream
 from freehold.guard.streaming import HeldStream, Kind
+from freehold.guard.tools import ToolSession
 from freehold.types import Checked, Part, Span, StreamGuard, Verdict
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class RequestWatch:
         self._cascade, self._name, self._rules = cascade, name, rules
         self._said: Sequence[Part] = ()
         self._mask = Mask()
+        self._session: ToolSession | None = None
 
     @property
     def policy(self) -> str:
@@ -55,10 +58,18 @@ class RequestWatch:
         texts = [part.text for part in said]
         if any(spans.values()):
             texts = [self._mask.hide(part.text, spans.get(part, ())) for part in said]
-        self._said = [
-            Part(role=part.role, text=text) for part, text in zip(said, texts, strict=True)
-        ]
-        return Checked(verdict=verdict, texts=tuple(texts))
+        self._said = [replace(part, text=text) for part, text in zip(said, texts, strict=True)]
+        self._session = self._cascade.session(self._rules, said)
+        return Checked(verdict=verdict, texts=tuple(map(self._framed, self._said)))
+
+    def _framed(self, part: Part) -> str:
+        """A part's text; what a stranger wrote is marked as data where calls are under rules."""
+        if self._session is None or part.role == "assistant":
+            return part.text
+        if part.role == "tool":
+            return self._session.returned(part.name, part.text).text
+        self._session.said(part.text)
+        return part.text
 
     def _spans(self, part: Part, seen: Seen) -> list[Span]:
         """What is to be masked, in order, none over another."""
@@ -70,10 +81,17 @@ class RequestWatch:
                 found.append(span)
         return found
 
-    def answer(self) -> StreamGuard:
+    def answer(self, approved: Callable[[str], Awaitable[bool]]) -> StreamGuard:
         rules = self._rules
+
+        async def judged(kind: Kind, before: str, text: str, name: str) -> Verdict:
+            verdict = await self._judged(before, text)
+            if kind != "call" or self._session is None:
+                return verdict
+            return together([await _ruled(self._session, name, text, approved), verdict])
+
         stream = HeldStream(
-            self._judged,
+            judged,
             hold=rules.hold,
             holds=rules.holds,
             hide=rules.thoughts == "hide",
@@ -81,7 +99,7 @@ class RequestWatch:
         )
         return RestoredStream(stream, self._mask) if self._mask.values else stream
 
-    async def _judged(self, kind: Kind, before: str, text: str) -> Verdict:
+    async def _judged(self, before: str, text: str) -> Verdict:
         part = Part(role="assistant", text=text)
         seen = await self._cascade.seen(self._rules, "answer", part, before)
         said = [*self._said, Part(role="assistant", text=before + text)]
@@ -91,6 +109,25 @@ class RequestWatch:
         return (
             f"[{span.label.upper()}]" if action_of(self._rules, "answer", span) == "mask" else None
         )
+
+
+async def _ruled(
+    session: ToolSession, name: str, text: str, approved: Callable[[str], Awaitable[bool]]
+) -> Verdict:
+    """What the rules for tools make of a call."""
+    ruling = session.called(name, text or "{}")
+    if ruling.action == "allow":
+        return Verdict(action="allow", tier="tools")
+    call = f"{name} {text}"
+    if ruling.action == "approve" and await approved(call):
+        return Verdict(action="allow", tier="tools", reasons=(f"{name}: approved by a person",))
+    return Verdict(
+        action="review" if ruling.action == "approve" else "block",
+        flagged=("injection",) if ruling.tainted else (),
+        reasons=ruling.reasons,
+        tier="tools",
+        text=call,
+    )
 
 
 def _side(part: Part) -> Side:

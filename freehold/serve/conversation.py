@@ -108,7 +108,8 @@ class _Conversation:
 
     async def _judge(self, watched: Watched) -> None:
         """Have the guard read the conversation, and mask in it what is to be masked."""
-        said, places = parts.of_conversation(self._messages, self._tools)
+        callers = tools.callers(self._asked.messages)
+        said, places = parts.of_conversation(self._messages, self._tools, callers)
         (texts,) = await watched.judge(said)
         self._messages = parts.with_texts(self._messages, places, texts)
 

@@ -157,7 +157,7 @@ class Watched:
         ``hear`` tells them apart; without it all is words. What is not ``stream`` goes out whole,
         or not at all."""
         watch = self._watches[prompt]
-        guard = watch.answer()
+        guard = watch.answer(lambda call: self._reviews.spend(self._about(watch, "call", call)))
         waiting: deque[tuple[Piece, Heard]] = deque()
         whole: list[Piece] = []
         shown = False
@@ -194,8 +194,9 @@ class Watched:
         """Remember what counts of an answer's verdicts: the first that does anything, and what
         stops it."""
         if verdict.action == "review":
-            text = "".join(usage.said[index].texts)
-            number, _ = await self._submit(watch, "answer", verdict, text)
+            text = "".join(usage.said[index].texts) if verdict.text is None else verdict.text
+            side = "answer" if verdict.text is None else "call"
+            number, _ = await self._submit(watch, side, verdict, text)
             verdict = self._waits(watch, verdict, number)
         before = self._answers.get(index, _CLEAN)
         if verdict.stops or before.action == "allow":
@@ -218,14 +219,13 @@ class Watched:
     async def _submit(
         self, watch: Watch, side: str, verdict: Verdict, text: str
     ) -> tuple[str, bool]:
-        submission = Submission(
-            key="" if self._key is None else self._key.id,
-            policy=watch.policy.rpartition("@")[0],
-            side=side,
-            verdict=verdict,
-            text=text,
-        )
-        return await self._reviews.submit(submission, keep=watch.keeps)
+        about = self._about(watch, side, text)
+        return await self._reviews.submit(about, verdict, keep=watch.keeps)
+
+    def _about(self, watch: Watch, side: str, text: str) -> Submission:
+        key = "" if self._key is None else self._key.id
+        policy = watch.policy.rpartition("@")[0]
+        return Submission(key=key, policy=policy, side=side, text=text)
 
     # --- what is told -----------------------------------------------------------------------------
 

@@ -11,16 +11,19 @@ Path: TypeAlias = tuple[str | int, ...]
 
 
 def of_conversation(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] = (),
+    callers: Sequence[str] = (),
 ) -> tuple[list[Part], list[Path]]:
     """The descriptions of ``tools`` and the parts of ``messages``; of the latter, which come last,
-    where each stands."""
+    where each stands. ``callers`` are the tools that messages are results of."""
     # A tool may come from somebody whom the client only met.
     parts = [Part(role="tool", text="\n".join(_descriptions(tool))) for tool in tools]
     paths = []
     for place, message in enumerate(messages):
         for path, text in _texts(message):
-            parts.append(Part(role=message["role"], text=text))
+            name = callers[place] if callers else ""
+            parts.append(Part(role=message["role"], text=text, name=name))
             paths.append((place, *path))
     return parts, paths
 

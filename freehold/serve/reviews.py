@@ -24,7 +24,7 @@ from freehold.serve.database import connect, exclusive, reading
 from freehold.serve.migrations import migrate
 from freehold.types import Verdict
 
-State: TypeAlias = Literal["waiting", "approved", "refused"]
+State: TypeAlias = Literal["waiting", "approved", "refused", "spent"]
 STATES: tuple[State, ...] = get_args(State)
 
 MOST_WAITING = 10_000
@@ -50,7 +50,6 @@ class Submission:
     key: str
     policy: str
     side: str
-    verdict: Verdict
     text: str
 
     @property
@@ -91,17 +90,29 @@ class Reviews:
         self._thread.shutdown()
         self._engine.dispose()
 
-    async def submit(self, one: Submission, *, keep: bool) -> tuple[str, bool]:
+    async def submit(self, one: Submission, verdict: Verdict, *, keep: bool) -> tuple[str, bool]:
         """The review's id, and whether the text was approved. The same text waits once."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._submit, one, keep)
+        return await loop.run_in_executor(self._thread, self._submit, one, verdict, keep)
 
-    def _submit(self, one: Submission, keep: bool) -> tuple[str, bool]:
+    async def spend(self, one: Submission) -> bool:
+        """Whether this was approved; the approval is used up by it."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._spend, one)
+
+    def _spend(self, one: Submission) -> bool:
+        mine = sql.and_(_TABLE.c.text_sha256 == one.digest, _TABLE.c.state == "approved")
+        with exclusive(self._engine, "looked up") as db:
+            changed = db.execute(sql.update(_TABLE).where(mine).values(state="spent"))
+        return changed.rowcount == 1
+
+    def _submit(self, one: Submission, verdict: Verdict, keep: bool) -> tuple[str, bool]:
         with exclusive(self._engine, "put before a reviewer") as db:
             known = sql.select(_TABLE.c.id, _TABLE.c.state)
             row = db.execute(known.where(_TABLE.c.text_sha256 == one.digest)).first()
-            if row is not None:
+            if row is not None and row.state != "spent":
                 return row.id, row.state == "approved"
+            if row is not None:
+                db.execute(sql.delete(_TABLE).where(_TABLE.c.id == row.id))
             _make_room(db)
             number = secrets.token_hex(6)
             values = {
@@ -109,11 +120,11 @@ class Reviews:
                 "key_id": one.key,
                 "policy": one.policy[:64],
                 "side": one.side,
-                "tier": one.verdict.tier,
+                "tier": verdict.tier,
                 "state": "waiting",
                 "text_sha256": one.digest,
-                "categories": "\n".join(one.verdict.flagged),
-                "reasons": "\n".join(one.verdict.reasons),
+                "categories": "\n".join(verdict.flagged),
+                "reasons": "\n".join(verdict.reasons),
                 "content": one.text[:MOST_KEPT] if keep else None,
                 "created": time.time(),
             }
@@ -136,7 +147,7 @@ class Reviews:
     def decide(self, number: str, state: State) -> Review:
         """Approve or refuse, at once also for a server that is running. Its text is not kept any
         longer. Raises ``NotFoundError``."""
-        if state == "waiting":
+        if state not in ("approved", "refused"):
             raise UsageError("a review is approved or refused", param="state")
         with exclusive(self._engine, "decided") as db:
             _row(db, number)

@@ -17,7 +17,7 @@ DATA = re.compile(r"DE\d{20}")
 HOLD = 40
 
 
-async def judged(kind: str, before: str, text: str) -> Verdict:
+async def judged(kind: str, before: str, text: str, name: str) -> Verdict:
     """Blocks what says ``BAD``, finds ``DATA``. No text, no state."""
     spans = tuple(
         Span(start=m.start(), end=m.end(), category="personal", label="iban")
