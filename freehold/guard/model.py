@@ -1,8 +1,8 @@
 """Guard models behind an engine, or behind an OpenAI-compatible address: messages in, verdict out.
 
 Behind an engine the label is read off the logits: the prompt is ended with ``Safety:`` and the
-three labels' probabilities are compared, which takes one forward pass and lets nothing be said but a
-label. Only where it is not *Safe* are categories asked for.
+three labels' probabilities are compared, which takes one forward pass and lets nothing be said but
+a label. Only where it is not *Safe* are categories asked for.
 """
 
 from __future__ import annotations

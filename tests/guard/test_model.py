@@ -68,7 +68,7 @@ class Follows:
         self._answers = answers or {}
 
     def _answer(self, told: str) -> str:
-        said = told.split("<BEGIN CONVERSATION>")[1].split("<END CONVERSATION>")[0]
+        said = told.split("<BEGIN CONVERSATION>")[1].split("<END CONVERSATION>", maxsplit=1)[0]
         last = said.replace("ASSISTANT: ", "USER: ").rpartition("USER: ")[2]
         for word, answer in self._answers.items():
             if word in last:

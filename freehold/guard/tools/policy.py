@@ -120,8 +120,8 @@ def _expect_declared(sensitive: list[str], arguments: Any, where: str) -> None:
     """Where the schema lists a tool's arguments, a sensitive one is among them: else it is
     misspelt, and protects nothing."""
     declared = arguments.get("properties") if isinstance(arguments, dict) else None
-    for name in sensitive if declared else ():
-        if name != EVERYTHING and name.split(".")[0] not in declared:
+    for name in sensitive:
+        if declared and name != EVERYTHING and name.split(".")[0] not in declared:
             raise _wrong(f"{where}.sensitive", f"names {name[:60]!r}, which is no argument")
 
 

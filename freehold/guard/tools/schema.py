@@ -17,13 +17,18 @@ MAX_DEPTH = 24
 MAX_PATTERN_TEXT = 4_096
 """Longer texts do not fit any pattern: a pattern's cost may grow with the text's square."""
 
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
     "string": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
-    "number": lambda value: _is_number(value),
+    "number": _is_number,
     "integer": lambda value: _is_number(value) and float(value).is_integer(),
 }
 _LIMITS: Mapping[str, tuple[type | tuple[type, ...], Callable[[Any, Any], bool]]] = {
@@ -56,34 +61,38 @@ def check(schema: Any, *, where: str, depth: int = 0) -> None:
         return
     if depth > MAX_DEPTH or not isinstance(schema, Mapping):
         raise refuse("must be a JSON schema (an object), not too deep")
-    unknown = sorted(str(key) for key in schema if key not in _KNOWN)
-    if unknown:
-        raise refuse(f"has {unknown[0][:40]!r}, which is not enforced here: use another keyword")
-    types = schema.get("type", [])
-    for name in [types] if isinstance(types, str) else types if isinstance(types, list) else [None]:
-        if name not in _TYPES:
-            raise refuse(f"has the type {str(name)[:40]!r}: it must be one of {', '.join(_TYPES)}")
-    for key in _LIMITS.keys() & schema.keys():
-        if not _is_number(schema[key]):
-            raise refuse(f"has {key} {str(schema[key])[:40]!r}: it must be a number")
-    for key, kind in (("enum", list), ("required", list), ("properties", Mapping)):
-        if key in schema and not isinstance(schema[key], kind):
-            raise refuse(f"has a {key} of another form")
-    if "pattern" in schema:
-        try:
-            re.compile(schema["pattern"])
-        except (re.error, TypeError) as error:
-            raise refuse(f"has a pattern that is none: {error}") from error
+    if (problem := _wrong_keyword(schema)) is not None:
+        raise refuse(problem)
     inner = {
         f"{where}.properties.{name}": one for name, one in schema.get("properties", {}).items()
     }
     inner |= {f"{where}.{key}": schema[key] for key in _SCHEMAS if key in schema}
     for key in _LISTS:
-        if not isinstance(schema.get(key, []), list):
-            raise refuse(f"has a {key} of another form")
         inner |= {f"{where}.{key}[{i}]": one for i, one in enumerate(schema.get(key, []))}
     for place, one in inner.items():
         check(one, where=place, depth=depth + 1)
+
+
+def _wrong_keyword(schema: Mapping[str, Any]) -> str | None:
+    unknown = sorted(str(key) for key in schema if key not in _KNOWN)
+    if unknown:
+        return f"has {unknown[0][:40]!r}, which is not enforced here: use another keyword"
+    types = schema.get("type", [])
+    for name in types if isinstance(types, list) else [types]:
+        if not isinstance(name, str) or name not in _TYPES:
+            return f"has the type {str(name)[:40]!r}: it must be one of {', '.join(_TYPES)}"
+    for key in _LIMITS.keys() & schema.keys():
+        if not _is_number(schema[key]):
+            return f"has {key} {str(schema[key])[:40]!r}: it must be a number"
+    forms = dict.fromkeys(("enum", "required", *_LISTS), list) | {"properties": Mapping}
+    for key, form in forms.items():
+        if key in schema and not isinstance(schema[key], form):
+            return f"has a {key} of another form"
+    try:
+        re.compile(schema.get("pattern", ""))
+    except (re.error, TypeError) as error:
+        return f"has a pattern that is none: {error}"
+    return None
 
 
 def fault(value: Any, schema: Any, *, where: str = "arguments", depth: int = 0) -> str | None:
@@ -93,14 +102,21 @@ def fault(value: Any, schema: Any, *, where: str = "arguments", depth: int = 0) 
         return None if schema else f"{where} must not be there"
     if depth > MAX_DEPTH:
         return f"{where} is nested too deep"
+    problem = _own_fault(value, schema)
+    return (
+        _inner_fault(value, schema, where, depth + 1) if problem is None else f"{where} {problem}"
+    )
+
+
+def _own_fault(value: Any, schema: Mapping[str, Any]) -> str | None:
     types = schema.get("type", [])
     types = [types] if isinstance(types, str) else types
     if types and not any(_TYPES[name](value) for name in types):
-        return f"{where} must be {' or '.join(types)}"
+        return f"must be {' or '.join(types)}"
     if "enum" in schema and not any(_same(value, one) for one in schema["enum"]):
-        return f"{where} is none of the values that are allowed"
+        return "is none of the values that are allowed"
     if "const" in schema and not _same(value, schema["const"]):
-        return f"{where} is not the one value that is allowed"
+        return "is not the one value that is allowed"
     for key in _LIMITS.keys() & schema.keys():
         kind, holds = _LIMITS[key]
         if (
@@ -108,12 +124,12 @@ def fault(value: Any, schema: Any, *, where: str = "arguments", depth: int = 0) 
             and not isinstance(value, bool)
             and not holds(value, schema[key])
         ):
-            return f"{where} breaks {key} {schema[key]}"
+            return f"breaks {key} {schema[key]}"
     if "pattern" in schema and isinstance(value, str):
         long = len(value) > MAX_PATTERN_TEXT
         if long or re.search(schema["pattern"], value) is None:
-            return f"{where} does not fit its pattern"
-    return _inner_fault(value, schema, where, depth + 1)
+            return "does not fit its pattern"
+    return None
 
 
 def _inner_fault(value: Any, schema: Mapping[str, Any], where: str, depth: int) -> str | None:
@@ -143,10 +159,6 @@ def _inner_fault(value: Any, schema: Mapping[str, Any], where: str, depth: int) 
     if "not" in schema and fits(schema["not"]):
         return f"{where} has a form that is ruled out"
     return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _same(one: Any, other: Any) -> bool:

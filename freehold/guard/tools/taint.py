@@ -10,12 +10,11 @@ that, so what must never go wrong belongs under ``approve``.
 from __future__ import annotations
 
 import base64
-import binascii
 import codecs
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -23,7 +22,7 @@ MAX_TEXT = 1 << 20
 MAX_VALUE = 1 << 16
 """Characters of a text, or of a value, that are looked at. A value that is longer is tainted."""
 _SHORTEST = 4
-_GRAM = 10
+_GRAM, _GRAMS = 10, 250
 _RUN = 5
 """Words in a row that a text and a value share by more than chance."""
 
@@ -54,6 +53,7 @@ class _View:
         self.compact = "".join(words)
         self.spaced = f" {' '.join(words)} "
         self.numbers = frozenset(_numbers(folded))
+        self.runs = frozenset(_runs(words))
 
 
 class Texts:
@@ -68,7 +68,7 @@ class Texts:
         for start in range(0, max(1, len(text)), step):
             self._views += [(source, _View(one)) for one in forms(text[start : start + MAX_TEXT])]
 
-    def sources_of(self, test: str, *, attribute: str) -> str | None:
+    def sources_of(self, test: str | int, *, attribute: str) -> str | None:
         """The source of the first text that holds ``test``."""
         for source, view in self._views:
             if test in getattr(view, attribute):
@@ -112,17 +112,16 @@ def _forms(text: str) -> Iterator[str]:
 def _decoded(text: str) -> Iterator[str]:
     for match in _BASE64.finditer(text):
         letters = match[0].rstrip("=").replace("-", "+").replace("_", "/")
-        yield from _text_of(lambda s=letters: base64.b64decode(s + "=" * (-len(s) % 4)))
+        if len(letters) % 4 != 1:
+            yield from _shown(base64.b64decode(letters + "=" * (-len(letters) % 4)))
     for match in _HEX.finditer(text):
-        yield from _text_of(lambda s=match[0]: bytes.fromhex(re.sub(r"[\s:]", "", s)))
+        yield from _shown(bytes.fromhex(re.sub(r"[\s:]", "", match[0])))
 
 
-def _text_of(decode: object) -> Iterator[str]:
-    try:
-        text = decode().decode("utf-8")  # type: ignore[operator]
-    except (binascii.Error, ValueError):
-        return
-    if text.isprintable():
+def _shown(data: bytes) -> Iterator[str]:
+    """``data`` as text, where it is one."""
+    text = data.decode("utf-8", errors="replace")
+    if text.replace("\n", " ").isprintable() and "\ufffd" not in text:
         yield text
 
 
@@ -145,7 +144,7 @@ def tainted(value: object, strangers: Texts, trusted: Texts) -> Taint | None:
     not, or stands in what the user or the owner said."""
     if value is None or isinstance(value, bool):
         return None
-    text = value if isinstance(value, str) else _decimal(format(value, "f"), ",", ".")  # type: ignore[arg-type]
+    text = value if isinstance(value, str) else str(value)
     if len(text) > MAX_VALUE:
         return Taint("a text too long to compare", "copied")
     for number, one in enumerate(forms(text)):
@@ -157,13 +156,14 @@ def tainted(value: object, strangers: Texts, trusted: Texts) -> Taint | None:
 
 def _taint(text: str, strangers: Texts, trusted: Texts, *, telling: bool) -> Taint | None:
     view = _View(text)
-    for how, attribute, tests in (
+    looked_for: tuple[tuple[str, str, Iterable[str | int]], ...] = (
         ("number", "numbers", _telling_numbers(view)),
         ("copied", "spaced", [view.spaced] if len(view.spaced) > 4 and telling else []),
         ("copied", "compact", [view.compact] if len(view.compact) >= 2 * _SHORTEST else []),
         ("part", "compact", _parts(text)),
-        ("words", "spaced", _runs(view.spaced)),
-    ):
+        ("words", "runs", view.runs),
+    )
+    for how, attribute, tests in looked_for:
         for test in tests:
             source = strangers.sources_of(test, attribute=attribute)
             if source is not None and trusted.sources_of(test, attribute=attribute) is None:
@@ -179,17 +179,17 @@ def _telling_numbers(view: _View) -> list[str]:
 def _parts(text: str) -> Iterator[str]:
     """What stands for somebody or some place in ``text``: addresses and paths, their names, and
     pieces of long ones."""
-    for match in _JOINED.finditer(text):
-        pieces = ["".join(_WORDS.findall(fold(piece))) for piece in re.split(r"[/@?&=]", match[0])]
+    joined = [match[0] for match in _JOINED.finditer(text)]
+    if not any(map(str.isspace, text.strip())):
+        joined.append(text)
+    for one in dict.fromkeys(joined):
+        pieces = ["".join(_WORDS.findall(fold(piece))) for piece in re.split(r"[/@?&=]", one)]
         whole = "".join(pieces)
         yield from (piece for piece in (whole, *pieces) if len(piece) >= 2 * _SHORTEST)
-        yield from (whole[i : i + _GRAM] for i in range(0, len(whole) - _GRAM + 1))
-    if not any(map(str.isspace, text.strip())):
-        whole = "".join(_WORDS.findall(fold(text)))
-        yield from (whole[i : i + _GRAM] for i in range(0, len(whole) - _GRAM + 1))
+        stride = 1 + len(whole) // _GRAMS
+        yield from (whole[i : i + _GRAM] for i in range(0, len(whole) - _GRAM + 1, stride))
 
 
-def _runs(spaced: str) -> Iterator[str]:
-    words = spaced.split()
-    for start in range(len(words) - _RUN + 1):
-        yield f" {' '.join(words[start : start + _RUN])} "
+def _runs(words: Sequence[str]) -> Iterator[int]:
+    """Words in a row, as hashes: a long text has many."""
+    return (hash(tuple(words[i : i + _RUN])) for i in range(len(words) - _RUN + 1))
