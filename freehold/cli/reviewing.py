@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from freehold.cli.keyring import open_keyring
 from freehold.cli.output import emit, table
-from freehold.cli.places import keyring_url
 
 if TYPE_CHECKING:
     from freehold.serve.reviews import Review, Reviews
@@ -73,7 +73,7 @@ def refuse(number: Number, json: Json = False) -> None:
 def _reviews() -> Reviews:
     from freehold.serve.reviews import Reviews
 
-    return Reviews(keyring_url())
+    return Reviews(open_keyring().url)
 
 
 def _row(one: Review) -> dict[str, Any]:

@@ -89,8 +89,9 @@ class _Conversation:
         asks, usage = await self._asks(outlet.spending, watched)
         leaf = record(self._asker, hosted, asks, self._asked.n, given, watched=watched)
         outlet.account.open(leaf, usage)
+        alone = bool(tools.stops(self._asked))
         turns = [
-            Turn(hosted.codec.listener(ask.ids, self._tools), prefix=self._form.calls)
+            Turn(hosted.codec.listener(ask.ids, self._tools), prefix=self._form.calls, alone=alone)
             for ask in asks
         ]
         answers = [

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
 from freehold.errors import NotFoundError, UsageError
 from freehold.serve.desk import desk_of
+from freehold.serve.fields import Strict
 from freehold.serve.intake import read
-from freehold.serve.schema import Strict
 from freehold.serve.shapes import new_id
 from freehold.serve.wire import encode
 from freehold.types import Category, Part, Verdict
@@ -40,11 +40,27 @@ _OWN: tuple[Category, ...] = (
 )
 
 
+_ONE: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+            "required": ["type", "text"],
+            "additionalProperties": False,
+        },
+    ]
+}
+_INPUT: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": _ONE, "minItems": 1}]
+}
+
+
 class ModerationsRequest(Strict):
     """The body of ``POST /v1/moderations``. ``model`` is what OpenAI calls its classifiers, and
     changes nothing here."""
 
-    input: Any
+    input: Annotated[Any, WithJsonSchema(_INPUT)]
     model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 
 

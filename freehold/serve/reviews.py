@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import sqlalchemy as sql
 
 from freehold.errors import NotFoundError, UsageError
-from freehold.serve.database import connect, exclusive, reading
+from freehold.serve.database import alone, connect, exclusive, reading
 from freehold.serve.migrations import migrate
 from freehold.types import Verdict
 
@@ -107,6 +107,7 @@ class Reviews:
 
     def _submit(self, one: Submission, verdict: Verdict, keep: bool) -> tuple[str, bool]:
         with exclusive(self._engine, "put before a reviewer") as db:
+            alone(db)
             known = sql.select(_TABLE.c.id, _TABLE.c.state)
             row = db.execute(known.where(_TABLE.c.text_sha256 == one.digest)).first()
             if row is not None and row.state != "spent":

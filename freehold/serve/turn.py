@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from freehold.serve.answer import Finish, Piece, Scored
@@ -27,11 +27,14 @@ class Call:
 
 
 class Turn:
-    """Gathers the pieces of one choice, and tells what each of them brought."""
+    """Gathers the pieces of one choice, and tells what each of them brought. If it may call
+    ``alone`` one tool, further calls are left out: the stop string behind the first only ends an
+    answer whose calls have their marks."""
 
-    def __init__(self, listener: Listener, *, prefix: str = "call") -> None:
+    def __init__(self, listener: Listener, *, prefix: str = "call", alone: bool = False) -> None:
         self._listener = listener
         self._prefix = prefix
+        self._most = 1 if alone else None
         self._held: list[Scored] = []
         self._thoughts: list[str] = []
         self._words: list[str] = []
@@ -53,14 +56,16 @@ class Turn:
     def hear(self, piece: Piece) -> Heard:
         """``piece`` told apart; at the end, with all that was held back."""
         heard = self._listener.feed(piece.text)
-        if piece.finish is None:
+        if piece.finish is not None:
+            last = self._listener.finish()
+            heard = Heard(
+                thoughts=heard.thoughts + last.thoughts,
+                words=heard.words + last.words,
+                calls=heard.calls + last.calls,
+            )
+        if self._most is None:
             return heard
-        last = self._listener.finish()
-        return Heard(
-            thoughts=heard.thoughts + last.thoughts,
-            words=heard.words + last.words,
-            calls=heard.calls + last.calls,
-        )
+        return replace(heard, calls=tuple(p for p in heard.calls if p.index < self._most))
 
     def take(self, piece: Piece) -> Heard:
         """What ``piece`` brought."""
