@@ -20,6 +20,7 @@ from freehold.serve.answer import Piece, Said, Usage
 from freehold.serve.errors import SERVER, Problem, ProblemError
 from freehold.serve.keys import KeyInfo
 from freehold.serve.reviews import Reviews, Submission
+from freehold.serve.tracing import span
 from freehold.types import Guard, Heard, Part, Verdict, Watch
 
 HEADER = "x-freehold-guard"
@@ -105,6 +106,14 @@ class Watched:
         """Judge the request's prompts, each by itself; ``stopped`` says whether it may go on. The
         texts of their parts as they may go on."""
         begun = time.perf_counter()
+        with span("guard") as traced:
+            if traced is not None:
+                traced.say("freehold.place", "in")
+            texts = await self._judge(conversations)
+        self._meter.seconds.observe(time.perf_counter() - begun)
+        return texts
+
+    async def _judge(self, conversations: Sequence[Sequence[Part]]) -> list[tuple[str, ...]]:
         self._watches += [self._new() for _ in conversations[1:]]
         texts = []
         for watch, said in zip(self._watches, conversations, strict=True):
@@ -118,7 +127,6 @@ class Watched:
             texts.append(checked.texts)
             if verdict.stops:
                 break
-        self._meter.seconds.observe(time.perf_counter() - begun)
         return texts
 
     async def look(self, part: Part) -> Verdict:

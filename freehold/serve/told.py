@@ -267,8 +267,8 @@ class Embeddings(Told):
 
 
 class Moderation(Told):
-    """What the guard makes of a text: OpenAI's categories, then ours. What nothing looked for has no
-    input types."""
+    """What the guard makes of a text, by OpenAI's categories and ours. What nothing looked for has
+    no input types."""
 
     flagged: bool
     categories: dict[str, bool]
