@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freehold.errors import UsageError
-from freehold.guard.policy import ACTIONS, BUILT_IN, CATEGORIES, parse_policies, read_policies
+from freehold.guard.policy import (
+    ACTIONS,
+    BUILT_IN,
+    CATEGORIES,
+    Policy,
+    parse_policies,
+    read_policies,
+)
 
 
 def test_a_policy_begins_as_the_one_it_is_like() -> None:
@@ -117,3 +125,9 @@ def test_any_file_is_read_or_refused(given_: dict[str, object] | str) -> None:
     except UsageError:
         return
     assert BUILT_IN.keys() <= found.keys()
+
+
+def test_every_key_is_documented() -> None:
+    page = Path(__file__).parents[2] / "docs" / "guard-serving.md"
+    told = set(re.findall(r"`([\w-]+)`", page.read_text(encoding="utf-8")))
+    assert {*Policy.__struct_fields__, "like", *CATEGORIES, *ACTIONS} <= told
