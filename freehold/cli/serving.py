@@ -20,10 +20,9 @@ from freehold.cli.places import root
 from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
 from freehold.cli.telemetry import collector_of, telling
-from freehold.cli.watching import guard_of
+from freehold.cli.watching import Rules, guarded, judge_starting, rules_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from freehold.cli.home import Home
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from freehold.engine.child import Child
     from freehold.residency.broker import Peer
     from freehold.serve.run import Binding
-    from freehold.types import Guard
 
 
 def serve(
@@ -112,7 +110,7 @@ def serve(
     keeper, keys = keeper_of(settings), keys_of(settings)
     collector = collector_of(settings)
     peers = (*keys.peers, *collector)
-    guarding = guard_of(settings)
+    rules = rules_of(settings)
     with (
         at_home(
             settings,
@@ -129,7 +127,7 @@ def serve(
     ):
         home.shut_files()
         # Only now: what is imported here starts threads of its own where it is allowed to.
-        with starting(settings, home) as child:
+        with starting(settings, home) as child, judge_starting(settings, home) as judge:
             from freehold.serve.run import Binding, check
 
             binding = Binding(
@@ -149,10 +147,11 @@ def serve(
                     settings,
                     keys.url,
                     collector,
-                    guarding,
+                    rules,
                     binding,
                     home,
                     child,
+                    judge,
                     records,
                     temporary_key,
                 )
@@ -163,10 +162,11 @@ async def _serve(
     settings: Settings,
     keys: str,
     collector: tuple[Peer, ...],
-    guarding: Callable[[], Guard | None],
+    rules: Rules | None,
     binding: Binding,
     home: Home,
     child: Child,
+    judge: Child | None,
     records: AbstractAsyncContextManager[Opened],
     temporary_key: bool,
 ) -> None:
@@ -176,7 +176,11 @@ async def _serve(
 
     keyring = Keyring(keys)
     with Bar() as bar, telling(collector) as traces:
-        async with records as opened, living(settings, bar, child) as model:
+        async with (
+            records as opened,
+            living(settings, bar, child) as model,
+            guarded(settings, rules, bar, judge) as guard,
+        ):
             hosted = Hosted(
                 name=model.name,
                 card=model.engine.card,
@@ -197,7 +201,7 @@ async def _serve(
                     keyring,
                     limits,
                     await opened(),
-                    guard=guarding(),
+                    guard=guard,
                     residency=home.watch.status,
                     passports=lambda name: passport_of(name, settings),
                     traces=traces,

@@ -160,6 +160,11 @@ class Settings:
         "the policy of keys that name none: `warn` lets all pass and tells, `block` stops, or one "
         "of your own",
     )
+    guard_model: str = _key(
+        "",
+        "a Qwen3Guard-Gen model in the vault, run beside the served one for policies that ask a "
+        "guard model; empty: none",
+    )
     guard_policies: str = _key(
         "guard.toml", "the file of your own policies, in the store's folder; there need not be one"
     )

@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from freehold.cli import reviewing
-from freehold.cli.output import emit
+from freehold.cli.hosting import living, starting
+from freehold.cli.output import Bar, emit
 from freehold.cli.places import root
 from freehold.cli.settings import Settings, read_settings
 from freehold.errors import UsageError
 
 if TYPE_CHECKING:
+    from freehold.cli.home import Home
+    from freehold.engine.child import Child
     from freehold.guard.policy import Policy
     from freehold.guard.tools import ToolPolicy
     from freehold.types import Guard
@@ -83,27 +88,69 @@ def tools_of(policies: Mapping[str, Policy]) -> dict[str, ToolPolicy]:
     return found
 
 
-def guard_of(settings: Settings) -> Callable[[], Guard | None]:
-    """What makes the guard: the owner's files are read now, the detectors when it is called, in a
-    process that is locked. ``None`` where the owner has turned it off.
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The owner's files, read: policies by name, and the rules for tools that they name."""
 
-    Raises ``UsageError`` or ``MalformedError`` naming the file and the key.
-    """
+    policies: Mapping[str, Policy]
+    tools: Mapping[str, ToolPolicy]
+
+
+def rules_of(settings: Settings) -> Rules | None:
+    """What the guard is to go by; ``None`` where the owner has turned it off. Raises ``UsageError``
+    or ``MalformedError`` naming the file and the key."""
     if settings.guard == "off":
-        return lambda: None
+        return None
     found = policies_of(settings)
-    rules = tools_of(found)
+    asking = sorted(name for name, policy in found.items() if policy.model != "off")
+    if asking and not settings.guard_model:
+        raise UsageError(
+            f"the policy {asking[0]!r} asks a guard model, and guard_model names none in the vault",
+            param="guard_model",
+        )
+    return Rules(policies=found, tools=tools_of(found))
 
-    def make() -> Guard:
-        from freehold.guard.cascade import Cascade
-        from freehold.guard.pii import PersonalData
 
-        return Cascade(
-            found,
+@contextmanager
+def judge_starting(settings: Settings, home: Home) -> Iterator[Child | None]:
+    """Start the guard model's engine process, where there is to be one; as ``hosting.starting``."""
+    if settings.guard == "off" or not settings.guard_model:
+        yield None
+        return
+    with starting(_of_judge(settings), home) as child:
+        yield child
+
+
+@asynccontextmanager
+async def guarded(
+    settings: Settings, rules: Rules | None, bar: Bar, child: Child | None
+) -> AsyncIterator[Guard | None]:
+    """The guard: detectors' weights read, the guard model answering. Raises what ``living`` raises,
+    and ``MalformedError`` for a model that is no guard."""
+    if rules is None:
+        yield None
+        return
+    from freehold.guard.cascade import Cascade
+    from freehold.guard.pii import PersonalData
+
+    async with AsyncExitStack() as stack:
+        judge = None
+        if child is not None:
+            from freehold.guard.judging import ModelJudge
+            from freehold.guard.model import EngineGuard
+
+            model = await stack.enter_async_context(living(_of_judge(settings), bar, child))
+            judge = ModelJudge(EngineGuard(model.engine, model.codec))
+        yield Cascade(
+            rules.policies,
             detectors=[],
             finders=[PersonalData()],
-            tools=rules,
+            judge=judge,
+            tools=rules.tools,
             default=settings.guard_policy,
         )
 
-    return make
+
+def _of_judge(settings: Settings) -> Settings:
+    """An engine for short answers of one model: nothing is guessed ahead."""
+    return replace(settings, model=settings.guard_model, speculate="off", draft="off")

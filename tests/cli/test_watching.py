@@ -36,6 +36,7 @@ def test_policies_are_shown_as_they_are_in_force(freehold: Run, home: Path) -> N
         ("[policy.bank]\nholds = 64\n", "", "guard.toml: [policy.bank]"),
         ("", 'guard_policy = "gone"\n', "guard_policy is 'gone'"),
         ("", 'guard_policies = "gone.toml"\n', "gone.toml cannot be read"),
+        ('[policy.bank]\nmodel = "always"\n', "", "'bank' asks a guard model"),
         ('[policy.bank]\ntools = "gone.toml"\n', "", "gone.toml cannot be read"),
     ],
 )
