@@ -1,26 +1,39 @@
 """What the guard costs a server: the same requests with it on and off, by turns in one run.
 
-    python benchmarks/guard_serve.py [rounds] [policy]
+    python benchmarks/guard_serve.py [--rounds 20] [--tokens 64] [--policy warn]
 
-Three figures. Time to the first token, of answers of one token: what judging adds. Tokens per
-second, one stream and eight. And where the policy holds answers back (``block``), how much later
+Four figures. Time to the first token, of answers of one token: what judging adds. Tokens per
+second, one stream and eight; where the policy holds answers back, of one stream only from its first
+words on, so that its rate says nothing. The counter's processor time, which noise touches less. And
+where the policy holds answers back (``block``), how much later
 the first words are *shown*: that is the holding back itself, not the judging, and it is the price
 of showing nothing that was not judged.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
-from on_off import MODEL, Server, compare, differences, middle, serving
+from ledger import cpu_seconds
+from on_off import (
+    AT_ONCE,
+    MODEL,
+    SHORT,
+    TOKENS,
+    Server,
+    compare,
+    differences,
+    middle,
+    serving,
+)
 
 SHOWN_TOKENS = 48
 QUESTIONS = (
@@ -65,20 +78,38 @@ async def _first_words(client: httpx.AsyncClient, server: Server, question: str)
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    policy = sys.argv[2] if len(sys.argv) > 2 else "warn"
-    with tempfile.TemporaryDirectory() as name:
-        on, off = Path(name) / "on", Path(name) / "off"
-        options = ("--guard", "on", "--guard-policy", policy, "--ledger", f"{name}/on.sqlite")
-        others = ("--guard", "off", "--ledger", f"{name}/off.sqlite")
-        with serving(on, *options) as with_guard, serving(off, *others) as without:
-            servers = {"on": with_guard, "off": without}
-            print(f"policy {policy}; start: {with_guard.seconds:.2f} s, {without.seconds:.2f} s")
-            asyncio.run(compare(servers, rounds)).report()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of the answers that are timed")
+    parser.add_argument("--policy", default="warn")
+    options = parser.parse_args()
+    rounds: int = options.rounds
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".guard-") as name:
+        folder, both = Path(name), ("--ledger", "off")
+        with (
+            serving(folder, *both, "--guard", "on", "--guard-policy", options.policy) as on,
+            serving(folder, *both, "--guard", "off") as off,
+        ):
+            servers = {"on": on, "off": off}
+            began: dict[str, float] = {}
+
+            def warm() -> None:
+                began.update({which: cpu_seconds(one) for which, one in servers.items()})
+
+            seen = asyncio.run(compare(servers, rounds, warm, tokens=options.tokens))
+            tokens = rounds * (SHORT + (1 + AT_ONCE) * options.tokens)
+            cpu = {w: 1e6 * (cpu_seconds(servers[w]) - began[w]) / tokens for w in servers}
             late = asyncio.run(shown(servers, max(1, rounds // 4)))
-            medians = {which: statistics.median(values) for which, values in late.items()}
-            print(f"first words shown, ms: without {medians['off']:.0f}, with {medians['on']:.0f}")
-            print("  later, ms   ", middle(differences(late)))
+    print(f"the guard, policy {options.policy}: {rounds} rounds, {options.tokens} tokens, {MODEL}")
+    print(f"start, s: without {off.seconds:.2f}, with {on.seconds:.2f}")
+    seen.report()
+    print(
+        f"processor time of the counter, microseconds a token: without {cpu['off']:.0f}, "
+        f"with {cpu['on']:.0f}"
+    )
+    medians = {which: statistics.median(values) for which, values in late.items()}
+    print(f"first words shown, ms: without {medians['off']:.0f}, with {medians['on']:.0f}")
+    print("  later, ms   ", middle(differences(late)))
 
 
 if __name__ == "__main__":

@@ -154,13 +154,12 @@ class Cascade:
         )
 
     def _read(self, policy: Policy, side: Side, part: Part, before: str) -> list[Reading]:
-        """What the tiers see that the policy asks about. A short text is not lost in what stands
-        before it: it is read by itself too."""
+        """What the tiers see that the policy asks about. Scores are of the text alone: together
+        with what stands before it, a short one would be lost (docs/LOG.md)."""
         wanted = {c for c, action in policy.table(side).items() if action != "allow"}
         readings = []
         if not wanted.issubset(DATA):
-            texts = [part.text, before + part.text] if before else [part.text]
-            readings = [one.read(text) for one in self._detectors for text in texts]
+            readings = [one.read(part.text) for one in self._detectors]
         if part.role in ("system", "assistant"):
             # Instructions are what a system prompt is.
             readings = [_less(one, "injection") for one in readings]
