@@ -33,8 +33,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
         " minute BIGINT NOT NULL, tokens BIGINT NOT NULL, until {float} NOT NULL)",
         "CREATE INDEX key_running_by_key ON key_running (key_id)",
     ),
-    # SHA-256 of the public key of the client certificate that a key is bound to, in hex.
-    ("ALTER TABLE api_keys ADD COLUMN certificate VARCHAR(64)",),
+    (
+        # SHA-256 of the public key of the client certificate that a key is bound to, in hex.
+        "ALTER TABLE api_keys ADD COLUMN certificate VARCHAR(64)",
+        # So that a request whose counter died can be counted.
+        "ALTER TABLE key_running ADD COLUMN model VARCHAR(256) NOT NULL DEFAULT ''",
+    ),
     (
         # Texts that a guard's policy puts before somebody; their content where the owner says so.
         "CREATE TABLE guard_reviews (id VARCHAR(16) PRIMARY KEY, key_id VARCHAR(64) NOT NULL,"

@@ -5,8 +5,10 @@ is left; when it ends, what it did not use is given back. So a limit is never pa
 requests run at once and however many counters share the data base. Minutes and days are those of
 the clock (UTC), with PostgreSQL those of its own; a request counts where it began.
 
-With PostgreSQL each transaction first locks the key's row and then touches only what is that key's:
-counters wait for each other, one key at a time, and never in a circle.
+With PostgreSQL a request that begins locks its key's row, so that counters wait for each other key
+by key, for one question and one line written. One that ends locks nothing: whoever looks sees its
+tokens either set aside or used. All take rows in one order (running, usage, minutes), and so never
+wait in a circle.
 """
 
 from __future__ import annotations
@@ -119,14 +121,9 @@ class Quotas:
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, done)
 
-    def now(self, db: sql.Connection | None = None) -> float:
-        """The time, in Unix seconds: with PostgreSQL its own, so that counters agree."""
-        if self._clock is not None:
-            return self._clock()
-        if db is None or db.dialect.name == "sqlite":
-            return time.time()
-        found = _run(db, "SELECT CAST(extract(epoch FROM clock_timestamp()) AS FLOAT8)")
-        return float(found.scalar_one())
+    def now(self) -> float:
+        """The time here, in Unix seconds."""
+        return time.time() if self._clock is None else self._clock()
 
     async def ended(
         self, key: KeyInfo, model: str, number: str, began: float, spent: Spent
@@ -136,15 +133,16 @@ class Quotas:
         again = False
 
         def work(db: sql.Connection) -> None:
-            _hold(db, key.id)
             if db.dialect.name != "sqlite":
                 # Not in what begins: if it is lost with the server's power, so is its request.
                 _run(db, "SET LOCAL synchronous_commit TO on")
             held = _run(db, "DELETE FROM key_running WHERE id = :number", number=number).rowcount
             if again and not held:
                 return  # it was written, and only the answer was lost
-            # One that nothing was set aside for has not been counted yet.
-            _count(db, key.id, model, began, requests=0 if number else 1, spent=spent)
+            # One that was given up meanwhile was counted then.
+            new = 1 if held or not number else 0
+            _count_day(db, key.id, model, began, requests=new, spent=spent)
+            _count_minute(db, key.id, began, requests=new, spent=spent)
 
         for tried in range(_TRIES):
             try:
@@ -164,26 +162,34 @@ class Quotas:
     ) -> tuple[str, int, float]:
         """Let a request begin: its number, how many tokens each of its answers may have, and when
         it began. Raises ``ProblemError`` (429)."""
-        _hold(db, key.id)
-        now = self.now(db)
+        now = self._hold(db, key.id)
         minute = int(now // _MINUTE)
-        mine = {"key": key.id, "now": now, "oldest": minute - _KEPT_MINUTES}
-        _run(db, "DELETE FROM key_running WHERE key_id = :key AND until < :now", **mine)
-        _run(db, "DELETE FROM key_minutes WHERE key_id = :key AND minute < :oldest", **mine)
-        used = _used(db, key.id, now)
+        used, stale = _used(db, key.id, now)
+        if stale:
+            _forget(db, key.id, now)
         each = _room(key, used, ask, now)
         number = secrets.token_hex(16)
         _run(
             db,
-            "INSERT INTO key_running VALUES (:number, :key, :minute, :tokens, :until)",
+            "INSERT INTO key_running (id, key_id, model, minute, tokens, until)"
+            " VALUES (:number, :key, :model, :minute, :tokens, :until)",
             number=number,
             key=key.id,
+            model=model,
             minute=minute,
             tokens=ask.prompt + ask.answers * each,
             until=now + self._seconds,
         )
-        _count(db, key.id, model, now, requests=1)
         return number, each, now
+
+    def _hold(self, db: sql.Connection, key: str) -> float:
+        """Shut out others that begin for ``key``; the time, in Unix seconds. In SQLite the
+        transaction has shut them out. With PostgreSQL it is its own time: counters agree on it."""
+        if db.dialect.name == "sqlite":
+            return self.now()
+        clock = "CAST(extract(epoch FROM clock_timestamp()) AS FLOAT8)"
+        found = _run(db, f"SELECT {clock} FROM api_keys WHERE id = :key FOR UPDATE", key=key)  # noqa: S608
+        return self.now() if self._clock is not None else float(found.scalar_one())
 
 
 class Spending:
@@ -255,30 +261,42 @@ def _run(db: sql.Connection, statement: str, **values: Any) -> sql.CursorResult[
     return db.execute(sql.text(statement), values)
 
 
-def _hold(db: sql.Connection, key: str) -> None:
-    """Shut out all others that count for ``key``. In SQLite the transaction has."""
-    if db.dialect.name != "sqlite":
-        _run(db, "SELECT id FROM api_keys WHERE id = :key FOR UPDATE", key=key)
-
-
-def _used(db: sql.Connection, key: str, now: float) -> Used:
+def _used(db: sql.Connection, key: str, now: float) -> tuple[Used, bool]:
+    """What counts against the key's limits, and whether there is something to forget."""
     day, minute = int(now // _DAY), int(now // _MINUTE)
     found: Any = _run(
         db,
         _USED,
         key=key,
+        now=now,
+        oldest=minute - _KEPT_MINUTES,
         minute=minute,
         day=day,
         first=day * _DAY // _MINUTE,
         last=(day + 1) * _DAY // _MINUTE - 1,
     ).one()
-    used = {name: int(value) for name, value in found._mapping.items()}
-    return Used(
-        running=used["running"],
-        minute=(used["minute_requests"], used["minute_tokens"] + used["minute_held"]),
-        day=(used["day_requests"], used["day_tokens"] + used["day_held"]),
-        ever=used["ever_tokens"] + used["ever_held"],
+    n = {name: int(value) for name, value in found._mapping.items()}
+    used = Used(
+        running=n["running"],
+        minute=(n["minute_asked"] + n["minute_begun"], n["minute_tokens"] + n["minute_held"]),
+        day=(n["day_asked"] + n["day_begun"], n["day_tokens"] + n["day_held"]),
+        ever=n["ever_tokens"] + n["ever_held"],
     )
+    return used, bool(n["expired"] or n["old"])
+
+
+def _forget(db: sql.Connection, key: str, now: float) -> None:
+    """Give up requests that must have died with their counter, and minutes that count no more: the
+    requests' own are among these."""
+    mine = {"key": key, "now": now, "oldest": int(now // _MINUTE) - _KEPT_MINUTES}
+    gone = _run(
+        db,
+        "DELETE FROM key_running WHERE key_id = :key AND until < :now RETURNING model, minute",
+        **mine,
+    ).all()
+    for model, minute in sorted(map(tuple, gone)):
+        _count_day(db, key, model, minute * _MINUTE, requests=1, spent=Spent())
+    _run(db, "DELETE FROM key_minutes WHERE key_id = :key AND minute < :oldest", **mine)
 
 
 def _sum(what: str, table: str, name: str, where: str = "") -> str:
@@ -287,33 +305,32 @@ def _sum(what: str, table: str, name: str, where: str = "") -> str:
 
 
 _TOKENS = "prompt_tokens + completion_tokens"
-_TODAY = "minute BETWEEN :first AND :last"
+_LIVE = "until >= :now"
+_NOW = f"{_LIVE} AND minute = :minute"
+_TODAY = f"{_LIVE} AND minute BETWEEN :first AND :last"
 _USED = "SELECT " + ", ".join(
     (
-        _sum("1", "key_running", "running"),
-        _sum("tokens", "key_running", "minute_held", "minute = :minute"),
+        _sum("1", "key_running", "running", _LIVE),
+        _sum("1", "key_running", "minute_begun", _NOW),
+        _sum("tokens", "key_running", "minute_held", _NOW),
+        _sum("1", "key_running", "day_begun", _TODAY),
         _sum("tokens", "key_running", "day_held", _TODAY),
-        _sum("tokens", "key_running", "ever_held"),
-        _sum("requests", "key_minutes", "minute_requests", "minute = :minute"),
+        _sum("tokens", "key_running", "ever_held", _LIVE),
+        _sum("requests", "key_minutes", "minute_asked", "minute = :minute"),
         _sum("tokens", "key_minutes", "minute_tokens", "minute = :minute"),
-        _sum("requests", "key_usage", "day_requests", "day = :day"),
+        _sum("requests", "key_usage", "day_asked", "day = :day"),
         _sum(_TOKENS, "key_usage", "day_tokens", "day = :day"),
         _sum(_TOKENS, "key_usage", "ever_tokens"),
+        _sum("1", "key_running", "expired", "until < :now"),
+        _sum("1", "key_minutes", "old", "minute < :oldest"),
     )
 )
 """One question, so that a data base that is far away is asked once."""
 
 
-def _count(
-    db: sql.Connection,
-    key: str,
-    model: str,
-    began: float,
-    *,
-    requests: int = 0,
-    spent: Spent | None = None,
+def _count_day(
+    db: sql.Connection, key: str, model: str, began: float, *, requests: int, spent: Spent
 ) -> None:
-    spent = spent or Spent()
     _run(
         db,
         "INSERT INTO key_usage VALUES"
@@ -331,6 +348,11 @@ def _count(
         cached=spent.cached,
         completion=spent.completion,
     )
+
+
+def _count_minute(
+    db: sql.Connection, key: str, began: float, *, requests: int, spent: Spent
+) -> None:
     _run(
         db,
         "INSERT INTO key_minutes VALUES (:key, :minute, :requests, :tokens)"

@@ -76,21 +76,30 @@ class House:
                 process.send_signal(signal.SIGTERM)
                 await process.wait()
 
-    async def hammer(self, key: NewKey, clients: int, seconds: float, seed: int = 1) -> Heard:
-        """``clients`` that ask all counters, until ``seconds`` have passed or all are refused."""
+    async def hammer(
+        self, key: NewKey, clients: int, seconds: float, seed: int = 1, patience: int = 1 << 30
+    ) -> Heard:
+        """``clients`` that ask all counters, each until ``seconds`` have passed or it was refused
+        ``patience`` times in a row."""
         heard, until = Heard(), time.monotonic() + seconds
         head = {"authorization": f"Bearer {key.secret}"}
         limits = httpx.Limits(max_connections=clients)
         async with httpx.AsyncClient(headers=head, timeout=30, limits=limits) as http:
-            work = [self._ask(http, heard, random.Random(seed * 1000 + i), until)
+            work = [self._ask(http, heard, random.Random(seed * 1000 + i), until, patience)
                     for i in range(clients)]  # fmt: skip
             await asyncio.gather(*work)
         return heard
 
     async def _ask(
-        self, http: httpx.AsyncClient, heard: Heard, rng: random.Random, until: float
+        self,
+        http: httpx.AsyncClient,
+        heard: Heard,
+        rng: random.Random,
+        until: float,
+        patience: int,
     ) -> None:
-        while time.monotonic() < until:
+        refused = 0
+        while time.monotonic() < until and refused < patience:
             body: dict[str, Any] = {
                 "model": NAME,
                 "messages": [{"role": "user", "content": "x" * rng.randrange(1, 40)}],
@@ -107,6 +116,7 @@ class House:
                 heard.broken += 1
                 continue
             self._count(reply, heard)
+            refused = 0 if reply.status_code == 200 else refused + 1
 
     def _count(self, reply: httpx.Response, heard: Heard) -> None:
         if reply.status_code != 200:
@@ -156,7 +166,7 @@ async def house(postgres: Postgres, tmp_path: Path) -> AsyncIterator[House]:
 
 async def test_a_budget_is_spent_to_the_token_and_never_passed(house: House) -> None:
     key = house.ring.add("one", limits=KeyLimits(token_budget=4000))
-    heard = await house.hammer(key, 24, seconds=4)
+    heard = await house.hammer(key, 24, seconds=120, patience=10)
     await house.close()
     assert heard.broken == 0
     assert set(heard.refused) == {"insufficient_quota"}
@@ -259,6 +269,26 @@ async def _begin(house: House, key: Any, room: int, *, after: float) -> int:
     return await quotas.spending(key, NAME).begin(
         Usage(prompt_tokens=1), answers=1, most=room - 1, firm=True
     )
+
+
+@pytest.mark.slow
+async def test_two_hundred_clients_of_one_key(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget = 200_000
+    key = house.ring.add("one", limits=KeyLimits(token_budget=budget, concurrency=100))
+    heard = await house.hammer(key, 200, seconds=30)
+    await house.close()
+    assert heard.broken == 0
+    assert house.used() == (heard.answered, heard.tokens)
+    assert house.recorded() == (heard.answered, 0, heard.tokens)
+    assert heard.tokens <= budget
+    with capsys.disabled():
+        print(
+            f"\ntwo counters, 200 clients of one key, 30 s: {heard.answered} answered, "
+            f"{heard.tokens} tokens by clients, usage report and ledger alike, refused "
+            f"{heard.refused}"
+        )
 
 
 @pytest.mark.slow

@@ -159,6 +159,24 @@ async def test_what_a_dead_counter_had_set_aside_comes_back(ring: Keyring, clock
         await begin(later, key, prompt=1)
     clock.now += 71
     await begin(later, key, prompt=100)
+    (told,) = ring.usage(date(1970, 1, 1))
+    assert (told.requests, told.prompt_tokens) == (1, 0)  # it was asked, and nobody knows more
+
+
+async def test_one_that_ends_after_it_was_given_up_is_counted_once(
+    ring: Keyring, clock: Clock
+) -> None:
+    key = key_of(ring, token_budget=100)
+    slow, late = Quotas(ring, 10, clock=clock), Quotas(ring, 10, clock=clock)
+    spending, usage, _ = await begin(slow, key, prompt=10, most=20)
+    clock.now += 400
+    other = await begin(late, key, prompt=5)
+    end(spending, usage, 7)
+    end(*other[:2], 0)
+    await slow.settle()
+    await late.settle()
+    (told,) = ring.usage(date(1970, 1, 1))
+    assert (told.requests, told.prompt_tokens, told.completion_tokens) == (2, 15, 7)
 
 
 async def test_an_engine_that_never_began_costs_nothing(ring: Keyring, clock: Clock) -> None:
