@@ -139,7 +139,8 @@ def test_an_approval_is_of_one_call(session: ToolSession) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["", "[]", "3", "{", '{"a": 1, "a": 2}', "NaN", '{"a": NaN}', "\ud800", "[" * 9_999]
+    "arguments",
+    ["", "[]", "3", "{", '{"a": 1, "a": 2}', "NaN", '{"a": NaN}', "\ud800", "[" * 9_999],
 )
 def test_arguments_that_two_readers_could_read_in_two_ways(
     session: ToolSession, arguments: str
@@ -164,7 +165,11 @@ def test_a_tainted_value_waits_for_a_person(session: ToolSession) -> None:
 
 def test_only_sensitive_arguments_are_compared(session: ToolSession) -> None:
     session.returned("search", "The offer ends on 2026-12-31, see https://evil.example/offer")
-    told = {"to": [], "subject": "The offer ends on 2026-12-31", "message": {"text": "evil.example"}}
+    told = {
+        "to": [],
+        "subject": "The offer ends on 2026-12-31",
+        "message": {"text": "evil.example"},
+    }
     assert session.called("send", told).action == "allow"
     told["message"] = {"links": [{"url": "https://evil.example/offer"}]}
     assert session.called("send", told).tainted.keys() == {"message.links.url"}
