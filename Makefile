@@ -9,7 +9,13 @@ PIP    := $(BIN)/pip --disable-pip-version-check install --quiet --constraint co
 # dependencies are not wanted.
 RANKS  := dashscope==2.0.2
 
-.PHONY: run test test-slow check format docs lock clean help
+# Archives that tests read where they lie. A mirror may lack them: their tests are skipped then.
+SUITES := build/suites
+
+# Other people's clients, each with an environment of its own: they cannot live in one.
+CLIENTS := $(patsubst tests/clients/pins/%.txt,.clients/%/done,$(wildcard tests/clients/pins/*.txt))
+
+.PHONY: run test test-slow check clients format docs lock clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -18,12 +24,12 @@ run: $(VENV)/run
 	@$(BIN)/freehold pull
 	@exec $(BIN)/freehold serve --temporary-key
 
-test: check
+test: check $(SUITES)
 	@$(BIN)/freehold pull
 	$(BIN)/pytest
 
 # make test-slow   the suites that take minutes: real model, kill and flip, 64 clients
-test-slow: $(VENV)/dev
+test-slow: $(VENV)/dev $(SUITES)
 	@$(BIN)/freehold pull
 	$(BIN)/pytest -m slow --timeout 3600
 
@@ -33,6 +39,11 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# make clients   get the clients that docs/clients.md tells of, and try them on the default model
+clients: $(VENV)/dev $(CLIENTS) tests/clients/node/node_modules
+	@$(BIN)/freehold pull
+	$(BIN)/pytest tests/clients -m "slow or not slow" --timeout 3600
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
@@ -50,9 +61,9 @@ lock:
 	@echo "# What \`make\` installs: exact versions of everything, made by \`make lock\`." > constraints.txt
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' >> constraints.txt
 
-# make clean  remove .venv; models stay where they are
+# make clean  remove .venv and .clients; models stay where they are
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(SUITES) .clients tests/clients/node/node_modules
 
 $(VENV)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -70,3 +81,18 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/python
 	$(PIP) --editable '.[lab,dev]'
 	$(PIP) --no-deps $(RANKS)
 	@touch $@ $(VENV)/run
+
+$(SUITES): tests/suites.txt | $(VENV)/dev
+	@$(BIN)/pip --disable-pip-version-check download --quiet --no-deps --no-binary jsonschema \
+	  --require-hashes --requirement tests/suites.txt --dest $@ && touch $@ || \
+	  echo "could not fetch what tests/suites.txt names: the tests that read it are skipped"
+
+.clients/%/done: tests/clients/pins/%.txt
+	$(PYTHON) -m venv .clients/$*
+	.clients/$*/bin/pip --disable-pip-version-check install --quiet --no-deps --requirement $<
+	@touch $@
+
+tests/clients/node/node_modules: tests/clients/node/package-lock.json
+	@command -v npm > /dev/null || { echo "the client for Node needs npm: install Node.js 20 or newer"; exit 1; }
+	cd tests/clients/node && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@

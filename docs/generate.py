@@ -16,8 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from freehold.cli.main import app
-from freehold.cli.settings import Settings, is_table
-from freehold.store.policy import Policy
+from freehold.cli.settings import Settings, is_table, table_of
 
 HERE = Path(__file__).resolve().parent
 INTRO = """# The command line
@@ -72,10 +71,8 @@ table is an error, and a command-line option goes before the file. Signing keys 
 """
 
 
-TABLES = """
-## Tables
-
-{which}. Both take the same keys. Without them, a model must be verified and nothing more.
+TABLE = """
+{which}:
 
 | key | default | meaning |
 |---|---|---|
@@ -85,13 +82,13 @@ TABLES = """
 def configuration_page() -> str:
     """``docs/configuration.md``, whole."""
     keys = dataclasses.fields(Settings)
-    which = ", ".join(f"`[{f.name}]`: {f.metadata['help']}" for f in keys if is_table(f))
-    return (
-        CONFIGURATION
-        + "".join(row(f) for f in keys if not is_table(f))
-        + TABLES.format(which=which)
-        + "".join(map(row, dataclasses.fields(Policy)))
-    )
+    tables: dict[type, list[str]] = {}
+    for key in filter(is_table, keys):
+        tables.setdefault(table_of(key), []).append(f"`[{key.name}]`, {key.metadata['help']}")
+    pages = [CONFIGURATION, *(row(key) for key in keys if not is_table(key)), "\n## Tables\n"]
+    for kind, which in tables.items():
+        pages += [TABLE.format(which="; ".join(which)), *map(row, dataclasses.fields(kind))]
+    return "".join(pages)
 
 
 def row(key: dataclasses.Field[object]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from freehold.errors import NotFoundError
+from tests.postgres import Postgres, running
 
 DEFAULT = "qwen2.5-coder-0.5b-instruct"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -62,3 +63,10 @@ def shared_data() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("needs the data folder beside the checkout (../shared/data)")
     return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A running server. Skips where PostgreSQL or its driver is not installed."""
+    with running() as server:
+        yield server

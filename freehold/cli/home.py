@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freehold.cli.output import say
+from freehold.cli.peers import ports
 from freehold.cli.places import keys_folder, pack_secret, residency_folder, root
 from freehold.cli.settings import Settings
 
@@ -55,15 +56,16 @@ def at_home(
     read: tuple[str, ...] = (),
     write: tuple[str, ...] = (),
     bind: tuple[int, ...] = (),
+    peers: tuple[Peer, ...] = (),
     also: Reach | None = None,
     connects: bool = False,
     drill: int | None = None,
 ) -> Iterator[Home]:
     """Start the watchman inside a fence: for this process the vault and ``read`` may be read,
-    ``write`` written, ``bind`` listened on, and for those started before ``Home.shut_files``
-    ``also`` what that says. Call it from the first thread, before any other.
+    ``write`` written, ``bind`` listened on, ``peers`` connected to, and for those started before
+    ``Home.shut_files`` ``also`` what that says. Call it from the first thread, before any other.
 
-    ``connects``: the watchman connects for a keeper whose data base is another program.
+    ``connects``: the watchman connects others to their peers.
 
     ``drill``: a descriptor on which ``freehold residency prove`` orders attacks.
     """
@@ -82,13 +84,15 @@ def at_home(
     # An engine has no more than who started it: the room for its pack is left open for its sake.
     # The counter's own filter of calls lets it open nothing for writing.
     packs = room_for_packs(root(), pack_secret())
-    reach = Reach(read=(*mine, *read, *library()), write=(*write, *packs), bind=bind)
+    reach = Reach(
+        read=(*mine, *read, *library()), write=(*write, *packs), bind=bind, connect=ports(peers)
+    )
     # The watchman is inside the same fence, so that it sees into the processes; each of them then
     # draws a narrower one, out of which it does not see the watchman.
     shut_files(Order(role=role, reach=_sum(reach, also), enforce=enforce))
     watch.start()
     try:
-        yield Home(watch, watch.order(role, reach))
+        yield Home(watch, watch.order(role, reach, peers=peers))
     finally:
         watch.close()
 

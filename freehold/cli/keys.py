@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from freehold.cli.keyring import open_keyring
 from freehold.cli.output import emit, table
-from freehold.cli.places import keyring_url
 
 if TYPE_CHECKING:
     from freehold.serve.keys import KeyInfo, KeyLimits
@@ -49,11 +49,13 @@ def add(
     tokens_per_minute: TokensPerMinute = None,
     tokens_per_day: TokensPerDay = None,
     token_budget: Budget = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="A client certificate (PEM) that it opens with, and never without."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make a key. The secret is shown once and stored only as a hash."""
-    from freehold.serve.keys import Keyring
-
     limits = _limits(
         model,
         expires,
@@ -64,13 +66,19 @@ def add(
         tokens_per_day=tokens_per_day,
         token_budget=token_budget,
     )
-    new = Keyring(keyring_url()).add(name, role=role, limits=limits)
+    pin = None
+    if certificate is not None:
+        from freehold.serve.tls import read_pin
+
+        pin = read_pin(certificate)
+    new = open_keyring().add(name, role=role, limits=limits, certificate=pin)
     emit(
         {
             "id": new.id,
             "name": new.name,
             "role": role,
             "secret": new.secret,
+            "certificate": pin,
             "limits": _told(limits),
         },
         [f"{role} key {new.id} for {new.name}, shown only now:", new.secret],
@@ -93,8 +101,6 @@ def limit(
 ) -> None:
     """Give a key these limits in place of what it had; without any, it has none. At once, also in
     a server that is running."""
-    from freehold.serve.keys import Keyring
-
     limits = _limits(
         model,
         expires,
@@ -105,7 +111,7 @@ def limit(
         tokens_per_day=tokens_per_day,
         token_budget=token_budget,
     )
-    changed = Keyring(keyring_url()).limit(key, limits)
+    changed = open_keyring().limit(key, limits)
     told = _shown(changed) or "none"
     emit(_row(changed), [f"limits of {changed.name}: {told}"], as_json=json)
 
@@ -113,9 +119,7 @@ def limit(
 @app.command("list")
 def list_keys(json: Json = False) -> None:
     """List keys: id, name, when made, whether revoked, limits."""
-    from freehold.serve.keys import Keyring
-
-    found = Keyring(keyring_url()).list()
+    found = open_keyring().list()
     emit(
         [_row(key) for key in found],
         table(
@@ -139,9 +143,7 @@ def revoke(
     key: Annotated[str, typer.Argument(help="The key's id or name.")], json: Json = False
 ) -> None:
     """Revoke a key at once, also in a server that is running."""
-    from freehold.serve.keys import Keyring
-
-    revoked = Keyring(keyring_url()).revoke(key)
+    revoked = open_keyring().revoke(key)
     emit(_row(revoked), [f"revoked key {revoked.id} ({revoked.name})"], as_json=json)
 
 
@@ -156,10 +158,9 @@ def usage(
 ) -> None:
     """What each key has used, by model; with prices, what that would have cost elsewhere."""
     from freehold.cli.pricing import read_prices
-    from freehold.serve.keys import Keyring
 
     lists = read_prices(prices) if prices is not None else []
-    ring = Keyring(keyring_url())
+    ring = open_keyring()
     names = {key.id: key.name for key in ring.list()}
     since = datetime.now(UTC).date() - timedelta(days=max(days, 1) - 1)
     totals: dict[tuple[str, str], dict[str, int]] = {}
@@ -230,6 +231,7 @@ def _row(key: KeyInfo) -> dict[str, Any]:
         "id": key.id,
         "name": key.name,
         "role": key.role,
+        "certificate": key.certificate,
         "created": key.created.isoformat(),
         "revoked": key.revoked.isoformat() if key.revoked else None,
         "limits": _told(key.limits),

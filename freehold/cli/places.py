@@ -24,13 +24,6 @@ def keys_folder() -> Path:
     return Path(config) / "freehold" / "keys"
 
 
-def keyring_url() -> str:
-    """The key data base, made on first use."""
-    folder = root()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return f"sqlite:///{folder / 'keys.sqlite'}"
-
-
 def residency_folder() -> Path:
     """Refused attempts, and the state of each running server."""
     return root() / "residency"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from freehold.cli.home import existing, stay_single
 from freehold.cli.output import say
+from freehold.cli.peers import data_base, passwords, ports
 from freehold.cli.places import keys_folder, root
 from freehold.cli.settings import Settings
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 OFF = "off"
 KEY = "ledger"
-POSTGRES_PORT = 5432
 Opened: TypeAlias = "Callable[[], Awaitable[LedgerProcess | None]]"
 
 
@@ -62,14 +62,14 @@ def keeper_of(settings: Settings) -> Keeper | None:
     if file is not None:
         write += sqlite_files(file, ".lock")
     else:
-        ledger, peers = _server(ledger)
-        read.append(str(Path.home() / ".pgpass"))
-    ports = tuple(peer[1] for peer in peers if len(peer) == 2)
+        ledger, peer = _server(ledger)
+        peers.append(peer)
+        read.append(passwords())
     return Keeper(
         ledger=ledger,
         content=settings.ledger_content,
         reader=settings.ledger_reader,
-        reach=Reach(read=tuple(read), write=tuple(write), connect=ports),
+        reach=Reach(read=tuple(read), write=tuple(write), connect=ports(peers)),
         peers=tuple(peers),
     )
 
@@ -158,31 +158,12 @@ def sqlite_files(file: Path, *beside: str) -> list[str]:
     return []
 
 
-def _server(ledger: str) -> tuple[str, list[Peer]]:
-    """A data base server's URL with its address in figures, and the addresses to connect to. The
-    locked keeper asks no resolver."""
-    import socket
-
+def _server(ledger: str) -> tuple[str, Peer]:
+    """A data base server's URL with its address in figures, and the address to connect to."""
     stay_single()
-    from freehold.errors import UsageError
     from freehold.ledger.database import place
 
-    url = place(ledger, root())
-    port = url.port or int(str(url.query.get("port", POSTGRES_PORT)))
-    host = url.host or url.query.get("host") or "/var/run/postgresql"
-    if not isinstance(host, str):
-        raise UsageError("the ledger's URL names several hosts: name one", param="ledger")
-    if host.startswith("/"):
-        return ledger, [(f"{host}/.s.PGSQL.{port}",)]
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise UsageError(
-            f"the ledger's host {host} is not known: {error}", param="ledger"
-        ) from None
-    address = str(found[0][4][0])
-    fixed = url.update_query_dict({"hostaddr": address})
-    return fixed.render_as_string(hide_password=False), [(address, port)]
+    return data_base(place(ledger, root()), "ledger")
 
 
 async def _nothing() -> None:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import quote
 
 import typer
 
 from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
+from freehold.cli.keyring import keys_of
 from freehold.cli.output import Bar, say
 from freehold.cli.passports import passport_of
-from freehold.cli.places import keyring_url, root
-from freehold.cli.recording import keeper_of, keeping, recording, sqlite_files
+from freehold.cli.places import root
+from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
+from freehold.cli.telemetry import collector_of, telling
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from freehold.cli.home import Home
     from freehold.cli.recording import Opened
     from freehold.engine.child import Child
+    from freehold.residency.broker import Peer
     from freehold.serve.run import Binding
 
 
@@ -64,6 +65,9 @@ def serve(
     max_waiting: Annotated[int | None, typer.Option(help="Requests queued behind [256].")] = None,
     tls_cert: Annotated[str | None, typer.Option(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="Its private key, PEM.")] = None,
+    tls_client_ca: Annotated[
+        str | None, typer.Option(help="Clients must show certificates of these authorities, PEM.")
+    ] = None,
     insecure_bind: Annotated[
         bool, typer.Option("--insecure-bind", help="Allow a non-loopback address without TLS.")
     ] = False,
@@ -78,6 +82,9 @@ def serve(
         model=model,
         host=host,
         port=port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
         backend=backend,
         dtype=dtype,
         device=device,
@@ -91,16 +98,19 @@ def serve(
         max_waiting=max_waiting,
         residency="off" if no_lock else None,
     )
-    keeper = keeper_of(settings)
+    keeper, keys = keeper_of(settings), keys_of(settings)
+    collector = collector_of(settings)
+    peers = (*keys.peers, *collector)
     with (
         at_home(
             settings,
-            "counter",
-            read=tuple(path for path in (tls_cert, tls_key) if path),
-            write=tuple(_key_files()),
+            "counter-remote" if peers else "counter",
+            read=(*keys.read, *_tls_files(settings)),
+            write=keys.write,
             bind=(settings.port,),
+            peers=peers,
             also=keeper.reach if keeper else None,
-            connects=bool(keeper and keeper.peers),
+            connects=bool(peers or (keeper and keeper.peers)),
             drill=drill,
         ) as home,
         keeping(keeper, home) as started,
@@ -113,18 +123,24 @@ def serve(
             binding = Binding(
                 host=settings.host,
                 port=settings.port,
-                tls_cert=tls_cert,
-                tls_key=tls_key,
+                tls_cert=settings.tls_cert or None,
+                tls_key=settings.tls_key or None,
+                tls_client_ca=settings.tls_client_ca or None,
+                tls_reload=settings.tls_reload,
                 insecure_bind=insecure_bind,
             )
             check(binding)
             _log_to_stderr()
             records = recording(keeper, started)
-            asyncio.run(_serve(settings, binding, home, child, records, temporary_key))
+            asyncio.run(
+                _serve(settings, keys.url, collector, binding, home, child, records, temporary_key)
+            )
 
 
 async def _serve(
     settings: Settings,
+    keys: str,
+    collector: tuple[Peer, ...],
     binding: Binding,
     home: Home,
     child: Child,
@@ -135,8 +151,8 @@ async def _serve(
     from freehold.serve.keys import Keyring
     from freehold.serve.run import run
 
-    keyring = Keyring(keyring_url())
-    with Bar() as bar:
+    keyring = Keyring(keys)
+    with Bar() as bar, telling(collector) as traces:
         async with records as opened, living(settings, bar, child) as model:
             hosted = Hosted(
                 name=model.name,
@@ -160,6 +176,7 @@ async def _serve(
                     await opened(),
                     residency=home.watch.status,
                     passports=lambda name: passport_of(name, settings),
+                    traces=traces,
                 ),
                 binding,
                 drain_seconds=settings.drain_seconds,
@@ -168,26 +185,15 @@ async def _serve(
             )
 
 
-def _key_files() -> list[str]:
-    """The key data base, there and of today's form: a locked counter could not bring it there."""
-    import sqlite3
-
-    from freehold.serve.migrations import LATEST
-
-    url = keyring_url()
-    path = Path(url.removeprefix("sqlite:///"))
-    try:
-        with contextlib.closing(
-            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
-        ) as db:
-            ready = db.execute("SELECT version FROM freehold_schema").fetchone() == (LATEST,)
-    except sqlite3.Error:
-        ready = False
-    if not ready:
-        from freehold.serve.keys import Keyring
-
-        Keyring(url).close()
-    return sqlite_files(path)
+def _tls_files(settings: Settings) -> list[str]:
+    """What a locked counter reads of certificates: the files of now, or also those that will have
+    taken their place."""
+    named = [Path(one) for one in (settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+             if one]  # fmt: skip
+    if not settings.tls_reload:
+        return [str(path) for path in named]
+    folders = {str(at.parent) for path in named for at in (path.absolute(), path.resolve())}
+    return sorted(folders)
 
 
 def _log_to_stderr() -> None:

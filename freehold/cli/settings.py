@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from freehold.errors import UsageError
 
@@ -24,6 +25,15 @@ DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
 FILE_NAME = "freehold.toml"
 
 
+_CHOICES = {
+    "backend": ("native", "torch"),
+    "dtype": ("auto", "float32", "bfloat16", "int8"),
+    "speculate": ("lookup", "off"),
+    "ledger_content": ("hash", "sealed", "clear"),
+    "residency": ("enforce", "off"),
+}
+
+
 def _key(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
@@ -32,6 +42,35 @@ def _policy(**keys: Any) -> Policy:
     from freehold.store.policy import Policy
 
     return Policy(**keys)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telemetry:
+    """Who is told of what this server does. Nobody, unless named here."""
+
+    traces: str = _key(
+        "",
+        "the collector that traces are sent to over OTLP/HTTP, `http://ADDRESS:PORT`: it may be "
+        "connected to, and nothing else; empty: none. Needs the extra `telemetry`",
+    )
+
+    def __post_init__(self) -> None:
+        if self.traces:
+            self.address()
+
+    def address(self) -> tuple[str, int]:
+        """Host and port of the collector. Raises ``UsageError``."""
+        try:
+            parts = urlsplit(self.traces)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+        if not host or not port or self.traces.rstrip("/") != f"http://{parts.netloc}":
+            raise UsageError(
+                f"traces is {self.traces!r}: name a collector as http://ADDRESS:PORT",
+                param="traces",
+            )
+        return host, port
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +85,16 @@ class Settings:
     )
     host: str = _key("127.0.0.1", "the address that `serve` listens on")
     port: int = _key(8080, "its port; 0 takes any free one")
+    tls_cert: str = _key("", "the certificate chain that it shows, a PEM file; empty: no TLS")
+    tls_key: str = _key("", "the chain's private key, a PEM file")
+    tls_client_ca: str = _key(
+        "", "the authorities whose certificates clients must show, a PEM file; empty: none"
+    )
+    tls_reload: bool = _key(
+        False,
+        "at SIGHUP the three are read again; the folders that they lie in stay readable to the "
+        "locked counter, so let them hold nothing else",
+    )
     backend: str = _key(
         "native",
         "`native` computes on the packed weights with Freehold's own kernels; `torch` on "
@@ -82,6 +131,11 @@ class Settings:
     ledger_reader: str = _key(
         "", "the P-256 signing key that `sealed` prompts and answers are encrypted to, by name"
     )
+    keys: str = _key(
+        "keys.sqlite",
+        "where API keys, their limits and what they used lie: a file in the store's folder, or a "
+        "data base that several counters share (`postgresql://USER@HOST/NAME`)",
+    )
     cache_tokens: int = _key(
         32768, "how many tokens of context all running requests may hold together"
     )
@@ -113,29 +167,19 @@ class Settings:
         default_factory=_policy,
         metadata={"help": "what it needs before `freehold passport export --publish`"},
     )
+    telemetry: Telemetry = field(
+        default_factory=Telemetry,
+        metadata={"help": "who is told of what `serve` does"},
+    )
 
     def __post_init__(self) -> None:
-        if self.backend not in ("native", "torch"):
-            raise UsageError(f"backend is {self.backend!r}: take native or torch", param="backend")
-        if self.dtype not in ("auto", "float32", "bfloat16", "int8"):
-            raise UsageError(
-                f"dtype is {self.dtype!r}: take auto, float32, bfloat16 or int8", param="dtype"
-            )
-        if self.speculate not in ("lookup", "off"):
-            raise UsageError(
-                f"speculate is {self.speculate!r}: take lookup or off", param="speculate"
-            )
-        if self.ledger_content not in ("hash", "sealed", "clear"):
-            raise UsageError(
-                f"ledger_content is {self.ledger_content!r}: take hash, sealed or clear",
-                param="ledger_content",
-            )
-        if not self.ledger:
-            raise UsageError("ledger is empty: name a file or a data base, or off", param="ledger")
-        if self.residency not in ("enforce", "off"):
-            raise UsageError(
-                f"residency is {self.residency!r}: take enforce or off", param="residency"
-            )
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                told = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+                raise UsageError(f"{name} is {value!r}: take {told}", param=name)
+        for name in ("ledger", "keys"):
+            if not getattr(self, name):
+                raise UsageError(f"{name} is empty: name a file or a data base", param=name)
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}: it must lie between 0 and 65535", param="port")
         if self.threads < 0:
@@ -180,7 +224,7 @@ def _read(path: Path) -> dict[str, Any]:
     given = _values(found, {name: f.default for name, f in known.items()}, f"{path}: ")
     for name, value in given.items():
         if is_table(known[name]):
-            given[name] = _read_table(path, name, value)
+            given[name] = _read_table(path, known[name], value)
     return given
 
 
@@ -189,14 +233,19 @@ def is_table(key: Field[Any]) -> bool:
     return key.default is MISSING
 
 
-def _read_table(path: Path, name: str, found: Any) -> Policy:
-    from freehold.store.policy import policy_keys
+def table_of(key: Field[Any]) -> Any:
+    """The class that describes a table's own keys."""
+    assert key.default_factory is not MISSING
+    return type(key.default_factory())
 
-    where = f"{path}: [{name}] "
+
+def _read_table(path: Path, key: Field[Any], found: Any) -> Any:
+    name, where = key.name, f"{path}: [{key.name}] "
     if not isinstance(found, dict):
         raise UsageError(f"{path}: {name} must be a table: begin it with [{name}]", param=name)
+    kind = table_of(key)
     try:
-        return _policy(**_values(found, policy_keys(), where))
+        return kind(**_values(found, {f.name: f.default for f in fields(kind)}, where))
     except UsageError as error:
         if str(error).startswith(where):
             raise

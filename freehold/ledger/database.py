@@ -1,4 +1,5 @@
-"""The data base that a ledger lies in: SQLite or PostgreSQL, made durable, held by one writer."""
+"""The data base that a ledger lies in, made durable: SQLite, held by one writer, or PostgreSQL,
+where the keepers of several counters take turns."""
 
 from __future__ import annotations
 
@@ -15,7 +16,18 @@ from sqlalchemy.engine import URL, make_url
 from freehold.errors import FreeholdError, LedgerError, NotFoundError, UsageError
 
 _LOCK_NUMBER = 0x66726565686F6C64  # "freehold", in PostgreSQL's 64-bit advisory lock numbers
+"""Held shared by every keeper. Versions before this one held it alone, and stay out."""
+
+_TURN_NUMBER = _LOCK_NUMBER + 1
+"""Held by the keeper whose turn it is, for one transaction."""
+
 _LOCK_SECONDS = 2.5
+_TURN_SECONDS = 10
+"""How long a keeper waits for its turn."""
+
+_STALL_SECONDS = 5
+"""PostgreSQL ends the turn of a keeper that has said nothing for so long (stopped, cut off)."""
+
 _BUSY_SECONDS = 10
 _WAL_PAGES = 4000
 """SQLite copies its log back into the file itself beyond so many pages; before, when idle."""
@@ -42,7 +54,8 @@ def place(ledger: str, root: Path) -> URL:
 
 
 class Database:
-    """One connection, kept open. ``writer`` takes the lock that only one process can have.
+    """One connection, kept open. A ``writer`` of SQLite takes the lock that only one process can
+    have; writers of PostgreSQL ask for their ``turn`` in each transaction.
 
     Failures of the data base come out as ``LedgerError``, and the connection is dropped: the next
     use makes a new one.
@@ -72,11 +85,6 @@ class Database:
         """The place, without a password."""
         return str(self._file) if self._file else self._url.render_as_string(hide_password=True)
 
-    @property
-    def connected(self) -> bool:
-        """Whether the connection of before still stands."""
-        return self._connection is not None and not self._moved()
-
     @contextlib.contextmanager
     def transaction(self, *, write: bool = False) -> Iterator[sql.Connection]:
         """One transaction, durable when the block has ended. Raises ``LedgerError``."""
@@ -92,12 +100,21 @@ class Database:
             self.drop()
             self._fail(error)
         except FreeholdError:
-            # A refusal of our own: the connection is sound, and with PostgreSQL it is the lock.
+            # A refusal of our own: the connection is sound.
             self._roll_back()
             raise
         except BaseException:
             self.drop()
             raise
+
+    def turn(self, db: sql.Connection) -> None:
+        """Wait until no other keeper writes, until the end of the transaction that has just begun;
+        what it then reads is what was committed before. Raises what SQLAlchemy raises."""
+        if self._file is None:
+            # By default a transaction sees the moment of its first statement: here, the one in
+            # which it began to wait.
+            db.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            db.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TURN_NUMBER})")
 
     def rest(self) -> None:
         """Do what is better done while nobody waits. SQLite: copy its log back into the file."""
@@ -159,6 +176,10 @@ class Database:
             engine = sql.create_engine(self._url, connect_args=options, poolclass=sql.NullPool)
             sql.event.listen(engine, "connect", _make_durable)
             return engine
+        told = "-c synchronous_commit=on -c statement_timeout=30000"
+        if self._writer:
+            told += f" -c lock_timeout={_TURN_SECONDS}s"
+            told += f" -c idle_in_transaction_session_timeout={_STALL_SECONDS}s"
         return sql.create_engine(
             self._url,
             poolclass=sql.NullPool,
@@ -169,7 +190,7 @@ class Database:
                 "keepalives_idle": 5,
                 "keepalives_interval": 2,
                 "keepalives_count": 3,
-                "options": "-c synchronous_commit=on -c statement_timeout=30000",
+                "options": told,
             },
         )
 
@@ -191,8 +212,9 @@ class Database:
         return made
 
     def _lock_server(self, db: sql.Connection) -> None:
-        """PostgreSQL's lock, which ends with the session."""
-        lock = sql.text("SELECT pg_try_advisory_lock(:number)")
+        """PostgreSQL's lock, which ends with the session: against a keeper of an older version,
+        which takes no turns."""
+        lock = sql.text("SELECT pg_try_advisory_lock_shared(:number)")
         if not _patiently(lambda: bool(db.execute(lock, {"number": _LOCK_NUMBER}).scalar())):
             self._taken()
         db.commit()
@@ -221,9 +243,15 @@ class Database:
         return (found.st_dev, found.st_ino) != self._inode
 
     def _taken(self) -> NoReturn:
+        if self._file is None:
+            raise UsageError(
+                f"an older Freehold writes the ledger at {self.where}, and takes no turns with "
+                "others: stop that one",
+                param="ledger",
+            )
         raise UsageError(
-            f"another process writes the ledger at {self.where}: one server to a ledger; "
-            "stop that one, or give this one a ledger of its own",
+            f"another process writes the ledger at {self.where}: one server to a file; stop that "
+            "one, give this one a ledger of its own, or let both use PostgreSQL",
             param="ledger",
         )
 

@@ -1,9 +1,11 @@
 """The log: leaves in a data base, the tree over them, and a signed checkpoint for each group.
 
-There is one writer, the sequencer: it gives each leaf its place, writes a group of them with the
-checkpoint that covers them in one transaction, and says so only when that is durable. What it holds
-in memory is the tree's right edge; after any failure it reads that again from the data base, which
-alone knows whether a commit whose answer was lost has happened.
+The sequencer gives each leaf its place, writes a group of them with the checkpoint that covers them
+in one transaction, and says so only when that is durable. In SQLite there is one; in PostgreSQL
+those of several counters take turns, a transaction each. What a sequencer holds in memory is the
+tree's right edge as it last saw it durable. Each turn begins with a look at the latest checkpoint:
+if that is another, the leaves in between are read, and must lead from the edge to the checkpoint's
+root. So no turn can fork the log, and a commit whose answer was lost needs no care of its own.
 """
 
 from __future__ import annotations
@@ -41,8 +43,23 @@ MILESTONE = 1024
 """About so many leaves lie between two checkpoints that are kept for good."""
 
 
+_CLOSE = 2048
+"""Leaves of other keepers that are read one by one; beyond, stored subtrees are."""
+
 _AT_ONCE = 16
 """Leaves that a data base is asked for at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Edge:
+    """The tree at a checkpoint: its right edge and the signed note, empty for an empty log."""
+
+    frontier: merkle.Frontier
+    note: str = ""
+
+    @property
+    def size(self) -> int:
+        return self.frontier.size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +210,7 @@ class Reader:
 
 
 class Log(Reader):
-    """The sequencer. Opening takes the lock and makes the tables where there are none.
+    """A sequencer. Opening makes the tables where there are none.
 
     Raises ``UsageError`` when another process has the lock or ``key`` is not the log's,
     ``IntegrityError`` when the log does not fit its last checkpoint, ``LedgerError``.
@@ -201,9 +218,10 @@ class Log(Reader):
 
     def __init__(self, database: Database, key: SigningKey) -> None:
         self._key = key
-        self._known: tuple[int, bytes] | None = None
         self._littered = False
+        self._edge = _Edge(frontier=merkle.Frontier())
         with database.transaction(write=True) as db:
+            database.turn(db)
             migrate(db)
             if _meta(db, "verifier", missing=True) is None:
                 origin = f"freehold-ledger/{secrets.token_hex(8)}"
@@ -216,19 +234,62 @@ class Log(Reader):
                 f"{key.name!r} ({key.key_id[:16]}): bring that key back, or begin another ledger",
                 param="ledger",
             )
-        self._frontier, self._latest = self._load()
+        with database.transaction() as db:
+            self._edge = self._load(db)
 
     @property
     def size(self) -> int:
         """How many leaves there are, as far as this process knows."""
-        return self._frontier.size
+        return self._edge.size
 
     def commit(self, drafts: Sequence[Draft]) -> Committed:
         """Write a group; returns when it is durable. Raises ``LedgerError``, after which nothing
         of the group is there, unless only the answer to the commit was lost."""
-        if not self._database.connected:
-            self._frontier, self._latest = self._load()
-        edge = self._frontier.copy()
+        with self._database.transaction(write=True) as db:
+            self._database.turn(db)
+            edge = self._append(db, drafts)
+        self._edge = edge
+        return Committed(first=edge.size - len(drafts), size=edge.size, note=edge.note)
+
+    def wishes(self) -> list[tuple[int, str]]:
+        """Erasures that were asked for: entry and reason."""
+        with self._database.transaction() as db:
+            return [(row.entry, row.reason) for row in db.execute(sql.select(WISHES))]
+
+    def erase(self, entry: int, draft: Draft) -> Committed:
+        """Destroy what an entry's leaves commit to, in one transaction with ``draft``, the leaf
+        that says so. The commitments stay. Raises ``NotFoundError``, ``LedgerError``."""
+        self.entry(entry)
+        mine = sql.and_(LEAVES.c.entry == entry, LEAVES.c.kind.in_(ERASABLE))
+        with self._database.transaction(write=True) as db:
+            self._database.turn(db)
+            edge = self._append(db, [draft])
+            wished = db.execute(sql.delete(WISHES).where(WISHES.c.entry == entry)).rowcount
+            mine = sql.and_(mine, LEAVES.c.body.is_not(None))
+            gone = sql.update(LEAVES).where(mine).values(salt=None, body=None, content=None)
+            if not db.execute(gone).rowcount and not wished:
+                raise NotFoundError(f"entry {entry} was erased by another keeper", param="entry")
+        self._edge = edge
+        self._littered = not self._database.shred()
+        return Committed(first=edge.size - 1, size=edge.size, note=edge.note)
+
+    def drop_wish(self, entry: int) -> None:
+        """Forget an erasure that cannot be done."""
+        with self._database.transaction(write=True) as db:
+            db.execute(sql.delete(WISHES).where(WISHES.c.entry == entry))
+
+    def rest(self) -> None:
+        """Do what is better done while nobody waits."""
+        self._database.rest()
+        if self._littered:
+            self._littered = not self._database.shred()
+
+    # --- in a transaction -------------------------------------------------------------------------
+
+    def _append(self, db: sql.Connection, drafts: Sequence[Draft]) -> _Edge:
+        """Put ``drafts`` and their checkpoint behind what is there; the edge then."""
+        before = self._current(db)
+        edge = before.frontier.copy()
         rows: list[dict[str, Any]] = []
         roots: list[dict[str, Any]] = []
         for draft in drafts:
@@ -250,81 +311,65 @@ class Log(Reader):
                 if height % STRIDE == 0:
                     roots.append({"height": height, "place": at, "root": root})
         note = self._sign(edge)
-        with self._database.transaction(write=True) as db:
-            db.execute(sql.insert(LEAVES), rows)
-            if roots:
-                db.execute(sql.insert(SUBTREES), roots)
-            self._put(db, edge.size, note)
-        first, self._frontier, self._latest = self._frontier.size, edge, edge.size
-        self._known = edge.size, edge.root()
-        return Committed(first=first, size=edge.size, note=note)
+        db.execute(sql.insert(LEAVES), rows)
+        if roots:
+            db.execute(sql.insert(SUBTREES), roots)
+        self._put(db, before.size, edge.size, note)
+        return _Edge(frontier=edge, note=note)
 
-    def wishes(self) -> list[tuple[int, str]]:
-        """Erasures that were asked for: entry and reason."""
-        with self._database.transaction() as db:
-            return [(row.entry, row.reason) for row in db.execute(sql.select(WISHES))]
+    def _current(self, db: sql.Connection) -> _Edge:
+        """The edge now: the one that was held, led on by what other keepers have written."""
+        note = _latest(db) or ""
+        if note == self._edge.note:
+            return self._edge
+        size, root = self._signed(note)
+        if not self._edge.size <= size <= self._edge.size + _CLOSE:
+            return self._load(db)
+        edge = self._edge.frontier.copy()
+        wanted = sql.select(*ROW).where(LEAVES.c.place >= edge.size).order_by(LEAVES.c.place)
+        for row in db.execute(wanted):
+            for _ in edge.append(hash_of(row.kind, row.entry, row.commitment)):
+                pass
+        if (edge.size, edge.root()) != (size, root):
+            raise LedgerError(_other(self.where))
+        return _Edge(frontier=edge, note=note)
 
-    def erase(self, entry: int, draft: Draft) -> Committed:
-        """Destroy what an entry's leaves commit to, after ``draft``, the leaf that says so, is
-        durable. The commitments stay. Raises ``NotFoundError``, ``LedgerError``."""
-        self.entry(entry)
-        done = self.commit([draft])
-        mine = sql.and_(LEAVES.c.entry == entry, LEAVES.c.kind.in_(ERASABLE))
-        with self._database.transaction(write=True) as db:
-            db.execute(sql.update(LEAVES).where(mine).values(salt=None, body=None, content=None))
-            db.execute(sql.delete(WISHES).where(WISHES.c.entry == entry))
-        self._littered = not self._database.shred()
-        return done
+    def _load(self, db: sql.Connection) -> _Edge:
+        """The edge as the data base has it, held against the last checkpoint and against what this
+        process has seen durable."""
+        size = _size(db)
+        edge = merkle.Frontier(size, merkle.peaks(size, _subtrees(db)))
+        note = _latest(db) or ""
+        if (size, edge.root()) != self._signed(note):
+            raise IntegrityError(_changed(self.where))
+        known = self._edge.size
+        if (
+            known > size
+            or merkle.Frontier(known, merkle.peaks(known, _subtrees(db))).root()
+            != self._edge.frontier.root()
+        ):
+            raise LedgerError(_other(self.where))
+        return _Edge(frontier=edge, note=note)
 
-    def drop_wish(self, entry: int) -> None:
-        """Forget an erasure that cannot be done."""
-        with self._database.transaction(write=True) as db:
-            db.execute(sql.delete(WISHES).where(WISHES.c.entry == entry))
-
-    def rest(self) -> None:
-        """Do what is better done while nobody waits."""
-        self._database.rest()
-        if self._littered:
-            self._littered = not self._database.shred()
-
-    def _load(self) -> tuple[merkle.Frontier, int]:
-        """The tree's edge as the data base has it, held against the last checkpoint and against
-        what this process has said was durable."""
-        with self._database.transaction() as db:
-            size = _size(db)
-            edge = merkle.Frontier(size, merkle.peaks(size, _subtrees(db)))
-            note = _latest(db)
-            latest = 0
-            if note is not None:
-                signed = notes.parse(note)
-                notes.check(signed, self.verifier)
-                found = notes.checkpoint(signed)
-                latest = found.size
-                if (found.size, found.root) != (size, edge.root()):
-                    raise IntegrityError(_changed(self.where))
-            elif size:
-                raise IntegrityError(_changed(self.where))
-            if self._known is not None:
-                known, root = self._known
-                if (
-                    known > size
-                    or merkle.Frontier(known, merkle.peaks(known, _subtrees(db))).root() != root
-                ):
-                    raise LedgerError(
-                        f"the ledger at {self.where} is not the one this server wrote: it was "
-                        "set back or replaced while the server ran; bring the right one back"
-                    )
-        return edge, latest
+    def _signed(self, note: str) -> tuple[int, bytes]:
+        """The size and root that a checkpoint says, held against the log's key. Raises
+        ``SignatureError``, ``MalformedError``."""
+        if not note:
+            return 0, merkle.Frontier().root()
+        signed = notes.parse(note)
+        notes.check(signed, self.verifier)
+        found = notes.checkpoint(signed)
+        return found.size, found.root
 
     def _sign(self, edge: merkle.Frontier) -> str:
         origin = self.verifier.name
         text = notes.Checkpoint(origin=origin, size=edge.size, root=edge.root()).text()
         return str(notes.Note(text=text, lines=(notes.sign(text, origin, self._key),)))
 
-    def _put(self, db: sql.Connection, size: int, note: str) -> None:
+    def _put(self, db: sql.Connection, latest: int, size: int, note: str) -> None:
         """The new checkpoint takes the last one's row, but for one in about a thousand leaves."""
-        if self._latest and self._latest // MILESTONE == size // MILESTONE:
-            change = sql.update(CHECKPOINTS).where(CHECKPOINTS.c.size == self._latest)
+        if latest and latest // MILESTONE == size // MILESTONE:
+            change = sql.update(CHECKPOINTS).where(CHECKPOINTS.c.size == latest)
             done = db.execute(change.values(size=size, note=note))
             if done.rowcount != 1:
                 raise LedgerError(f"the last checkpoint is gone from the ledger at {self.where}")
@@ -408,6 +453,13 @@ def _subtrees(db: sql.Connection) -> merkle.Subtree:
         return tree.root()
 
     return subtree
+
+
+def _other(where: str) -> str:
+    return (
+        f"the ledger at {where} is not the one this server wrote: it was set back or "
+        "replaced while the server ran; bring the right one back"
+    )
 
 
 def _changed(where: str) -> str:

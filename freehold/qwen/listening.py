@@ -2,6 +2,10 @@
 
 What is no call is words: a call of a tool that was not offered, or one that cannot be read, comes
 out as the model wrote it. Each feed costs time in proportion to its own text.
+
+Small models leave out the marks around a call: Qwen2.5-Coder-0.5B always does. An answer that
+begins with ``{"name": "...", "arguments": {``, of a tool that was offered, is a call too; not where
+a tool is strict, whose calls the marks' grammar holds to its schema.
 """
 
 from __future__ import annotations
@@ -40,6 +44,9 @@ class TextListener:
     ) -> None:
         self._schemas = {tool["function"]["name"]: _properties(tool) for tool in tools}
         self._form = calls if tools else None
+        strict = any(tool["function"].get("strict") for tool in tools)
+        self._bare = self._form == "json" and not strict
+        """Whether a call may come without its marks: nothing but calls has been said."""
         self._state: Literal["begin", "thought", "words", "call"] = "words"
         if thinking != "no":
             self._state = "thought" if thinking == "open" else "begin"
@@ -87,6 +94,11 @@ class TextListener:
             case "thought":
                 return self._part(self._thoughts, THOUGHT, "words")
             case "words":
+                if self._bare and (begun := self._buffer.lstrip()):
+                    self._bare = begun.startswith("{")
+                    if self._bare:
+                        self._state, self._call = "call", BareCall(self._n_calls, self._schemas)
+                        return True
                 return self._part(self._words, CALL if self._form else None, "call")
             case "call":
                 return self._in_call()
@@ -141,6 +153,7 @@ class TextListener:
         for one in said:
             if isinstance(one, str):
                 self._words.append(one)
+                self._bare = False
             else:
                 self._calls.append(one)
                 self._n_calls = one.index + 1
@@ -174,7 +187,7 @@ class JsonCall:
         self._schemas = schemas
         self._text = ""
         """What is not understood yet."""
-        self._state: Literal["head", "arguments", "tail", "odd"] = "head"
+        self._state: Literal["head", "arguments", "tail", "closed", "odd"] = "head"
         self._depth, self._quoted, self._escaped = 0, False, False
 
     def feed(self, text: str) -> tuple[list[CallPart | str], str | None]:
@@ -248,6 +261,50 @@ class JsonCall:
                 name, told = call["name"], json.dumps(arguments, ensure_ascii=False)
                 return [CallPart(index=self._index, name=name, arguments=told)]
         return [CALL + text + (CALLED if closed else "")]
+
+
+class BareCall(JsonCall):
+    """The same without marks around it: it ends with its last brace, and as soon as it can be no
+    call it is words."""
+
+    def __init__(self, index: int, schemas: Schemas) -> None:
+        super().__init__(index, schemas)
+        self._heads = [
+            f'{{"name":"{name}","{key}":{{'
+            for name in schemas
+            for key in ("arguments", "parameters")
+        ]
+
+    def feed(self, text: str) -> tuple[list[CallPart | str], str | None]:
+        self._text += text
+        said: list[CallPart | str] = []
+        if self._state == "head":
+            begun = "".join(self._text[:_MAX_HEAD].split())
+            if any(head.startswith(begun) or begun.startswith(head) for head in self._heads):
+                self._head(said)
+            else:
+                self._state = "odd"
+        if self._state == "odd":
+            return [self._text], ""
+        if self._state == "arguments":
+            self._arguments(said)
+        if self._state == "tail":
+            self._text = self._text.lstrip()
+            if self._text.startswith("}"):
+                self._text, self._state = self._text[1:], "closed"
+            elif self._text:
+                return said, self._text
+        if self._state == "closed":
+            # Its closing mark may be there without the opening one.
+            self._text = self._text.lstrip()
+            if self._text == CALLED or not CALLED.startswith(self._text):
+                return said, self._text.removeprefix(CALLED)
+        return said, None
+
+    def finish(self, text: str) -> list[CallPart | str]:
+        said, rest = self.feed(text)
+        left = self._text if rest is None else rest
+        return [*said, left] if left else said
 
 
 class XmlCall:

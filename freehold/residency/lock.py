@@ -28,6 +28,9 @@ from freehold.errors import FreeholdError
 from freehold.residency import calls, capabilities, landlock, seccomp
 from freehold.residency.landlock import Reach
 
+FIRST = ("counter", "counter-remote", "front")
+"""Roles of the process that starts the others; its line to the watchman is the main one."""
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PR_SET_PTRACER = 0x59616D61
 _ANSWER_SECONDS = 10.0
@@ -210,7 +213,7 @@ def _tell(order: Order, line_fd: int, shut: Shut, listener: int | None) -> None:
         from freehold.residency.drill import serve
 
         serve(line.detach(), order.role)
-    elif order.role in ("counter", "front"):
+    elif order.role in FIRST:
         line.detach()  # the watchman lives as long as this end is open
     else:
         line.close()

@@ -77,6 +77,7 @@ class Powers:
 
 ROLES = {
     "counter": Powers(accepts=True, messages=True),
+    "counter-remote": Powers(accepts=True, messages=True, connects=True),
     "engine": Powers(writes=True),
     "keeper": Powers(writes=True),
     "keeper-remote": Powers(writes=True, connects=True),
@@ -84,9 +85,10 @@ ROLES = {
     "watchman": Powers(messages=True, takes=True, looks=True),
     "broker": Powers(messages=True, takes=True, looks=True, brokers=True),
 }
-"""``keeper-remote`` is a keeper whose data base is another program, ``broker`` the watchman that
-connects it. The engine writes the pack it has made, then calls ``forgo_writing``. ``front`` is the
-process that ``chat`` or ``bench`` runs in."""
+"""``keeper-remote`` is a keeper whose data base is another program, ``counter-remote`` a counter
+whose keys lie in one or that sends traces, ``broker`` the watchman that connects them. The engine
+writes the pack it has made, then calls ``forgo_writing``. ``front`` is the process that ``chat`` or
+``bench`` runs in."""
 
 
 def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:

@@ -137,6 +137,8 @@ class Watchman:
                 self._peers[fresh] = peers
                 self._lines[fresh.fileno()] = fresh
                 self._poll.register(fresh, select.POLLIN)
+            case {"peers": list(peers)} if line is self._main and not self._shut:
+                self._peers[line] = peers
             case {"keeper": True} if line is self._main and descriptors and not self._shut:
                 self._keeper, self._tally = socket.socket(fileno=descriptors.pop()), Tally()
                 self._keeper.setblocking(False)

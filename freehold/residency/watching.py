@@ -18,7 +18,7 @@ from freehold.errors import StorageError
 from freehold.residency import landlock, seccomp
 from freehold.residency.broker import Peer
 from freehold.residency.landlock import Reach
-from freehold.residency.lock import Order
+from freehold.residency.lock import FIRST, Order
 
 RECORD = "attempts.jsonl"
 KEEPERS = ("keeper", "keeper-remote")
@@ -93,12 +93,14 @@ class Watch:
 
     def order(self, role: str, reach: Reach, *, peers: Sequence[Peer] = ()) -> Order:
         """What to tell the process that plays ``role``; ``peers`` are the addresses that the
-        watchman connects a ``keeper-remote`` to. Ask before this process is locked itself.
-        Its descriptors are open here: pass them on, and close them."""
+        watchman connects a ``keeper-remote`` or ``counter-remote`` to. Ask before this process is
+        locked itself. Its descriptors are open here: pass them on, and close them."""
         if self._line is None or self._process is None:
             return Order(role=role, reach=reach, enforce=self._enforce)
-        if role in ("counter", "front"):
+        if role in FIRST:
             line = self._line.fileno()
+            if peers:
+                self._line.send(json.dumps({"peers": [list(peer) for peer in peers]}).encode())
         else:
             line = self._new_line({"line": [list(peer) for peer in peers]})
         return Order(

@@ -10,12 +10,17 @@ import asyncio
 import base64
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
+from prometheus_client import Histogram
+
 from freehold.errors import FreeholdError, LedgerError
 from freehold.serve.answer import Piece, Usage
+from freehold.serve.metrics import Metrics
+from freehold.serve.tracing import Name, Span, span
 from freehold.types import Ending, Entry, Ledger, Outcome, Receipt, Record
 
 LOG = logging.getLogger("freehold.serve")
@@ -29,8 +34,11 @@ CHECKPOINT_HEADER = "x-freehold-checkpoint"
 class Ledgers:
     """What an application does with its ledger; ``None`` keeps none. Lives in one event loop."""
 
-    def __init__(self, ledger: Ledger | None) -> None:
+    def __init__(self, ledger: Ledger | None, metrics: Metrics) -> None:
         self.ledger = ledger
+        self.metrics = metrics
+        self._writing: dict[object, float] = {}
+        """When each leaf that is on its way was sent off."""
         self._late: set[asyncio.Task[Any]] = set()
         self._open = 0
         self._none_open = asyncio.Event()
@@ -43,6 +51,28 @@ class Ledgers:
         """Hold on to what may be written after its request has gone."""
         self._late.add(work)
         work.add_done_callback(self._forget)
+
+    @property
+    def unsealed(self) -> int:
+        """Entries that are still to be sealed."""
+        return self._open
+
+    @property
+    def lag(self) -> float:
+        """Seconds for which the oldest leaf that is not durable yet has been on its way."""
+        return time.monotonic() - min(self._writing.values()) if self._writing else 0.0
+
+    @contextlib.contextmanager
+    def writing(self, name: Name, seconds: Histogram) -> Iterator[Span | None]:
+        """Time a leaf from when it is sent off until it is durable."""
+        leaf, began = object(), time.monotonic()
+        self._writing[leaf] = began
+        try:
+            with span(name) as traced:
+                yield traced
+            seconds.observe(time.monotonic() - began)
+        finally:
+            del self._writing[leaf]
 
     def opened(self) -> None:
         """One more entry is to be sealed before the end."""
@@ -82,7 +112,7 @@ class Account:
         if self._ledgers.ledger is not None:
             self._usage = usage
             self._ledgers.opened()
-            self._opening = asyncio.create_task(_open(self._ledgers.ledger, record))
+            self._opening = asyncio.create_task(_open(self._ledgers, self._ledgers.ledger, record))
 
     async def opened(self) -> int | None:
         """The entry's number, once its first leaf is durable. Raises ``LedgerError``."""
@@ -143,15 +173,21 @@ class Account:
             completion_tokens=self._usage.completion_tokens,
         )
         # Shielded: half-way through, it will be written whatever becomes of the request.
-        sealing = asyncio.create_task(_seal(self._opening, outcome))
+        sealing = asyncio.create_task(_seal(self._ledgers, self._opening, outcome))
         sealing.add_done_callback(lambda _: self._ledgers.sealed())
         self._ledgers.later(sealing)
         self.receipt = await asyncio.shield(sealing)
 
 
-async def _seal(opening: asyncio.Task[Entry], outcome: Outcome) -> Receipt:
-    return await (await opening).seal(outcome)
+async def _seal(ledgers: Ledgers, opening: asyncio.Task[Entry], outcome: Outcome) -> Receipt:
+    entry = await opening
+    with ledgers.writing("ledger.seal", ledgers.metrics.sealing):
+        return await entry.seal(outcome)
 
 
-async def _open(ledger: Ledger, record: Record) -> Entry:
-    return await ledger.open(record)
+async def _open(ledgers: Ledgers, ledger: Ledger, record: Record) -> Entry:
+    with ledgers.writing("ledger.open", ledgers.metrics.opening) as opening:
+        entry = await ledger.open(record)
+        if opening is not None:
+            opening.say("freehold.entry", entry.number)
+        return entry

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from freehold.errors import EngineError, UsageError
-from freehold.serve.metrics import Meter
+from freehold.serve.metrics import Meter, TokenClock
 from freehold.serve.structured import Held
 from freehold.types import (
     Answered,
@@ -154,9 +154,9 @@ async def answer(
     """
     held = _Held(codec, ask.sampling.logprobs is not None)
     decoder = codec.decoder(ask.stop)
-    clock = meter.clock()
+    clock = meter.clock(ask.index)
     said = usage.said.setdefault(ask.index, Said())
-    async with aclosing(_events(engine, ask)) as events:
+    async with aclosing(_events(engine, ask, clock)) as events:
         async for event in events:
             match event:
                 case Token():
@@ -182,7 +182,7 @@ async def answer(
                         yield Piece(index=ask.index, text=delta.text, tokens=tokens, count=n)
                 case Prefilled():
                     usage.cached[ask.index] = event.cached_tokens
-                    meter.prefilled(event)
+                    clock.prefilled(event)
                     yield Piece(index=ask.index)
                 case Done():
                     delta = decoder.finish()
@@ -202,12 +202,13 @@ async def answer(
     raise EngineError("the engine broke off an answer: ask again, or see the server's log")
 
 
-async def _events(engine: Engine, ask: Ask) -> AsyncGenerator[Event]:
+async def _events(engine: Engine, ask: Ask, clock: TokenClock) -> AsyncGenerator[Event]:
     """What the engine says; of a grammar, in the words of the field that asked for it."""
     try:
-        async with aclosing(engine.generate(ask.ids, ask.sampling)) as events:
-            async for event in events:
-                yield event
+        with clock:
+            async with aclosing(engine.generate(ask.ids, ask.sampling)) as events:
+                async for event in events:
+                    yield event
     except UsageError as error:
         if error.param != "grammar" or ask.held is None:
             raise

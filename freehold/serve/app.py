@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -16,12 +17,17 @@ from freehold.serve.errors import Problem
 from freehold.serve.keys import Keyring
 from freehold.serve.limits import Limits
 from freehold.serve.middleware import Authenticate, BodyLimit, Catch, Observe
-from freehold.serve.routes import ROUTES, Route, dialect_of
+from freehold.serve.openapi import document
+from freehold.serve.routes import ROUTES, dialect_of
+from freehold.serve.tracing import Send
 from freehold.types import Ledger
 
 __all__ = ["Hosted", "Limits", "build"]
 
-_REF = "#/components/schemas/{model}"
+_QUIET = TelemetryConfig(
+    tracing=False, metrics=False, logs=False, operation_spans=False, auto_configure=False
+)
+"""FastAPI has a telemetry of its own, which two variables of the environment would turn on."""
 
 
 def build(
@@ -32,18 +38,21 @@ def build(
     *,
     residency: Callable[[], Mapping[str, Any]] | None = None,
     passports: Callable[[str], bytes] | None = None,
+    traces: Send | None = None,
 ) -> FastAPI:
     """The application that serves ``models`` to holders of ``keys``, and records in ``ledger``.
 
     ``residency`` tells what is shut in the server's processes, for ``/residency``.
     ``passports`` gives a served model's passport as JSON, for ``/v1/passports``.
+    ``traces`` is handed the spans of each request that has ended.
 
     Interactive documentation pages are off (they load scripts from elsewhere); the schema itself
     is at ``/openapi.json``, behind the key. Raises ``UsageError`` when two models share a name.
     """
-    desk = Desk(models, keys, limits, ledger)
+    desk = Desk(models, keys, limits, ledger, traces)
     app = _Application(
         title="Freehold",
+        telemetry=_QUIET,
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -51,7 +60,7 @@ def build(
         exception_handlers={HTTPException: _no_route},
         middleware=[
             Middleware(Observe, desk=desk),
-            Middleware(Catch),
+            Middleware(Catch, desk=desk),
             Middleware(Authenticate, desk=desk),
             Middleware(BodyLimit, desk=desk),
         ],
@@ -60,41 +69,21 @@ def build(
     app.state.residency = residency
     app.state.passports = passports
     for route in ROUTES:
-        _add(app, route)
+        # Each method by itself: Starlette would answer HEAD with a GET's whole body otherwise.
+        for method in route.methods:
+            app.add_api_route(route.path, route.endpoint, methods=[method], response_model=None)
     return app
 
 
 class _Application(FastAPI):
-    """FastAPI, with the request models of endpoints that read their bodies themselves."""
+    """FastAPI with a document of our own: endpoints read their requests and write their answers
+    themselves, so that FastAPI knows neither."""
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
         if self.openapi_schema is None:
-            document = super().openapi()
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            for body in (route.body for route in ROUTES if route.body is not None):
-                whole = body.model_json_schema(ref_template=_REF)
-                schemas.update(whole.pop("$defs", {}))
-                schemas[body.__name__] = whole
-        return super().openapi()
-
-
-def _add(app: FastAPI, route: Route) -> None:
-    described: dict[str, Any] = {}
-    if route.body is not None:
-        # Only described here: the endpoint reads its body itself, more strictly than FastAPI would.
-        schema = {"$ref": _REF.format(model=route.body.__name__)}
-        content = {"application/json": {"schema": schema}}
-        described = {"requestBody": {"required": True, "content": content}}
-    for method in route.methods:
-        app.add_api_route(
-            route.path,
-            route.endpoint,
-            methods=[method],
-            response_model=None,
-            include_in_schema=method == route.method,
-            openapi_extra=described,
-        )
+            self.openapi_schema = document(ROUTES)
+        return self.openapi_schema
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

@@ -90,8 +90,9 @@ class _Conversation:
         ]
         pieces = interleave(answers, self._desk.limits.at_once)
         pieces = outlet.account.sealed(pieces, len(asks))
+        alone = bool(tools.stops(self._asked))
         turns = [
-            Turn(hosted.codec.listener(ask.ids, self._tools), prefix=self._form.calls)
+            Turn(hosted.codec.listener(ask.ids, self._tools), prefix=self._form.calls, alone=alone)
             for ask in asks
         ]
         if self._asked.stream:

@@ -16,6 +16,11 @@ from sqlalchemy.engine import make_url
 from freehold.errors import StorageError, UsageError
 
 _BUSY_SECONDS = 10
+POOL = 8
+"""Connections to a server, for each use that is made of it."""
+
+_LOCK_NUMBER = 0x6672656568000001
+"""PostgreSQL's advisory lock for changes of keys, apart from the ledger's."""
 
 
 def connect(url: str, *, durable: bool = True) -> sql.Engine:
@@ -32,9 +37,8 @@ def connect(url: str, *, durable: bool = True) -> sql.Engine:
             "the key database's address is no database URL: write sqlite:////path/keys.db"
         ) from error
     if location.get_backend_name() == "postgresql":
-        location = location.set(drivername="postgresql+psycopg")
         with _told("opened"):
-            return sql.create_engine(location, pool_pre_ping=True)
+            return _server(location.set(drivername="postgresql+psycopg"), durable)
     if location.get_backend_name() != "sqlite":
         raise UsageError("the key database must be SQLite or PostgreSQL")
     _own_file(location.database)
@@ -49,6 +53,37 @@ def connect(url: str, *, durable: bool = True) -> sql.Engine:
 
     sql.event.listen(engine, "connect", prepare)
     return engine
+
+
+def _server(location: sql.engine.URL, durable: bool) -> sql.Engine:
+    # What another counter holds is waited for, but not for one that stands still.
+    options = {
+        "synchronous_commit": "on" if durable else "off",
+        "statement_timeout": "15s",
+        "lock_timeout": "10s",
+        "idle_in_transaction_session_timeout": "5s",
+    }
+    return sql.create_engine(
+        location,
+        pool_pre_ping=True,
+        pool_size=POOL,
+        max_overflow=0,
+        pool_timeout=5,
+        connect_args={
+            "connect_timeout": 3,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+        },
+    )
+
+
+def alone(db: sql.Connection) -> None:
+    """Keep all others from changing keys, or the form of their tables, until the transaction ends.
+    In SQLite ``exclusive`` does."""
+    if db.dialect.name == "postgresql":
+        db.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_NUMBER})")
 
 
 @contextlib.contextmanager
@@ -73,8 +108,10 @@ def exclusive(engine: sql.Engine, done: str = "used") -> Iterator[sql.Connection
 @contextlib.contextmanager
 def reading(engine: sql.Engine, done: str) -> Iterator[sql.Connection]:
     """A connection to read by. Raises ``StorageError``."""
+    alone = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {}
     with _told(done), engine.connect() as db:
-        yield db
+        # One statement needs no transaction around it; SQLite's driver begins none.
+        yield db.execution_options(**alone)
 
 
 @contextlib.contextmanager
@@ -89,8 +126,8 @@ def _told(done: str) -> Iterator[None]:
     except sql.exc.SQLAlchemyError as error:
         cause = type(getattr(error, "orig", None) or error).__name__
         raise StorageError(
-            f"keys could not be {done}: the key database failed ({cause}); check that its disk is "
-            "there, writable and not full"
+            f"keys could not be {done}: the key database failed ({cause}); check that its disk or "
+            "server is there, writable and not full"
         ) from None
 
 

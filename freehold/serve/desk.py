@@ -17,6 +17,7 @@ from freehold.serve.metrics import Meter, Metrics
 from freehold.serve.prompt import Tokenising
 from freehold.serve.pulse import Pulse
 from freehold.serve.quotas import Quotas, Spending
+from freehold.serve.tracing import Send
 from freehold.types import Codec, Engine, Ledger, ModelCard
 
 FINGERPRINT_DIGITS = 12
@@ -57,16 +58,20 @@ class Desk:
         keys: Keyring,
         limits: Limits,
         ledger: Ledger | None = None,
+        traces: Send | None = None,
     ) -> None:
         self.keys = keys
-        self.ledgers = Ledgers(ledger)
+        self.traces = traces
         self.limits = limits
         self.metrics = Metrics()
+        self.ledgers = Ledgers(ledger, self.metrics)
         self.admission = Admission(limits)
         self.deadlines = Deadlines(limits)
         self.quotas = Quotas(keys, limits.request_seconds)
-        self.pulse = Pulse([hosted.engine for hosted in models], ledger)
+        self.pulse = Pulse([hosted.engine for hosted in models], keys, ledger)
         self.models = [Served(hosted, self.metrics) for hosted in models]
+        for hosted in models:
+            self.metrics.serves(hosted.name, hosted.card.digest, hosted.card.numerics)
         self._by_name: dict[str, Served] = {}
         for served in self.models:
             for name in (served.hosted.name, *served.hosted.aliases):

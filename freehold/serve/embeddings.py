@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,9 +16,10 @@ from freehold.errors import UsageError
 from freehold.serve.answer import Ask, Usage
 from freehold.serve.asker import Asker, asker_of, record
 from freehold.serve.desk import Desk, Served, desk_of
+from freehold.serve.fields import Count, Ignored, Strict
 from freehold.serve.intake import read
 from freehold.serve.reply import Outlet, Reply
-from freehold.serve.schema import Count, Ignored, Strict
+from freehold.serve.schema import PROMPTS
 from freehold.types import Floats, Sampling
 
 
@@ -26,7 +27,7 @@ class EmbeddingsRequest(Strict):
     """The body of ``POST /v1/embeddings``. ``input``'s four shapes are read in ``prompt.py``."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    input: Any
+    input: Annotated[Any, WithJsonSchema(PROMPTS)]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Count | None = None
     pooling: Literal["mean", "last"] | None = None

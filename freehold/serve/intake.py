@@ -8,7 +8,7 @@ from typing import TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from freehold.serve.errors import ClientGoneError, Problem, ProblemError
-from freehold.serve.schema import Strict, parse
+from freehold.serve.fields import Strict, parse
 from freehold.serve.wire import BadJsonError, decode
 
 Model = TypeVar("Model", bound=Strict)

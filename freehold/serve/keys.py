@@ -7,6 +7,7 @@ hash would protect nothing more and cost every request.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -19,7 +20,7 @@ import msgspec
 import sqlalchemy as sql
 
 from freehold.errors import NotFoundError, StorageError, UsageError
-from freehold.serve.database import connect, exclusive, reading
+from freehold.serve.database import alone, connect, exclusive, reading
 from freehold.serve.migrations import migrate
 
 Role: TypeAlias = Literal["user", "auditor"]
@@ -37,6 +38,7 @@ _KEYS = sql.Table(
     sql.Column("revoked", sql.Float),
     sql.Column("role", sql.String(16)),
     sql.Column("limits", sql.Text),
+    sql.Column("certificate", sql.String(64)),
 )
 _USAGE = sql.Table(
     "key_usage",
@@ -96,7 +98,7 @@ COUNTS = (
 @dataclass(frozen=True, kw_only=True)
 class KeyInfo:
     """What is known of a key, without its secret. Times are UTC. ``stored`` is false for one that
-    ends with this process."""
+    ends with this process. ``certificate`` is the pin of the client certificate it is bound to."""
 
     id: str
     name: str
@@ -105,6 +107,7 @@ class KeyInfo:
     role: str = "user"
     limits: KeyLimits = field(default_factory=KeyLimits)
     stored: bool = True
+    certificate: str | None = None
 
     @property
     def expires(self) -> datetime | None:
@@ -142,7 +145,8 @@ class NewKey:
 
 
 class Keyring:
-    """The keys of one installation, in a database at ``url`` (``sqlite:////path/keys.db``).
+    """The keys of one installation, in a database at ``url``: ``sqlite:////path/keys.db``, or
+    ``postgresql://USER@HOST/NAME`` for counters on several machines.
 
     Safe to use from several processes: a key revoked in one is refused by the others at once.
     Raises ``UsageError`` or ``StorageError``.
@@ -158,9 +162,17 @@ class Keyring:
         """Give the data base's connections back."""
         self._engine.dispose()
 
-    def add(self, name: str, *, role: str = "user", limits: KeyLimits | None = None) -> NewKey:
+    def add(
+        self,
+        name: str,
+        *,
+        role: str = "user",
+        limits: KeyLimits | None = None,
+        certificate: str | None = None,
+    ) -> NewKey:
         """Make and store a key called ``name``, which no key in use may have already, for a
-        ``role`` of ``ROLES``."""
+        ``role`` of ``ROLES``. With the pin of a client ``certificate`` (``tls.read_pin``) it opens
+        only where that was shown, and then without its secret too."""
         _check_name(name)
         if role not in ROLES:
             raise UsageError(f"role is {role!r}: it must be {' or '.join(ROLES)}", param="role")
@@ -168,12 +180,21 @@ class Keyring:
         limits.check()
         new, row = _mint(name)
         row |= {"role": role, "limits": _written(limits)}
+        if certificate is not None:
+            row["certificate"] = certificate
         with exclusive(self._engine, "added") as db:
+            alone(db)
             taken = sql.select(_KEYS.c.id).where(_KEYS.c.name == name, _KEYS.c.revoked.is_(None))
             if db.execute(taken).first() is not None:
                 raise UsageError(
                     f"a key named {name!r} is in use: choose another name, or revoke that one",
                     param="name",
+                )
+            if certificate is not None and (bound := _bound(db, certificate)) is not None:
+                raise UsageError(
+                    f"this certificate stands for the key {bound.name!r}: revoke that one, or "
+                    "take a certificate of another key pair",
+                    param="certificate",
                 )
             db.execute(sql.insert(_KEYS).values(**row))
         return new
@@ -246,6 +267,25 @@ class Keyring:
         matches = hmac.compare_digest(digest, wanted)
         return info if matches and info is not None and info.revoked is None else None
 
+    def certified(self, certificate: str) -> KeyInfo | None:
+        """The key in use that is bound to the client certificate with this pin."""
+        with reading(self._engine, "checked") as db:
+            row = _bound(db, certificate)
+        return None if row is None else _info(row)
+
+    async def opens(self, secret: str, certificate: str | None = None) -> KeyInfo | None:
+        """The key that a request opens with its ``secret``, or without one with its client's
+        ``certificate``. In a thread where the data base is another machine's."""
+
+        def look() -> KeyInfo | None:
+            if secret or certificate is None:
+                return self.check(secret)
+            return self.certified(certificate)
+
+        if self._engine.dialect.name == "sqlite":
+            return look()  # faster than a thread can be asked
+        return await asyncio.to_thread(look)
+
     def _find(self, key_id: str) -> tuple[KeyInfo | None, bytes]:
         if key_id in self._temporary:
             return self._temporary[key_id]
@@ -264,6 +304,11 @@ def _in_use(db: sql.Connection, id_or_name: str) -> Any:
             param="key",
         )
     return row
+
+
+def _bound(db: sql.Connection, certificate: str) -> Any:
+    mine = sql.and_(_KEYS.c.certificate == certificate, _KEYS.c.revoked.is_(None))
+    return db.execute(sql.select(_KEYS).where(mine)).first()
 
 
 def _mint(name: str) -> tuple[NewKey, dict[str, str | bytes | float]]:
@@ -288,9 +333,14 @@ def _info(row: Any) -> KeyInfo:
     except msgspec.MsgspecError as error:
         raise StorageError(f"the limits of key {row.id} cannot be read: {error}") from error
     revoked = None if row.revoked is None else _time(row.revoked)
-    created = _time(row.created)
     return KeyInfo(
-        id=row.id, name=row.name, created=created, revoked=revoked, role=row.role, limits=limits
+        id=row.id,
+        name=row.name,
+        created=_time(row.created),
+        revoked=revoked,
+        role=row.role,
+        limits=limits,
+        certificate=row.certificate,
     )
 
 

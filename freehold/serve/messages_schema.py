@@ -7,26 +7,35 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, FailFast, Field, model_validator
+from pydantic import FailFast, Field, WithJsonSchema, model_validator
 
-from freehold.serve.schema import (
+from freehold.serve.fields import (
     EFFORTS,
     MAX_STOP_LENGTH,
     MAX_TOOLS,
-    CalledFunction,
-    ChatMessage,
-    ChatRequest,
+    OBJECT,
+    STRING,
+    TEXTS,
+    Checked,
     Count,
-    FunctionTool,
     Ignored,
-    ResponseFormat,
+    Share,
     Strict,
-    Tool,
-    ToolCall,
-    ToolChoice,
+    Temperature,
     at_most,
     fault,
     refused,
+    said,
+)
+from freehold.serve.schema import (
+    CalledFunction,
+    ChatMessage,
+    ChatRequest,
+    FunctionTool,
+    ResponseFormat,
+    Tool,
+    ToolCall,
+    ToolChoice,
 )
 from freehold.serve.wire import encode
 
@@ -49,6 +58,9 @@ def _text(value: object) -> object:
     return "\n".join(block["text"] for block in value)
 
 
+Texts = Annotated[Any, Checked(_text, said(**TEXTS))]
+
+
 class Block(Strict):
     """Part of a message. Which fields it has depends on its ``type``."""
 
@@ -59,7 +71,7 @@ class Block(Strict):
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     input: dict[str, Any] | None = None
     tool_use_id: Annotated[str, Field(max_length=256)] | None = None
-    content: Annotated[Any, BeforeValidator(_text)] = None
+    content: Texts = None
     is_error: bool = False
 
     cache_control: Ignored = None
@@ -90,13 +102,15 @@ def _blocks(value: object) -> object:
 
 
 class Message(Strict):
+    """What one side said, as text or as blocks."""
+
     role: Literal["user", "assistant"]
     content: Annotated[
         list[Block],
         FailFast(),
         Field(min_length=1),
         at_most(MAX_BLOCKS, "blocks"),
-        BeforeValidator(_blocks),
+        Checked(_blocks, lambda schema: {"anyOf": [STRING, schema]}),
     ]
 
     @model_validator(mode="after")
@@ -190,6 +204,8 @@ _MODES: dict[str, Literal["none", "auto", "required", "named"]] = {
 
 
 class Thinking(Strict):
+    """Whether the model is to think, and how many tokens at most."""
+
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Count | None = None
     display: Ignored = None
@@ -202,11 +218,15 @@ class Thinking(Strict):
 
 
 class OutputFormat(Strict):
+    """The answer is held to a JSON schema."""
+
     type: Literal["json_schema"]
-    schema_: Annotated[Any, Field(alias="schema")]
+    schema_: Annotated[Any, Field(alias="schema"), WithJsonSchema(OBJECT)]
 
 
 class OutputConfig(Strict):
+    """What the answer must look like, and how long may be thought."""
+
     format: OutputFormat | None = None
     effort: Literal["low", "medium", "high", "max"] | None = None
 
@@ -216,7 +236,7 @@ class CountRequest(Strict):
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     messages: Annotated[list[Message], FailFast(), Field(min_length=1), at_most(4096, "messages")]
-    system: Annotated[Any, BeforeValidator(_text)] = None
+    system: Texts = None
     tools: Annotated[list[MessagesTool], FailFast(), at_most(MAX_TOOLS, "tools")] = Field(
         default_factory=list
     )
@@ -272,9 +292,9 @@ class MessagesRequest(CountRequest):
         at_most(MAX_STOPS, "stop sequences"),
     ] = Field(default_factory=list)
     stream: bool = False
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     top_k: Annotated[int, Field(ge=0, le=1 << 31)] = 0
-    top_p: float = 1.0
+    top_p: Share = 1.0
 
     metadata: Ignored = None
     service_tier: Ignored = None

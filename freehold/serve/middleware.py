@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +24,9 @@ from freehold.serve.errors import (
     problem_of,
 )
 from freehold.serve.keys import KeyInfo
+from freehold.serve.protocol import CERTIFICATE
 from freehold.serve.routes import ANYONE, dialect_of, roles_of
+from freehold.serve.tracing import Trace, tracing
 
 ACCESS = logging.getLogger("freehold.access")
 LOG = logging.getLogger("freehold.serve")
@@ -31,6 +34,7 @@ LOG = logging.getLogger("freehold.serve")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_GONE = 499
 _MAX_LOGGED_PATH = 200
+_MAX_PARENT = 256
 
 
 class Observe:
@@ -58,11 +62,20 @@ class Observe:
             await send(message)
 
         try:
-            await self._app(scope, receive, named)
+            with self._traced(scope) as trace:
+                await self._app(scope, receive, named)
         finally:
             if scope["state"].get("client_gone"):
                 status = _CLIENT_GONE
             self._record(scope, status, time.perf_counter() - started)
+            if trace is not None and self._desk.traces is not None:
+                self._desk.traces(_closed(trace, scope, status))
+
+    def _traced(self, scope: Scope) -> AbstractContextManager[Trace | None]:
+        if self._desk.traces is None:
+            return nullcontext()
+        parents = Headers(scope=scope).getlist("traceparent")
+        return tracing(Trace(parents[0][:_MAX_PARENT] if len(parents) == 1 else ""))
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -76,11 +89,24 @@ class Observe:
         )
 
 
+def _closed(trace: Trace, scope: Scope, status: int) -> Trace:
+    """The trace of a request that has ended, with what is known of it as a whole."""
+    whole, state = trace.spans[0], scope["state"]
+    whole.say("http.request.method", scope["method"] if scope["method"] in _METHODS else "_OTHER")
+    whole.say("http.route", getattr(scope.get("route"), "path", "unmatched"))
+    whole.say("http.response.status_code", status)
+    whole.say("freehold.request", state["request_id"])
+    whole.say("freehold.key", state.get("key_id", ""))
+    trace.close(failed=status >= INTERNAL.status)
+    return trace
+
+
 class Catch:
     """Turns every exception into an answer in the shape of the API that was asked."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, desk: Desk) -> None:
         self._app = app
+        self._refused = desk.metrics.refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
@@ -98,6 +124,7 @@ class Catch:
             if begun:
                 raise
             problem = problem_of(error)
+            self._refused(problem.code or "none")
             if problem.status >= INTERNAL.status:
                 LOG.error("%s: %s", scope["state"]["request_id"], error)
             await dialect_of(scope["path"]).response(problem)(scope, receive, send)
@@ -105,6 +132,7 @@ class Catch:
             # The one broad except: whatever defect reaches the counter's edge is logged here in
             # full and told to the client without its inside.
             LOG.exception("%s: unexpected error", scope["state"]["request_id"])
+            self._refused(INTERNAL.code or "none")
             if begun:
                 raise
             await dialect_of(scope["path"]).response(INTERNAL)(scope, receive, send)
@@ -121,18 +149,20 @@ class Authenticate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         roles = roles_of(scope["path"])
         if roles != ANYONE:
-            key = self._key(Headers(scope=scope))
+            key = await self._key(Headers(scope=scope), scope["state"].get(CERTIFICATE))
             scope["state"]["key_id"] = key.id
             scope["state"]["key"] = key
             if key.role not in roles:
                 raise ProblemError(_not_yours(key.role))
         await self._app(scope, receive, send)
 
-    def _key(self, headers: Headers) -> KeyInfo:
+    async def _key(self, headers: Headers, certificate: str | None) -> KeyInfo:
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         # Anthropic's clients have a header of their own.
         secret = secret if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if not secret.strip():
+        secret = secret.strip()
+        key = await self._keys.opens(secret, certificate) if secret or certificate else None
+        if key is None and not secret:
             raise ProblemError(
                 _unauthorised(
                     "no API key was given: send the header 'Authorization: Bearer KEY' (or "
@@ -140,7 +170,6 @@ class Authenticate:
                     code=None,
                 )
             )
-        key = self._keys.check(secret.strip())
         if key is None:
             raise ProblemError(
                 _unauthorised(
@@ -154,6 +183,14 @@ class Authenticate:
                     f"the API key ended at {key.expires:%Y-%m-%d %H:%M} UTC: ask this server's "
                     "operator for another",
                     code="expired_api_key",
+                )
+            )
+        if key.certificate is not None and key.certificate != certificate:
+            raise ProblemError(
+                _unauthorised(
+                    "the API key opens only with the client certificate that it is bound to: "
+                    "connect over TLS with that certificate",
+                    code="certificate_required",
                 )
             )
         return key

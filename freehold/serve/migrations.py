@@ -33,6 +33,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
         " minute BIGINT NOT NULL, tokens BIGINT NOT NULL, until {float} NOT NULL)",
         "CREATE INDEX key_running_by_key ON key_running (key_id)",
     ),
+    # SHA-256 of the public key of the client certificate that a key is bound to, in hex.
+    ("ALTER TABLE api_keys ADD COLUMN certificate VARCHAR(64)",),
 )
 LATEST = len(STEPS)
 
@@ -50,9 +52,10 @@ def migrate(engine: sql.Engine) -> None:
     import sqlalchemy as sql
 
     from freehold.errors import UsageError
-    from freehold.serve.database import exclusive
+    from freehold.serve.database import alone, exclusive
 
     with exclusive(engine, "brought up to date") as db:
+        alone(db)
         have = _version(db)
         if have > LATEST:
             raise UsageError(

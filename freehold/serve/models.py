@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from freehold.errors import NotFoundError
 from freehold.serve.desk import Hosted, desk_of, key_of
+from freehold.serve.metrics import Moment
 from freehold.serve.pulse import engine_stats
 from freehold.serve.wire import encode
 
@@ -76,9 +77,16 @@ async def metrics(request: Request) -> Response:
     desk = desk_of(request)
     hosted = [served.hosted for served in desk.models]
     stats = await engine_stats([one.engine for one in hosted])
-    engines = zip((one.name for one in hosted), stats, strict=True)
-    page = desk.metrics.page(desk.admission.inside, engines)
-    return Response(page, media_type=CONTENT_TYPE_LATEST)
+    engines = tuple(zip((one.name for one in hosted), stats, strict=True))
+    residency = request.app.state.residency
+    moment = Moment(
+        engines=engines,
+        inside=desk.admission.inside,
+        unsealed=desk.ledgers.unsealed,
+        lag=desk.ledgers.lag,
+        residency={} if residency is None else residency(),
+    )
+    return Response(desk.metrics.page(moment), media_type=CONTENT_TYPE_LATEST)
 
 
 async def show_residency(request: Request) -> Response:

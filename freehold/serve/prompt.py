@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from freehold.errors import ContextOverflowError, UsageError
+from freehold.serve.tracing import span
 from freehold.serve.wire import encode
 from freehold.types import Codec, ModelCard
 
@@ -77,11 +78,12 @@ class Tokenising:
         self, texts: Sequence[str], param: str, encode: Callable[[], list[int]]
     ) -> list[int]:
         chars = sum(map(len, texts))
-        if chars * 4 <= _INLINE_BYTES:
-            ids = encode()
-        else:
-            loop = asyncio.get_running_loop()
-            ids = await loop.run_in_executor(self._workers, self._careful, texts, param, encode)
+        with span("tokenise"):
+            if chars * 4 <= _INLINE_BYTES:
+                ids = encode()
+            else:
+                loop = asyncio.get_running_loop()
+                ids = await loop.run_in_executor(self._workers, self._careful, texts, param, encode)
         if len(ids) >= self._context:
             raise self._overflow(param, f"comes to {len(ids)} tokens")
         return ids

@@ -15,6 +15,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from freehold.serve.errors import SERVER, Problem
 from freehold.serve.wire import encode
 
+CERTIFICATE = "certificate"
+"""Where the state of a request over TLS holds the pin of its client's certificate, or ``None``."""
+
 MAX_HEAD = 64 << 10
 """Bytes of request line and headers."""
 
@@ -65,6 +68,10 @@ class GuardedProtocol(HttpToolsProtocol):
         # asyncio does this only for sockets made with an explicit protocol number; without it each
         # answer waits 40 ms for the client's delayed acknowledgement of the header packet.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if (connection := transport.get_extra_info("ssl_object")) is not None:
+            from freehold.serve.tls import pin_of
+
+            self.app_state = {**self.app_state, CERTIFICATE: pin_of(connection)}
         if len(self.connections) > MAX_CONNECTIONS:
             self._refuse(_FULL)
         else:

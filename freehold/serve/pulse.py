@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from freehold.errors import EngineError, LedgerError, NotFoundError
+from freehold.errors import EngineError, FreeholdError, LedgerError, NotFoundError
+from freehold.serve.keys import Keyring
 from freehold.types import Engine, EngineStats, Ledger
 
 _SECONDS = 5.0
@@ -38,22 +39,34 @@ async def _readable(ledger: Ledger | None) -> bool:
     return True
 
 
+async def _answers(keys: Keyring) -> bool:
+    try:
+        async with asyncio.timeout(_SECONDS):
+            await keys.opens("fh-nobody-")
+    except (FreeholdError, TimeoutError):
+        return False
+    return True
+
+
 class Pulse:
     """Remembers for a second who answered, however often it is asked."""
 
-    def __init__(self, engines: Sequence[Engine], ledger: Ledger | None = None) -> None:
-        self._engines, self._ledger = engines, ledger
+    def __init__(
+        self, engines: Sequence[Engine], keys: Keyring, ledger: Ledger | None = None
+    ) -> None:
+        self._engines, self._keys, self._ledger = engines, keys, ledger
         self._lock = asyncio.Lock()
         self._found = ""
         self._asked = float("-inf")
 
     async def missing(self) -> str:
-        """``engine`` or ``ledger``, whichever does not answer; empty if all do."""
+        """``engine``, ``ledger`` or ``keys``, whichever does not answer; empty if all do."""
         async with self._lock:
             if time.monotonic() - self._asked > _MEMORY_SECONDS:
-                stats, readable = await asyncio.gather(
-                    engine_stats(self._engines), _readable(self._ledger)
+                stats, readable, answers = await asyncio.gather(
+                    engine_stats(self._engines), _readable(self._ledger), _answers(self._keys)
                 )
-                self._found = "engine" if None in stats else "" if readable else "ledger"
+                missing = {"engine": None in stats, "ledger": not readable, "keys": not answers}
+                self._found = next((name for name, gone in missing.items() if gone), "")
                 self._asked = time.monotonic()
             return self._found

@@ -3,7 +3,10 @@
 A request that begins sets aside the most it can come to, in one transaction with the look at what
 is left; when it ends, what it did not use is given back. So a limit is never passed, however many
 requests run at once and however many counters share the data base. Minutes and days are those of
-the clock (UTC); a request counts where it began.
+the clock (UTC), with PostgreSQL those of its own; a request counts where it began.
+
+With PostgreSQL each transaction first locks the key's row and then touches only what is that key's:
+counters wait for each other, one key at a time, and never in a circle.
 """
 
 from __future__ import annotations
@@ -21,15 +24,22 @@ import sqlalchemy as sql
 
 from freehold.errors import FreeholdError
 from freehold.serve.answer import Usage
-from freehold.serve.database import connect, exclusive
+from freehold.serve.database import POOL, connect, exclusive
 from freehold.serve.errors import Problem, ProblemError
 from freehold.serve.keys import COUNTS, KeyInfo, Keyring
+from freehold.serve.tracing import span
 
 LOG = logging.getLogger("freehold.serve")
 T = TypeVar("T")
 
 _MINUTE, _DAY = 60, 86_400
 _KEPT_MINUTES = 5
+_TRIES = 6
+_PAUSE_SECONDS = 0.5
+"""After the first failure to write down what was used; after each further one, twice as long."""
+
+_SETTLE_SECONDS = 10.0
+
 _GRACE_SECONDS = 60.0
 """What a counter that died had set aside is given back so long after its requests' deadline."""
 
@@ -67,21 +77,23 @@ class Spent:
 
 class Quotas:
     """All keys' spending. Belongs to one application and one event loop; the data base is asked in
-    a thread of its own, so that a slow disk holds up nobody else."""
+    threads of their own, so that a slow disk holds up nobody else."""
 
     def __init__(
         self,
         keys: Keyring,
         request_seconds: float,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._engine = connect(keys.url, durable=False)
         # Now: a locked counter opens nothing for writing later. The pool keeps it.
         self._engine.connect().close()
         self._seconds = request_seconds + _GRACE_SECONDS
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="freehold-quotas")
+        # SQLite has one writer; a server's answers take their time.
+        threads = 1 if self._engine.dialect.name == "sqlite" else POOL
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="freehold-quotas")
         self._late: set[asyncio.Task[None]] = set()
 
     def spending(self, key: KeyInfo | None, model: str) -> Spending:
@@ -89,9 +101,9 @@ class Quotas:
         return Spending(self, key, model)
 
     async def settle(self) -> None:
-        """Wait until all that has ended is written."""
+        """Wait until all that has ended is written, ``_SETTLE_SECONDS`` at most."""
         if self._late:
-            await asyncio.wait(self._late)
+            await asyncio.wait(self._late, timeout=_SETTLE_SECONDS)
 
     def later(self, work: asyncio.Task[None]) -> None:
         """Hold on to what is written after its request has gone."""
@@ -105,26 +117,45 @@ class Quotas:
             with exclusive(self._engine) as db:
                 return work(db)
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, done)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, done)
 
-    def now(self) -> float:
-        """The time, in Unix seconds."""
-        return self._clock()
+    def now(self, db: sql.Connection | None = None) -> float:
+        """The time, in Unix seconds: with PostgreSQL its own, so that counters agree."""
+        if self._clock is not None:
+            return self._clock()
+        if db is None or db.dialect.name == "sqlite":
+            return time.time()
+        found = _run(db, "SELECT CAST(extract(epoch FROM clock_timestamp()) AS FLOAT8)")
+        return float(found.scalar_one())
 
     async def ended(
         self, key: KeyInfo, model: str, number: str, began: float, spent: Spent
     ) -> None:
         """Write down what a request has ``spent``, and give back what was set aside for it."""
 
+        again = False
+
         def work(db: sql.Connection) -> None:
+            _hold(db, key.id)
+            if db.dialect.name != "sqlite":
+                # Not in what begins: if it is lost with the server's power, so is its request.
+                _run(db, "SET LOCAL synchronous_commit TO on")
+            held = _run(db, "DELETE FROM key_running WHERE id = :number", number=number).rowcount
+            if again and not held:
+                return  # it was written, and only the answer was lost
             # One that nothing was set aside for has not been counted yet.
-            _run(db, "DELETE FROM key_running WHERE id = :number", number=number)
             _count(db, key.id, model, began, requests=0 if number else 1, spent=spent)
 
-        try:
-            await self.run(work)
-        except FreeholdError as error:
-            LOG.error("what key %s used could not be written: %s", key.id, error)
+        for tried in range(_TRIES):
+            try:
+                return await self.run(work)
+            except FreeholdError as error:
+                LOG.error("what key %s used could not be written: %s", key.id, error)
+            if not number:
+                return None  # whether it was written can only be told by what was set aside
+            again = True
+            await asyncio.sleep(_PAUSE_SECONDS * 2**tried)
+        return None
 
     # --- in the thread, inside of a transaction ---------------------------------------------------
 
@@ -133,14 +164,12 @@ class Quotas:
     ) -> tuple[str, int, float]:
         """Let a request begin: its number, how many tokens each of its answers may have, and when
         it began. Raises ``ProblemError`` (429)."""
-        now = self._clock()
+        _hold(db, key.id)
+        now = self.now(db)
         minute = int(now // _MINUTE)
-        _run(db, "DELETE FROM key_running WHERE until < :now", now=now)
-        oldest = minute - _KEPT_MINUTES
-        _run(db, "DELETE FROM key_minutes WHERE minute < :oldest", oldest=oldest)
-        if self._engine.dialect.name != "sqlite":
-            # There, a transaction shuts out nobody: the key's row is what counters wait for.
-            _run(db, "SELECT id FROM api_keys WHERE id = :key FOR UPDATE", key=key.id)
+        mine = {"key": key.id, "now": now, "oldest": minute - _KEPT_MINUTES}
+        _run(db, "DELETE FROM key_running WHERE key_id = :key AND until < :now", **mine)
+        _run(db, "DELETE FROM key_minutes WHERE key_id = :key AND minute < :oldest", **mine)
         used = _used(db, key.id, now)
         each = _room(key, used, ask, now)
         number = secrets.token_hex(16)
@@ -191,7 +220,8 @@ class Spending:
         # Shielded: what was set aside must be given back, even if the client is gone meanwhile.
         work = asyncio.create_task(quotas.run(lambda db: quotas.set_aside(db, key, model, ask)))
         work.add_done_callback(self._begun)
-        _, each, _ = await asyncio.shield(work)
+        with span("quota"):
+            _, each, _ = await asyncio.shield(work)
         return each
 
     def _begun(self, work: asyncio.Task[tuple[str, int, float]]) -> None:
@@ -225,44 +255,53 @@ def _run(db: sql.Connection, statement: str, **values: Any) -> sql.CursorResult[
     return db.execute(sql.text(statement), values)
 
 
+def _hold(db: sql.Connection, key: str) -> None:
+    """Shut out all others that count for ``key``. In SQLite the transaction has."""
+    if db.dialect.name != "sqlite":
+        _run(db, "SELECT id FROM api_keys WHERE id = :key FOR UPDATE", key=key)
+
+
 def _used(db: sql.Connection, key: str, now: float) -> Used:
     day, minute = int(now // _DAY), int(now // _MINUTE)
-    running = _run(
+    found: Any = _run(
         db,
-        "SELECT minute, tokens FROM key_running WHERE key_id = :key",
-        key=key,
-    ).all()
-    held = {
-        "minute": sum(row.tokens for row in running if row.minute == minute),
-        "day": sum(row.tokens for row in running if row.minute * _MINUTE // _DAY == day),
-        "ever": sum(row.tokens for row in running),
-    }
-    minutes: Any = _run(
-        db,
-        "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(tokens), 0) FROM key_minutes"
-        " WHERE key_id = :key AND minute = :minute",
+        _USED,
         key=key,
         minute=minute,
-    ).one()
-    today: Any = _run(
-        db,
-        "SELECT COALESCE(SUM(requests), 0), COALESCE(SUM(prompt_tokens + completion_tokens), 0)"
-        " FROM key_usage WHERE key_id = :key AND day = :day",
-        key=key,
         day=day,
+        first=day * _DAY // _MINUTE,
+        last=(day + 1) * _DAY // _MINUTE - 1,
     ).one()
-    ever = _run(
-        db,
-        "SELECT COALESCE(SUM(prompt_tokens + completion_tokens), 0) FROM key_usage"
-        " WHERE key_id = :key",
-        key=key,
-    ).scalar_one()
+    used = {name: int(value) for name, value in found._mapping.items()}
     return Used(
-        running=len(running),
-        minute=(int(minutes[0]), int(minutes[1]) + held["minute"]),
-        day=(int(today[0]), int(today[1]) + held["day"]),
-        ever=int(ever) + held["ever"],
+        running=used["running"],
+        minute=(used["minute_requests"], used["minute_tokens"] + used["minute_held"]),
+        day=(used["day_requests"], used["day_tokens"] + used["day_held"]),
+        ever=used["ever_tokens"] + used["ever_held"],
     )
+
+
+def _sum(what: str, table: str, name: str, where: str = "") -> str:
+    where = f"key_id = :key{where and ' AND '}{where}"
+    return f"(SELECT COALESCE(SUM({what}), 0) FROM {table} WHERE {where}) AS {name}"  # noqa: S608
+
+
+_TOKENS = "prompt_tokens + completion_tokens"
+_TODAY = "minute BETWEEN :first AND :last"
+_USED = "SELECT " + ", ".join(
+    (
+        _sum("1", "key_running", "running"),
+        _sum("tokens", "key_running", "minute_held", "minute = :minute"),
+        _sum("tokens", "key_running", "day_held", _TODAY),
+        _sum("tokens", "key_running", "ever_held"),
+        _sum("requests", "key_minutes", "minute_requests", "minute = :minute"),
+        _sum("tokens", "key_minutes", "minute_tokens", "minute = :minute"),
+        _sum("requests", "key_usage", "day_requests", "day = :day"),
+        _sum(_TOKENS, "key_usage", "day_tokens", "day = :day"),
+        _sum(_TOKENS, "key_usage", "ever_tokens"),
+    )
+)
+"""One question, so that a data base that is far away is asked once."""
 
 
 def _count(

@@ -131,6 +131,7 @@ class Reply(Response):
             await outlet.account.fail(problem_of(error).code)
             if not outlet.streaming:
                 raise
+            self._desk.metrics.refused(problem_of(error).code or "none")
             await outlet.fail(error)
         except asyncio.CancelledError:
             outlet.account.abandon("cancelled")

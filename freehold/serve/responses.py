@@ -210,9 +210,10 @@ def _head(asked: ResponsesRequest, hosted: Hosted) -> dict[str, Any]:
 
 
 def _usage(turn: Turn, usage: Usage) -> dict[str, Any]:
+    cached = sum(usage.cached.values())
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": sum(usage.cached.values())},
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": turn.thought_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,

@@ -8,26 +8,37 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, FailFast, Field, model_validator
+from pydantic import FailFast, Field, WithJsonSchema, model_validator
 
-from freehold.serve.schema import (
+from freehold.serve.fields import (
     MAX_PARTS,
     MAX_TOOLS,
-    CalledFunction,
-    ChatMessage,
-    ChatRequest,
+    OBJECT,
+    STRING,
+    TEXTS,
+    Checked,
     Count,
-    FunctionTool,
     Ignored,
-    ResponseFormat,
-    StreamOptions,
+    Schema,
+    Share,
     Strict,
-    Tool,
-    ToolCall,
-    ToolChoice,
+    Temperature,
     at_most,
     fault,
     refused,
+    said,
+)
+from freehold.serve.schema import (
+    MODE,
+    CalledFunction,
+    ChatMessage,
+    ChatRequest,
+    FunctionTool,
+    ResponseFormat,
+    StreamOptions,
+    Tool,
+    ToolCall,
+    ToolChoice,
 )
 from freehold.types import MAX_TOP_LOGPROBS
 
@@ -48,7 +59,7 @@ def _text(value: object) -> object:
     return "\n".join(part["text"] for part in value)
 
 
-Text = Annotated[Any, BeforeValidator(_text)]
+Text = Annotated[Any, Checked(_text, said(**TEXTS))]
 
 
 class Item(Strict):
@@ -63,6 +74,7 @@ class Item(Strict):
     output: Text = None
 
     id: Ignored = None
+    parsed_arguments: Ignored = None
     status: Ignored = None
     phase: Ignored = None
     summary: Ignored = None
@@ -153,10 +165,20 @@ def _tool_choice(value: object) -> object:
     raise fault('must be \'none\', \'auto\', \'required\' or {"type": "function", "name": "..."}')
 
 
+_NAMED: Schema = {
+    "type": "object",
+    "properties": {"type": {"const": "function"}, "name": STRING},
+    "required": ["type", "name"],
+    "additionalProperties": False,
+}
+
+
 class TextFormat(Strict):
+    """What the answer must look like."""
+
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
-    schema_: Annotated[Any, Field(alias="schema")] = None
+    schema_: Annotated[Any, Field(alias="schema"), WithJsonSchema(OBJECT)] = None
     description: Ignored = None
     strict: Annotated[bool | None, Ignored] = None
 
@@ -169,11 +191,15 @@ class TextFormat(Strict):
 
 
 class TextOptions(Strict):
+    """How the answer is written."""
+
     format: TextFormat | None = None
     verbosity: Annotated[Any, refused("must be 'medium' or absent", "medium")] = None
 
 
 class Reasoning(Strict):
+    """How long may be thought."""
+
     effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     summary: Annotated[Any, refused("is not supported: thoughts come as they are", "auto")] = None
     generate_summary: Annotated[
@@ -190,12 +216,12 @@ class ResponsesRequest(Strict):
         FailFast(),
         Field(min_length=1),
         at_most(4096, "items"),
-        BeforeValidator(_items),
+        Checked(_items, lambda schema: {"anyOf": [STRING, schema]}),
     ]
     instructions: str | None = None
     max_output_tokens: Count | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: Temperature = 1.0
+    top_p: Share = 1.0
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     include: Annotated[list[str], at_most(16, "names")] = Field(default_factory=list)
     stream: bool = False
@@ -205,7 +231,7 @@ class ResponsesRequest(Strict):
     tools: Annotated[list[ResponsesTool], FailFast(), at_most(MAX_TOOLS, "tools")] = Field(
         default_factory=list
     )
-    tool_choice: Annotated[Any, BeforeValidator(_tool_choice)] = None
+    tool_choice: Annotated[Any, Checked(_tool_choice, said(anyOf=[MODE, _NAMED]))] = None
     parallel_tool_calls: bool | None = None
     metadata: Annotated[dict[str, str], at_most(16, "pairs")] = Field(default_factory=dict)
 

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
+import signal
 import socket
-import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 
 from freehold.errors import UsageError
 from freehold.serve.desk import Desk
+from freehold.serve.metrics import Metrics
 from freehold.serve.protocol import GuardedProtocol
+
+if TYPE_CHECKING:
+    from freehold.serve.tls import Renewable
+
+LOG = logging.getLogger("freehold.serve")
 
 _KEEP_ALIVE_SECONDS = 65
 _BACKLOG = 1024
@@ -25,12 +35,16 @@ _GRACE_SECONDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Binding:
-    """Where to listen. ``port`` 0 takes a free one. Certificate and key are PEM files."""
+    """Where to listen. ``port`` 0 takes a free one. Certificate and key are PEM files, and so are
+    the authorities whose certificates clients must show, if any are named. ``tls_reload``: they are
+    read again at SIGHUP, which else ends a server."""
 
     host: str = "127.0.0.1"
     port: int = 8080
     tls_cert: str | None = None
     tls_key: str | None = None
+    tls_client_ca: str | None = None
+    tls_reload: bool = False
     insecure_bind: bool = False
 
 
@@ -83,7 +97,10 @@ async def run(
         server.announce = lambda: on_ready(f"{scheme}://{_shown(listener)}")
         on_listening()
         try:
-            await server.serve(sockets=[listener])
+            if tls is not None:
+                desk.metrics.certificate(tls.ends)
+            with _renewing(tls if binding.tls_reload else None, desk.metrics):
+                await server.serve(sockets=[listener])
         finally:
             server.hang_up()
             await desk.quotas.settle()
@@ -128,25 +145,51 @@ class _Server(uvicorn.Server):
             connection.transport.abort()
 
 
-def _tls(binding: Binding) -> ssl.SSLContext | None:
+def _tls(binding: Binding) -> Renewable | None:
     if binding.tls_cert is None and binding.tls_key is None:
+        if binding.tls_client_ca is not None:
+            raise UsageError(
+                "clients' certificates need TLS: give --tls-cert and --tls-key, too",
+                param="tls_client_ca",
+            )
         return None
     if binding.tls_cert is None or binding.tls_key is None:
         raise UsageError("TLS needs both --tls-cert and --tls-key", param="tls_cert")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    from freehold.serve.tls import Files, Renewable
+
+    return Renewable(
+        Files(cert=binding.tls_cert, key=binding.tls_key, client_ca=binding.tls_client_ca)
+    )
+
+
+@contextmanager
+def _renewing(tls: Renewable | None, metrics: Metrics) -> Iterator[None]:
+    """Read certificates again at SIGHUP; a server that was told to ignore it (``nohup``) does."""
+    here = threading.current_thread() is threading.main_thread()
+    hangup = getattr(signal, "SIGHUP", None)
+    if tls is None or not here or hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
+        yield
+        return
+
+    def renew() -> None:
+        try:
+            tls.renew()
+            metrics.certificate(tls.ends)
+        except UsageError as error:
+            LOG.error("TLS goes on with the certificate of before: %s", error)
+        else:
+            LOG.info("the TLS certificate was read again")
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(hangup, renew)
     try:
-        context.load_cert_chain(binding.tls_cert, binding.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(
-            f"the certificate {binding.tls_cert} and key {binding.tls_key} cannot be used "
-            f"({error.strerror or error}): give a PEM chain and its own PEM key",
-            param="tls_cert",
-        ) from error
-    return context
+        yield
+    finally:
+        loop.remove_signal_handler(hangup)
 
 
 def _resolve(
-    binding: Binding, tls: ssl.SSLContext | None
+    binding: Binding, tls: Renewable | None
 ) -> tuple[socket.AddressFamily, tuple[str, int]]:
     try:
         found = socket.getaddrinfo(

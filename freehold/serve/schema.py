@@ -1,169 +1,48 @@
-"""What a client may ask, field by field. Strict: nothing is coerced, nothing unknown passes.
-
-Three kinds of field, and no fourth: *honoured* (typed below), *ignored* because they cannot change
-an answer here (``Ignored``), and *refused* because they would and we cannot do it (``refused``).
-``null`` means absent, as it does for OpenAI.
+"""What a client of chat completions or completions may ask, field by field (``fields.py`` tells the
+kinds of field).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     FailFast,
     Field,
     StrictBool,
-    ValidationError,
+    WithJsonSchema,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
 
-from freehold.errors import UsageError
+from freehold.serve.fields import (
+    _ROLES,
+    EFFORTS,
+    LEGACY,
+    MAX_PARTS,
+    MAX_TOOLS,
+    OBJECT,
+    STRING,
+    TEXTS,
+    Biases,
+    Checked,
+    Count,
+    Ignored,
+    Penalty,
+    Schema,
+    Share,
+    Stops,
+    Strict,
+    Temperature,
+    at_most,
+    fault,
+    ranged,
+    refused,
+    said,
+    short,
+)
 from freehold.serve.wire import BadJsonError, decode
 from freehold.types import MAX_TOP_LOGPROBS
-
-MAX_STOPS = 4
-MAX_STOP_LENGTH = 1024
-MAX_PARTS = 1024
-MAX_BIASES = 1024
-_ROLES = {"developer": "system"} | {r: r for r in ("system", "user", "assistant", "tool")}
-
-Model = TypeVar("Model", bound="Strict")
-
-
-def fault(reason: str, at: str = "") -> PydanticCustomError:
-    """A refusal in our words; ``at`` is the path below the field being validated."""
-    # A literal template: the reason may hold braces that came from the client.
-    return PydanticCustomError("freehold", "{reason}", {"reason": reason, "at": at})
-
-
-# --- kinds of field -------------------------------------------------------------------------------
-
-
-def refused(reason: str, *allowed: object) -> BeforeValidator:
-    """Accept ``allowed`` (the values that change nothing) and refuse the rest."""
-
-    def check(value: object) -> object:
-        if not any(type(value) is type(one) and value == one for one in allowed):
-            raise fault(reason)
-        return value
-
-    return BeforeValidator(check)
-
-
-def at_most(count: int, what: str) -> BeforeValidator:
-    """Refuse a long list before anything looks at its items."""
-
-    def check(value: object) -> object:
-        if isinstance(value, list | dict) and len(value) > count:
-            raise fault(f"holds {len(value)} {what}: at most {count} are allowed")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _stops(value: object) -> object:
-    items = [value] if isinstance(value, str) else value
-    if isinstance(items, list):
-        if len(items) > MAX_STOPS:
-            raise fault(f"holds {len(items)} stop strings: at most {MAX_STOPS} are allowed")
-        for place, item in enumerate(items):
-            if not isinstance(item, str) or not 0 < len(item) <= MAX_STOP_LENGTH:
-                raise fault(
-                    f"must be a string of 1 to {MAX_STOP_LENGTH} characters", at=f"[{place}]"
-                )
-    return items
-
-
-def _biases(value: object) -> object:
-    if not isinstance(value, dict):
-        return value
-    if len(value) > MAX_BIASES:
-        raise fault(f"holds {len(value)} tokens: at most {MAX_BIASES} are allowed")
-    for key, bias in value.items():
-        if not (key.isascii() and key.isdecimal() and len(key) < 10):
-            raise fault(f"has the key {_short(key)}: keys are token ids such as '151643'")
-        if type(bias) not in {int, float} or not -100 <= bias <= 100:
-            raise fault(f"for token {key} must be a number between -100 and 100")
-    return {int(key): float(bias) for key, bias in value.items()}
-
-
-LEGACY = "is not supported: use tools"
-MAX_TOOLS = 128
-EFFORTS = {"minimal": 256, "low": 1024, "medium": 4096, "high": 16_384}
-"""Tokens of reasoning for each ``reasoning_effort``; ``none`` asks for no reasoning at all."""
-Ignored = Annotated[Any, Field(description="Accepted and ignored: it cannot change an answer.")]
-Text = Annotated[str, Field(max_length=512)]
-Stops = Annotated[list[str], BeforeValidator(_stops)]
-Biases = Annotated[dict[int, float], BeforeValidator(_biases)]
-Count = Annotated[int, Field(ge=1, le=1 << 31)]
-
-
-# --- base -----------------------------------------------------------------------------------------
-
-
-class Strict(BaseModel):
-    """Exact types, no unknown names, ``null`` read as absent."""
-
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-    known: ClassVar[frozenset[str]] = frozenset()
-    """The names that clients may use."""
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **more: Any) -> None:
-        super().__pydantic_init_subclass__(**more)
-        fields = cls.model_fields.items()
-        cls.known = frozenset(field.alias or name for name, field in fields)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_and_present(cls, data: object) -> object:
-        if not isinstance(data, dict):
-            return data
-        # By hand, and the first only: a body of a million unknown names must not cost a million
-        # error records.
-        for name in data:
-            if name not in cls.known:
-                raise fault(f"Unrecognized request argument supplied: {_short(name)}", f".{name}")
-        return {name: value for name, value in data.items() if value is not None}
-
-
-def parse(model: type[Model], data: object) -> Model:
-    """``data`` as a ``model``. Raises ``UsageError`` naming the first field that is wrong."""
-    if not isinstance(data, dict):
-        raise UsageError('the body must be a JSON object, such as {"model": "..."}')
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise _first(error.errors(include_url=False, include_input=False)[0]) from None
-
-
-def _first(detail: ErrorDetails) -> UsageError:
-    context: Mapping[str, Any] = detail.get("ctx", {})
-    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in detail["loc"])
-    path = (path + context.get("at", "")).removeprefix(".")
-    param = path[:256] or None
-    message = detail["msg"]
-    if message.startswith("Unrecognized request argument"):
-        return UsageError(message, param=param)
-    if detail["type"] == "missing":
-        return UsageError(f"{param} is required but was not given", param=param)
-    if detail["type"] == "freehold":
-        return UsageError(f"{param} {message}" if param else message, param=param)
-    return UsageError(f"{param} is wrong: {message[0].lower()}{message[1:]}", param=param)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 64 else text[:61] + "..."
-
 
 # --- what both endpoints share --------------------------------------------------------------------
 
@@ -179,7 +58,7 @@ class JsonSchema(Strict):
     """OpenAI's ``json_schema``. Answers are held to the schema whatever ``strict`` says."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    schema_: Annotated[Any, Field(alias="schema")]
+    schema_: Annotated[Any, Field(alias="schema"), WithJsonSchema(OBJECT)]
     description: Annotated[str | None, Ignored] = None
     strict: Annotated[bool | None, Ignored] = None
 
@@ -215,16 +94,16 @@ class Generation(Strict):
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     n: Count = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: Temperature = 1.0
+    top_p: Share = 1.0
     top_k: Annotated[int, Field(ge=0, le=1 << 31)] = 0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: Biases = {}
+    min_p: Share = 0.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, ranged(0.01, 100)] = 1.0
+    logit_bias: Biases = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
-    stop: Stops = []
+    stop: Stops = Field(default_factory=list)
     stream: bool = False
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
@@ -249,7 +128,7 @@ def _role(value: object) -> object:
     if not isinstance(value, str):
         raise fault("must be a string: system, developer, user, assistant or tool")
     if value not in _ROLES:
-        raise fault(f"is {_short(value)!r}: it must be system, developer, user, assistant or tool")
+        raise fault(f"is {short(value)!r}: it must be system, developer, user, assistant or tool")
     return _ROLES[value]
 
 
@@ -269,11 +148,11 @@ def _part(part: object, at: str) -> str:
         raise fault("must be an object with a type", at)
     kind = part.get("type")
     if kind != "text":
-        shown = _short(kind) if isinstance(kind, str) else "missing or no string"
+        shown = short(kind) if isinstance(kind, str) else "missing or no string"
         raise fault(f"is {shown!r}: this model reads text only", at + ".type")
     for name in part:
         if name not in {"type", "text"}:
-            raise fault(f"Unrecognized request argument supplied: {_short(name)}", f"{at}.{name}")
+            raise fault(f"Unrecognized request argument supplied: {short(name)}", f"{at}.{name}")
     text = part.get("text")
     if not isinstance(text, str):
         raise fault("must be a string", at + ".text")
@@ -285,6 +164,10 @@ class CalledFunction(Strict):
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
     arguments: str
+
+    # What clients have put beside what they were told, and send back with it.
+    parsed_arguments: Ignored = None
+    provider_specific_fields: Ignored = None
 
     @model_validator(mode="after")
     def _an_object(self) -> Self:
@@ -308,26 +191,39 @@ class ToolCall(Strict):
     type: Literal["function"] = "function"
     function: CalledFunction
 
+    index: Ignored = None
+    provider_specific_fields: Ignored = None
+
 
 class ChatMessage(Strict):
     """One message. Clients send a reply back as they got it, empty extras and all."""
 
-    role: Annotated[Literal["system", "user", "assistant", "tool"], BeforeValidator(_role)]
-    content: Annotated[str, BeforeValidator(_content)] | None = None
+    role: Annotated[
+        Literal["system", "user", "assistant", "tool"], Checked(_role, said(enum=sorted(_ROLES)))
+    ]
+    content: Annotated[str, Checked(_content, said(**TEXTS))] | None = None
     reasoning_content: str | None = None
     name: Annotated[str | None, Ignored] = None
     refusal: Annotated[str | None, Ignored] = None
+    parsed: Ignored = None
+    extra: Ignored = None
+    provider_specific_fields: Ignored = None
     annotations: Annotated[Any, refused("is not supported", [])] = None
     audio: Annotated[Any, refused("is not supported: this model reads text only")] = None
-    tool_calls: Annotated[list[ToolCall], FailFast(), at_most(MAX_TOOLS, "calls")] = []
+    tool_calls: Annotated[list[ToolCall], FailFast(), at_most(MAX_TOOLS, "calls")] = Field(
+        default_factory=list
+    )
     function_call: Annotated[Any, refused(LEGACY)] = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+    id: Annotated[str, Field(max_length=256)] | None = None
+    """What Qwen-Agent calls ``tool_call_id``; in other messages a name of the client's own."""
 
     @model_validator(mode="after")
     def _of_its_role(self) -> Self:
         if self.tool_calls and self.role != "assistant":
             raise fault(f"is not allowed in a message of role {self.role}", at=".tool_calls")
-        if (self.tool_call_id is None) == (self.role == "tool"):
+        answers = self.tool_call_id is not None or (self.role == "tool" and self.id is not None)
+        if answers != (self.role == "tool"):
             verb = "is required" if self.role == "tool" else "is not allowed"
             raise fault(f"{verb} in a message of role {self.role}", at=".tool_call_id")
         if self.content is None and not self.tool_calls:
@@ -354,6 +250,8 @@ class FunctionTool(Strict):
 
 
 class Tool(Strict):
+    """A tool that the model may call."""
+
     type: Literal["function"]
     function: FunctionTool
 
@@ -379,6 +277,23 @@ def _tool_choice(value: object) -> object:
     )
 
 
+MODE: Schema = {"enum": ["none", "auto", "required"]}
+_NAMED: Schema = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "properties": {"name": STRING},
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["type", "function"],
+    "additionalProperties": False,
+}
+
+
 class ChatRequest(Generation):
     """The body of ``POST /v1/chat/completions``."""
 
@@ -389,12 +304,16 @@ class ChatRequest(Generation):
     max_completion_tokens: Count | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    chat_template_kwargs: Annotated[dict[str, Any], at_most(32, "options")] = {}
+    chat_template_kwargs: Annotated[dict[str, Any], at_most(32, "options")] = Field(
+        default_factory=dict
+    )
     enable_thinking: StrictBool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
     thinking_budget: Count | None = None
-    tools: Annotated[list[Tool], FailFast(), at_most(MAX_TOOLS, "tools")] = []
-    tool_choice: Annotated[Any, BeforeValidator(_tool_choice)] = None
+    tools: Annotated[list[Tool], FailFast(), at_most(MAX_TOOLS, "tools")] = Field(
+        default_factory=list
+    )
+    tool_choice: Annotated[Any, Checked(_tool_choice, said(anyOf=[MODE, _NAMED]))] = None
     parallel_tool_calls: bool | None = None
 
     metadata: Annotated[dict[str, Any] | None, Ignored] = None
@@ -438,7 +357,7 @@ class ChatRequest(Generation):
         if self.choice.mode == "required" and not names:
             raise fault("is 'required', and there are no tools", at=".tool_choice")
         if self.choice.name is not None and self.choice.name not in names:
-            name = _short(self.choice.name)
+            name = short(self.choice.name)
             raise fault(f"names {name!r}, which is none of the tools", at=".tool_choice")
         return self
 
@@ -472,10 +391,22 @@ class ChatRequest(Generation):
 # --- /v1/completions ------------------------------------------------------------------------------
 
 
+_IDS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+PROMPTS: Schema = {
+    "anyOf": [
+        STRING,
+        _IDS,
+        {"type": "array", "items": STRING, "minItems": 1},
+        {"type": "array", "items": _IDS, "minItems": 1},
+    ]
+}
+"""A text or token ids, one or several."""
+
+
 class CompletionRequest(Generation):
     """The body of ``POST /v1/completions``. ``prompt``'s four shapes are read in ``prompt.py``."""
 
-    prompt: Any
+    prompt: Annotated[Any, WithJsonSchema(PROMPTS)]
     max_tokens: Annotated[int, Field(ge=0, le=1 << 31)] = 16
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool = False

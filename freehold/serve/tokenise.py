@@ -14,8 +14,9 @@ from starlette.responses import Response
 from freehold.errors import UsageError
 from freehold.serve import tools
 from freehold.serve.desk import desk_of
+from freehold.serve.fields import Strict, at_most, fault, parse
 from freehold.serve.intake import read
-from freehold.serve.schema import ChatMessage, ChatRequest, Strict, Tool, at_most, fault
+from freehold.serve.schema import ChatMessage, ChatRequest, Tool
 from freehold.serve.wire import encode
 
 
@@ -54,13 +55,8 @@ async def tokenize(request: Request) -> Response:
     if asked.prompt is not None:
         ids = [] if not asked.prompt else (await served.tokenising.prompts(asked.prompt, 1))[0]
     else:
-        chat = ChatRequest(
-            model=asked.model,
-            messages=asked.messages,
-            tools=asked.tools,
-            chat_template_kwargs=asked.chat_template_kwargs,
-            enable_thinking=asked.enable_thinking,
-        )
+        named = ("model", "messages", "tools", "chat_template_kwargs", "enable_thinking")
+        chat = parse(ChatRequest, {name: getattr(asked, name) for name in named})
         told = [message.shown() for message in chat.messages]
         shown = tools.shown(chat, served.hosted.codec)
         ids = await served.tokenising.chat(told, chat.options, shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from freehold.serve.answer import Piece, Scored
@@ -27,11 +27,14 @@ class Call:
 
 
 class Turn:
-    """Gathers the pieces of one choice, and tells what each of them brought."""
+    """Gathers the pieces of one choice, and tells what each of them brought. If it may call
+    ``alone`` one tool, further calls are left out: the stop string behind the first only ends an
+    answer whose calls have their marks."""
 
-    def __init__(self, listener: Listener, *, prefix: str = "call") -> None:
+    def __init__(self, listener: Listener, *, prefix: str = "call", alone: bool = False) -> None:
         self._listener = listener
         self._prefix = prefix
+        self._most = 1 if alone else None
         self._held: list[Scored] = []
         self._thoughts: list[str] = []
         self._words: list[str] = []
@@ -60,6 +63,9 @@ class Turn:
                 words=heard.words + last.words,
                 calls=heard.calls + last.calls,
             )
+        if self._most is not None:
+            kept = tuple(part for part in heard.calls if part.index < self._most)
+            heard = replace(heard, calls=kept)
         self._held += piece.tokens
         self.tokens += piece.tokens
         self._thoughts.append(heard.thoughts)

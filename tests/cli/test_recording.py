@@ -44,5 +44,5 @@ def test_a_server_is_named_by_its_address() -> None:
 
 def test_off_is_off_and_a_host_that_is_not_there_is_named() -> None:
     assert keeper_of(Settings(ledger="off")) is None
-    with pytest.raises(UsageError, match=r"host a\.\.b is not known"):
+    with pytest.raises(UsageError, match=r"host a\.\.b of ledger is not known"):
         keeper_of(Settings(ledger="postgresql://me@a..b/led"))

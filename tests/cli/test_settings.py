@@ -3,8 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from freehold.cli.settings import Settings, read_settings
+from freehold.cli.settings import Settings, Telemetry, read_settings
 from freehold.errors import UsageError
 from freehold.store.policy import Policy
 
@@ -84,3 +86,30 @@ def test_a_named_file_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FREEHOLD_CONFIG", str(tmp_path / "gone.toml"))
     with pytest.raises(UsageError, match=r"gone\.toml cannot be read"):
         read_settings(tmp_path)
+
+
+@settings(suppress_health_check=list(HealthCheck))
+@given(
+    st.one_of(
+        st.text(max_size=40), st.from_regex(r"http://[^/]{0,20}:[0-9]{0,7}/?", fullmatch=True)
+    )
+)
+def test_a_collector_is_an_address_or_refused(traces: str) -> None:
+    try:
+        found = Telemetry(traces=traces).address() if traces else ("none", 1)
+    except UsageError as error:
+        found = (str(error.param), 1)
+    assert found[0]
+    assert 0 < found[1] < 1 << 16
+
+
+def test_traces_without_what_sends_them_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from freehold.cli.telemetry import collector_of
+
+    telemetry = Telemetry(traces="http://127.0.0.1:4318")
+    assert collector_of(Settings()) == ()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'freehold\[telemetry\]'"):
+        collector_of(Settings(telemetry=telemetry))

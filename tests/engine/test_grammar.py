@@ -66,7 +66,7 @@ def walk(constraint: Constraint, rng: np.random.Generator, most: int = 400) -> s
     out = bytearray()
     for _ in range(most):
         allowed = constraint.allowed().tolist()
-        if constraint.complete or (STOP in allowed and rng.random() < 0.5):
+        if constraint.complete or (STOP in allowed and (len(allowed) == 1 or rng.random() < 0.5)):
             return out.decode()
         allowed = [token for token in allowed if token != STOP]
         ends = [t for t in allowed if WORDS[t] in (b'"', b"}", b"]", b'"}')]
@@ -181,6 +181,25 @@ def test_any_schema_of_ours_is_fulfilled(schema: dict[str, Any], seed: int) -> N
 
 
 _SHARED = Grammars(Bytewise, SIZE)
+
+constants = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2), st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(constants)
+def test_a_constant_is_refused_or_written_exactly(value: Any) -> None:
+    try:
+        schema = enforceable({"const": value}, "schema")
+    except UsageError:
+        return
+    text = walk(begin(_SHARED, f"start: {json_rule(schema)}"), np.random.default_rng(0))
+    assert text is None or json.loads(text) == value
 
 
 @pytest.mark.parametrize(

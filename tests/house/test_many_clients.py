@@ -110,11 +110,8 @@ def memory(server: Server) -> int:
 
 
 def assert_nothing_held(server: Server) -> None:
-    free, cached = (
-        metric(server, "freehold_kv_pages_free"),
-        metric(server, "freehold_kv_pages_cached"),
-    )
-    assert free + cached == metric(server, "freehold_kv_pages_total")
+    label = f'{{model="{DEFAULT}",state="held"}}'
+    assert metric(server, f"freehold_kv_pages{label}") == 0
     assert metric(server, "freehold_requests_running") == 0
     assert metric(server, "freehold_requests_waiting") == 0
 

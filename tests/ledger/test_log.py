@@ -80,7 +80,8 @@ def test_proofs_hold_at_every_size(open_log: Open) -> None:
         log.consistency(3, 751)
 
 
-def test_two_sequencers_cannot_write(open_log: Open, url: str) -> None:
+def test_two_sequencers_cannot_write_one_file(open_log: Open, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
     first = open_log(url)
     with pytest.raises(UsageError, match="another process writes"):
         open_log(url)
@@ -119,7 +120,7 @@ def test_a_ledger_is_verified_while_it_is_written(open_log: Open, url: str) -> N
 
 
 def test_a_refused_question_costs_no_connection(open_log: Open, url: str) -> None:
-    """With PostgreSQL the connection is the lock."""
+    """With PostgreSQL the connection holds a lock."""
     log = open_log(url)
     fill(log, 1)
     before = log._database._connection

@@ -216,3 +216,43 @@ def test_how_the_text_is_cut_does_not_matter(
     whole = hear([text], calls=calls, thinking=thinking)
     assert hear(parts, calls=calls, thinking=thinking) == whole
     assert hear(list(text), calls=calls, thinking=thinking) == whole
+
+
+# --- calls without their marks --------------------------------------------------------------------
+
+PLAIN = '{"name": "get_weather", "arguments": {"city": "Paris", "days": 2}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (PLAIN, ("", "", [("get_weather", ARGUMENTS)])),
+        ("\n " + PLAIN + "\n", ("", "", [("get_weather", ARGUMENTS)])),
+        (PLAIN + "\n</tool_call>", ("", "", [("get_weather", ARGUMENTS)])),
+        (PLAIN + "\n" + PLAIN, ("", "", [("get_weather", ARGUMENTS)] * 2)),
+        (PLAIN + "\n" + NOW, ("", "", [("get_weather", ARGUMENTS), ("now", "{}")])),
+        (PLAIN + "\nThere.", ("", "There.", [("get_weather", ARGUMENTS)])),
+        (PLAIN.replace("get_weather", "rm"), ("", PLAIN.replace("get_weather", "rm"), [])),
+        (PLAIN.replace('"name"', '"called"'), ("", PLAIN.replace('"name"', '"called"'), [])),
+        (" {} " + PLAIN, ("", " {} " + PLAIN, [])),
+        ("So: " + PLAIN, ("", "So: " + PLAIN, [])),
+        ('{"name": "get_wea', ("", '{"name": "get_wea', [])),
+        (PLAIN[:-10], ("", "", [("get_weather", '{"city": "Paris", "')])),
+    ],
+)
+def test_a_call_without_its_marks(text: str, found: Found) -> None:
+    assert hear([text]) == found
+    assert hear(list(text)) == found
+
+
+def test_a_call_of_a_strict_tool_needs_its_marks() -> None:
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    assert hear([PLAIN], tools=[strict]) == ("", PLAIN, [])
+    assert hear([PLAIN], tools=[]) == ("", PLAIN, [])
+    assert hear([PLAIN], calls="xml") == ("", PLAIN, [])
+
+
+def test_a_call_without_its_marks_behind_a_thought() -> None:
+    text = "<think>\nWhich?\n</think>\n\n" + PLAIN
+    found = ("Which?\n", "", [("get_weather", ARGUMENTS)])
+    assert hear(list(text), thinking="free") == (found[0].rstrip(), *found[1:])

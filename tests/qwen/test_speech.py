@@ -21,7 +21,8 @@ from freehold.qwen.speech import (
     thinking,
 )
 from freehold.qwen.tokenizer import Tokenizer
-from freehold.serve.schema import ChatRequest, parse
+from freehold.serve.fields import parse
+from freehold.serve.schema import ChatRequest
 from freehold.serve.structured import json_rule
 from freehold.serve.tools import _form
 

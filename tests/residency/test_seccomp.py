@@ -52,8 +52,8 @@ def test_who_may_what(arch: str) -> None:
         )
     }
     assert allowed == {
-        "accept4": {"counter"},
-        "listen": {"counter"},
+        "accept4": {"counter", "counter-remote"},
+        "listen": {"counter", "counter-remote"},
         "recvmsg": {"watchman", "broker"},
         "process_vm_readv": {"watchman", "broker"},
         "unlinkat": {"engine", "keeper", "keeper-remote", "front"},
@@ -77,15 +77,16 @@ def test_messages_carry_no_address_and_open_nothing(arch: str) -> None:
     assert ask("engine", arch, number["sendmsg"], 5, 0, 0) == NOTIFY
 
 
+@pytest.mark.parametrize("role", ["keeper-remote", "counter-remote"])
 @pytest.mark.parametrize("arch", ARCHES)
-def test_a_remote_keeper_makes_streams_and_connects_none(arch: str) -> None:
+def test_who_has_peers_makes_streams_and_connects_none(arch: str, role: str) -> None:
     number = numbers(arch)
     for family in (1, 2, 10):
-        assert ask("keeper-remote", arch, number["socket"], family, 0x80801, 0) == ALLOW
-        assert ask("keeper-remote", arch, number["socket"], family, 2, 0) == NOTIFY
-        assert ask("keeper-remote", arch, number["socket"], family, 1, 132) == NOTIFY
-    assert ask("keeper-remote", arch, number["socket"], 16, 1, 0) == NOTIFY
-    assert ask("keeper-remote", arch, number["connect"], 3, 4096, 16) == NOTIFY
+        assert ask(role, arch, number["socket"], family, 0x80801, 0) == ALLOW
+        assert ask(role, arch, number["socket"], family, 2, 0) == NOTIFY
+        assert ask(role, arch, number["socket"], family, 1, 132) == NOTIFY
+    assert ask(role, arch, number["socket"], 16, 1, 0) == NOTIFY
+    assert ask(role, arch, number["connect"], 3, 4096, 16) == NOTIFY
 
 
 @pytest.mark.parametrize("arch", ARCHES)

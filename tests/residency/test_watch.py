@@ -156,10 +156,9 @@ say([tried(lambda: os.kill(pid, 0)), tried(lambda: open(f"/proc/{pid}/environ", 
     assert set(said(process)) <= {1, 13}
 
 
-def test_a_keeper_is_connected_to_its_data_base_and_to_nothing_else(
-    tmp_path: Path,
-) -> None:
-    """The watchman connects a copy of the keeper's socket, to the addresses named at start."""
+@pytest.mark.parametrize("role", ["keeper-remote", "counter-remote"])
+def test_who_has_peers_is_connected_to_them_and_to_nothing_else(tmp_path: Path, role: str) -> None:
+    """The watchman connects a copy of the process's socket, to the addresses named at start."""
     import socket
 
     with (
@@ -167,7 +166,10 @@ def test_a_keeper_is_connected_to_its_data_base_and_to_nothing_else(
         socket.create_server(("127.0.0.1", 0)) as other,
     ):
         ports = named.getsockname()[1], other.getsockname()[1]
-        script = BROKERED.format(repository=str(REPOSITORY), named=ports[0], other=ports[1])
+        script = (COUNTER if role == "counter-remote" else KEEPER).format(
+            repository=str(REPOSITORY), named=ports[0], other=ports[1], role=role,
+            probe=PROBE.format(named=ports[0], other=ports[1]),
+        )  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path)],
             check=False,
@@ -190,26 +192,8 @@ def test_a_keeper_is_connected_to_its_data_base_and_to_nothing_else(
     assert f"127.0.0.1:{ports[1]}" in " ".join(line["what"] for line in lines)
 
 
-BROKERED = """
-import json, os, select, socket, subprocess, sys
-sys.path.insert(0, {repository!r})
-from pathlib import Path
-from freehold.residency.landlock import Reach
-from freehold.residency.lock import Order, library, shut_files
-from freehold.residency.watching import Watch
-folder = Path(sys.argv[1])
-watch = Watch(folder, connects=True)
-ports = ({named}, {other})
-shut_files(Order(role="counter", reach=Reach(read=library(), connect=ports)))
-watch.start()
-order = watch.order(
-    "keeper-remote", Reach(read=library(), connect=ports), peers=[("127.0.0.1", {named})]
-)
-KEEPER = '''
-import json, socket, select, sys
-sys.path.insert(0, {repository!r})
-from freehold.residency.lock import Order, lock
-lock(Order.loads(sys.argv[1]))
+PROBE = """
+import json, select, socket
 def connect(port, blocking=False, family=socket.AF_INET, kind=socket.SOCK_STREAM, to=None):
     try:
         s = socket.socket(family, kind)
@@ -229,10 +213,45 @@ print(json.dumps(dict(
     datagram=connect({named}, kind=socket.SOCK_DGRAM)[0],
     netlink=connect(0, family=socket.AF_NETLINK, kind=socket.SOCK_RAW, to=(0, 0))[0],
 )))
-'''
+"""
+
+HOUSE = """
+import os, subprocess, sys
+sys.path.insert(0, {repository!r})
+from pathlib import Path
+from freehold.residency.landlock import Reach
+from freehold.residency.lock import Order, library, shut_calls, shut_files
+from freehold.residency.watching import Watch
+folder = Path(sys.argv[1])
+watch = Watch(folder, connects=True)
+reach = Reach(read=library(), connect=({named}, {other}))
+shut_files(Order(role="counter", reach=reach))
+watch.start()
+order = watch.order({role!r}, reach, peers=[("127.0.0.1", {named})])
+"""
+
+KEEPER = (
+    HOUSE
+    + """
+KEEPER = '''
+import sys
+sys.path.insert(0, {repository!r})
+from freehold.residency.lock import Order, lock
+lock(Order.loads(sys.argv[1]))
+''' + {probe!r}
 done = subprocess.run([sys.executable, "-c", KEEPER, order.dumps()], pass_fds=(order.line,),
     text=True, stdout=subprocess.PIPE)
 sys.stdout.write(done.stdout)
 watch.close()
 sys.exit(done.returncode)
 """
+)
+
+COUNTER = (
+    HOUSE
+    + """
+shut_calls(order, shut_files(order))
+exec({probe!r})
+watch.close()
+"""
+)

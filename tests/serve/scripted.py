@@ -296,8 +296,9 @@ class Opened:
         binding: Binding | None = None,
         card: ModelCard | None = None,
         keeper: KeeperSettings | None = None,
+        traces: Any = None,
     ) -> None:
-        self._keeper = keeper
+        self._keeper, self._traces = keeper, traces
         self._engine, self._codec, self._limits = engine, codec, limits
         self._card = card or engine.card
         self._binding = binding or Binding(port=0)
@@ -331,7 +332,9 @@ class Opened:
             created=1_700_000_000,
             aliases=("scripted/alias",),
         )
-        app = build([hosted], self._keys, self._limits, ledger, passports=passport)
+        app = build(
+            [hosted], self._keys, self._limits, ledger, passports=passport, traces=self._traces
+        )
         self._loop = asyncio.get_running_loop()
 
         def ready(url: str) -> None:
@@ -353,12 +356,14 @@ class Opened:
             self._task.result()
 
 
-def _program(folder: str, drain_seconds: str, delay: str, ledger: str = "") -> None:
+def _program(
+    folder: str, drain_seconds: str, delay: str, ledger: str = "", keyring: str = ""
+) -> None:
     """Serve from the main thread, where signals arrive; print the address, a key, and the process
     id of the keeper where there is a ``ledger``."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     limits = replace(Limits(), drain_seconds=float(drain_seconds))
-    keys = Keyring(f"sqlite:///{folder}/keys.db")
+    keys = Keyring(keyring or f"sqlite:///{folder}/keys.db")
     hosted = Hosted(
         name=NAME,
         card=CARD,

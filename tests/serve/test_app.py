@@ -80,7 +80,7 @@ def test_openapi_is_whole_and_local(http: httpx.Client) -> None:
         assert name in schemas
     assert {"ChatRequest", "CompletionRequest", "ChatMessage"} <= set(schemas)
     assert set(document["paths"]) >= {"/v1/chat/completions", "/v1/completions", "/v1/models"}
-    assert "http" not in text.replace("https://json-schema.org", "")
+    assert "://" not in text
 
 
 def test_two_models_of_one_name_are_refused(scripted: Any, tmp_path: Any) -> None:

@@ -42,7 +42,7 @@ _json = st.recursive(
     max_leaves=12,
 )
 _asked = {"messages": [{"role": "user", "content": "hello"}]}
-_base: dict[str, dict[str, Any]] = {
+BASE: dict[str, dict[str, Any]] = {
     CHAT: {"model": NAME, "max_tokens": 8, **_asked},
     TEXT: {"model": NAME, "prompt": ">hello", "max_tokens": 8},
     "/v1/messages": {"model": NAME, "max_tokens": 8, **_asked},
@@ -55,7 +55,7 @@ _base: dict[str, dict[str, Any]] = {
 
 
 def test_every_route_with_a_body_is_here() -> None:
-    assert _base.keys() == POSTS.keys()
+    assert BASE.keys() == POSTS.keys()
 
 
 _fuzz = settings(
@@ -78,7 +78,7 @@ def _well_behaved(answer: httpx.Response, path: str) -> None:
         assert answer.json()
 
 
-@pytest.mark.parametrize("path", _base)
+@pytest.mark.parametrize("path", BASE)
 @_fuzz
 @given(body=_json)
 def test_any_json(http: httpx.Client, path: str, body: Any) -> None:
@@ -86,16 +86,16 @@ def test_any_json(http: httpx.Client, path: str, body: Any) -> None:
     _well_behaved(http.post(path, content=content), path)
 
 
-@pytest.mark.parametrize("path", _base)
+@pytest.mark.parametrize("path", BASE)
 @_fuzz
 @given(changes=st.dictionaries(st.sampled_from(FIELDS), _json, min_size=1, max_size=3))
 def test_changed_fields(http: httpx.Client, path: str, changes: dict[str, Any]) -> None:
-    body = {**_base[path], **changes}
+    body = {**BASE[path], **changes}
     content = json.dumps(body).encode("utf-8", "surrogatepass")
     _well_behaved(http.post(path, content=content), path)
 
 
-@pytest.mark.parametrize("path", _base)
+@pytest.mark.parametrize("path", BASE)
 @_fuzz
 @given(body=st.binary(max_size=200))
 def test_any_bytes(http: httpx.Client, path: str, body: bytes) -> None:
@@ -104,11 +104,11 @@ def test_any_bytes(http: httpx.Client, path: str, body: bytes) -> None:
     assert answer.status_code == 400
 
 
-@pytest.mark.parametrize("path", _base)
+@pytest.mark.parametrize("path", BASE)
 @_fuzz
 @given(data=st.data())
 def test_damaged_bytes(http: httpx.Client, path: str, data: st.DataObject) -> None:
-    body = bytearray(json.dumps(_base[path]).encode())
+    body = bytearray(json.dumps(BASE[path]).encode())
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(body) - 1))
         kind = data.draw(st.sampled_from(["flip", "drop", "cut"]))

@@ -115,7 +115,9 @@ def test_metrics_count_what_happened(counter: Callable[..., Any]) -> None:
     assert found[("freehold_time_per_token_seconds_count", model)] == 6
     assert found[("freehold_requests_running", model)] == 0
     assert found[("freehold_requests_waiting", model)] == 3
-    assert found[("freehold_kv_pages_total", model)] == 100
-    assert found[("freehold_kv_pages_free", model)] == 60
-    assert found[("freehold_kv_pages_cached", model)] == 30
+    for state, pages in (("free", 60), ("cached", 30), ("held", 10)):
+        assert found[("freehold_kv_pages", (*model, ("state", state)))] == pages
+    assert found[("freehold_prefill_seconds_count", model)] == 2
+    assert found[("freehold_refusals_total", (("reason", "none"),))] == 1  # no key was sent
+    assert found[("freehold_ledger_lag_seconds", ())] == 0
     assert found[("freehold_requests_inside", ())] == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from freehold.serve.answer import Usage
@@ -20,6 +22,7 @@ from freehold.serve.database import exclusive
 from freehold.serve.errors import ProblemError
 from freehold.serve.keys import KeyInfo, KeyLimits, Keyring
 from freehold.serve.quotas import Quotas, Spending
+from tests.postgres import Postgres
 
 NAME = "scripted-1"
 CHAT = "/v1/chat/completions"
@@ -35,12 +38,17 @@ class Clock:
         return self.now
 
 
-def ring_of(folder: Path) -> Keyring:
-    return Keyring(f"sqlite:///{folder / 'keys.db'}")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty key data base, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'keys.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new()
 
 
-def key_of(ring: Keyring, **limits: Any) -> KeyInfo:
-    new = ring.add("key", limits=KeyLimits(**limits))
+def key_of(ring: Keyring, name: str = "key", **limits: Any) -> KeyInfo:
+    new = ring.add(name, limits=KeyLimits(**limits))
     found = ring.check(new.secret)
     assert found is not None
     return found
@@ -52,8 +60,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ring(tmp_path: Path) -> Keyring:
-    return ring_of(tmp_path)
+def ring(url: str) -> Iterator[Keyring]:
+    ring = Keyring(url)
+    yield ring
+    ring.close()
 
 
 async def begin(
@@ -203,10 +213,10 @@ async def test_keys_without_limits_are_counted_and_temporary_ones_are_not(
 # --- several counters -----------------------------------------------------------------------------
 
 
-def test_two_counters_never_pass_a_limit_together(tmp_path: Path) -> None:
+def test_two_counters_never_pass_a_limit_together(url: str) -> None:
     """Forty threads of two counters on one data base, each with its own connections."""
     limit = 5000
-    key = key_of(ring_of(tmp_path), token_budget=limit)
+    key = key_of(Keyring(url), token_budget=limit)
 
     async def spend(quotas: Quotas, seed: int) -> int:
         total = 0
@@ -225,7 +235,7 @@ def test_two_counters_never_pass_a_limit_together(tmp_path: Path) -> None:
 
     def counter(number: int) -> int:
         async def all_of_it() -> int:
-            quotas = Quotas(ring_of(tmp_path), 100)
+            quotas = Quotas(Keyring(url), 100)
             found = await asyncio.gather(*(spend(quotas, 20 * number + i) for i in range(20)))
             await quotas.settle()
             return sum(found)
@@ -234,7 +244,7 @@ def test_two_counters_never_pass_a_limit_together(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as threads:
         spent = sum(threads.map(counter, range(2)))
-    told = ring_of(tmp_path).usage(date(1970, 1, 1))
+    told = Keyring(url).usage(date(1970, 1, 1))
     assert sum(one.prompt_tokens + one.completion_tokens for one in told) == spent <= limit
     assert spent > limit - 100
 
@@ -249,17 +259,18 @@ moves = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(moves)
 def test_no_order_of_events_passes_a_limit(
-    tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[str, int, int]]
+    ring: Keyring, moves: list[tuple[str, int, int]]
 ) -> None:
-    folder = tmp_path_factory.mktemp("moves")
-    clock, ring = Clock(), ring_of(folder)
-    key = key_of(ring, tokens_per_minute=70, token_budget=200, concurrency=3)
+    """Two counters take turns; what each event finds is what both have left."""
+    clock = Clock()
+    name = secrets.token_hex(8)
+    key = key_of(ring, name, tokens_per_minute=70, token_budget=200, concurrency=3)
 
     async def play() -> None:
-        quotas = Quotas(ring, 1e6, clock=clock)
+        counters = itertools.cycle([Quotas(ring, 1e6, clock=clock) for _ in range(2)])
         running: list[tuple[Spending, Usage, int]] = []
         spent, this_minute = 0, 0
         for move, prompt, most in moves:
@@ -271,12 +282,12 @@ def test_no_order_of_events_passes_a_limit(
                 spending, usage, each = running.pop(0)
                 said = min(each, most)
                 end(spending, usage, said)
-                await quotas.settle()
+                await spending._quotas.settle()
                 spent += usage.prompt_tokens + said
                 this_minute += usage.prompt_tokens + said
             elif move != "end":
                 try:
-                    one = await begin(quotas, key, prompt, most, firm=move == "firm")
+                    one = await begin(next(counters), key, prompt, most, firm=move == "firm")
                 except ProblemError:
                     continue
                 assert one[2] == most or move != "firm"

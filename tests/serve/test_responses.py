@@ -40,7 +40,12 @@ def model(counter: Callable[..., Any], scripted: Any) -> Callable[..., Any]:
         running = counter(
             engine=engine, codec=scripted.ScriptedCodec(calls="json", thinking=thinking)
         )
-        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key=running.key, max_retries=0)
+        client = openai.OpenAI(
+            base_url=f"{running.url}/v1",
+            api_key=running.key,
+            max_retries=0,
+            _strict_response_validation=True,
+        )
         return running, client.responses
 
     return open_one

@@ -114,6 +114,24 @@ WRONG: list[tuple[Any, str]] = [
     (schema_format({"properties": {"a": {"if": {}}}}), f"{AT}.properties.a.if"),
     (schema_format({"$ref": "https://example.org/x"}), f"{AT}.$ref"),
     (schema_format({"$ref": 5}), f"{AT}.$ref"),
+    (schema_format({"$ref": "#name"}), f"{AT}.$ref"),
+    (schema_format({"$ref": "#/$defs/a"}), f"{AT}.$ref"),
+    (schema_format({"const": {"a": {"not": {}}}, "$ref": "#/const/a"}), f"{AT}.$ref"),
+    (schema_format({"items": {"$id": "http://a/", "$ref": "#"}}), f"{AT}.items.$ref"),
+    (schema_format({"const": ["a\x7fb"]}), f"{AT}.const"),
+    (schema_format({"enum": [{"a\x1f": 1}]}), f"{AT}.enum"),
+    (schema_format({"properties": {"a\x07": {}}}), f"{AT}.properties.a\x07"),
+    (schema_format({"required": ["\x0b"]}), f"{AT}.required"),
+    (schema_format({"const": 2**53 + 1}), f"{AT}.const"),
+    (schema_format({"enum": [0.30000000000000004]}), f"{AT}.enum"),
+    (schema_format({"exclusiveMinimum": 1e-23}), f"{AT}.exclusiveMinimum"),
+    (schema_format({"minimum": -1e300}), f"{AT}.minimum"),
+    (schema_format({"maximum": True}), f"{AT}.maximum"),
+    (schema_format({"maxItems": 2.5}), f"{AT}.maxItems"),
+    (schema_format({"minLength": -1}), f"{AT}.minLength"),
+    (schema_format({"maxLength": "3"}), f"{AT}.maxLength"),
+    (schema_format({"pattern": 5}), f"{AT}.pattern"),
+    (schema_format({"patternProperties": {"(?=a)": {}}}), f"{AT}.patternProperties.(?=a)"),
     (schema_format({"format": "iri"}), f"{AT}.format"),
     (schema_format({"format": ["date"]}), f"{AT}.format"),
     (schema_format({"minProperties": 2}), f"{AT}.minProperties"),
@@ -132,6 +150,12 @@ def test_what_cannot_be_enforced_is_refused_by_name(
     error = answer.json()["error"]
     assert error["param"].endswith(param)
     assert error["message"].startswith((error["param"], "Unrecognized"))
+
+
+def test_whole_numbers_may_be_written_as_floats_and_references_escaped() -> None:
+    told = enforceable({"maxItems": 2.0, "$ref": "#/$defs/a~1b%25", "$defs": {"a/b%": True}}, "s")
+    assert told["maxItems"] == 2
+    assert type(told["maxItems"]) is int
 
 
 def test_deep_schemas_are_refused_and_not_walked() -> None:

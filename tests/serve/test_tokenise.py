@@ -9,6 +9,7 @@ import pytest
 
 NAME = "scripted-1"
 USER = [{"role": "user", "content": "hé"}]
+TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 def test_there_and_back(http: httpx.Client) -> None:
@@ -33,6 +34,7 @@ def test_a_conversation(http: httpx.Client) -> None:
         ("/tokenize", {"prompt": "x", "messages": USER}, "prompt"),
         ("/tokenize", {"prompt": 5}, "prompt"),
         ("/tokenize", {"messages": [{"role": "x"}]}, "messages[0].role"),
+        ("/tokenize", {"messages": USER, "tools": [TOOL, TOOL]}, "tools[1].function.name"),
         ("/tokenize", {"prompt": "x" * 1000}, "prompt"),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": ["x"]}, "tokens[0]"),

@@ -125,6 +125,29 @@ def test_a_conversation_with_calls_reaches_the_template(model: Callable[..., Any
     assert shown[3] == {"role": "assistant", "content": "It is warm."}
 
 
+def test_what_clients_send_back_with_an_answer_changes_nothing(model: Callable[..., Any]) -> None:
+    running, chat = model("It is warm.")
+    called = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    more: Any = {"index": 0, "provider_specific_fields": {"a": 1}}
+    function: Any = {**called, "parsed_arguments": {"city": "Paris"}}
+    calls: Any = [{"id": "c1", "type": "function", "function": function, **more}]
+    beside: Any = {"parsed": None, "extra": {"a": 1}, "provider_specific_fields": None}
+    plain: Any = [{"id": "c1", "type": "function", "function": called}]
+    for first, second, result in (
+        ({"tool_calls": calls, **beside}, {"id": "c1", "extra": {}, "name": "x"}, "21"),
+        ({"tool_calls": plain}, {"tool_call_id": "c1"}, "21"),
+        ({"tool_calls": plain}, {"tool_call_id": ""}, "21"),
+    ):
+        messages: Any = [
+            *ASK,
+            {"role": "assistant", "content": "", **first},
+            {"role": "tool", "content": result, **second},
+        ]
+        chat.create(model=NAME, messages=messages, tools=[WEATHER])
+    first, second, third = running.codec.messages
+    assert first == second == third
+
+
 @pytest.mark.parametrize(
     ("more", "least", "names", "many"),
     [
@@ -195,6 +218,16 @@ def test_one_call_only(model: Callable[..., Any]) -> None:
     assert call.function.arguments == '{"city": "Paris"}'
     assert answer.choices[0].finish_reason == "tool_calls"
     assert running.engine.finished == 0
+
+
+def test_one_call_only_where_calls_have_no_marks(model: Callable[..., Any]) -> None:
+    bare = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
+    _, chat = model(f"{bare}\n{bare}")
+    asked: Any = {"model": NAME, "messages": ASK, "tools": [WEATHER]}
+    assert len(chat.create(**asked).choices[0].message.tool_calls) == 2
+    alone = chat.create(**asked, parallel_tool_calls=False).choices[0]
+    assert len(alone.message.tool_calls) == 1
+    assert alone.finish_reason == "tool_calls"
 
 
 def test_a_cut_call_says_so(model: Callable[..., Any]) -> None:
