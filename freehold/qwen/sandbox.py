@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, TypeGuard
+from typing import Any
 
 import jinja2
 from jinja2 import nodes, pass_context
@@ -29,6 +29,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from freehold.qwen.controls import Controls
+from freehold.qwen.marking import Marking, wrap
 from freehold.qwen.meter import OverBudgetError, current
 
 STR_METHODS = frozenset(
@@ -125,7 +126,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._source_chars = len(source)
         tree = super()._parse(source, name, filename)
         if self.controls is not None:
-            _Marking(self.controls).visit(tree)
+            Marking(self.controls).visit(tree)
         metered: nodes.Template = _Metering().visit(tree)
         return metered
 
@@ -168,44 +169,6 @@ class Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class _Marking(NodeTransformer):
-    """Makes signs of the tokens in the template's literals, and comparisons see through them."""
-
-    def __init__(self, controls: Controls) -> None:
-        self._controls = controls
-
-    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:  # noqa: N802
-        node.data = self._controls.mark(self._controls.escape(node.data))
-        return node
-
-    def visit_Const(self, node: nodes.Const) -> nodes.Node:  # noqa: N802
-        if isinstance(node.value, str):
-            node.value = self._controls.mark(self._controls.escape(node.value))
-        return node
-
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
-        sides = [node.expr, *(operand.expr for operand in node.ops)]
-        fixed = [isinstance(side, nodes.Const) for side in sides]
-        named = any(self._controls.named(side.value) for side in sides if _is_text(side))
-        if named or (sum(fixed) < len(sides) - 1 and {op.op for op in node.ops} & _ALIKE):
-            shown = [
-                side if constant else _wrap("unmarked", [self.visit(side)])
-                for side, constant in zip(sides, fixed, strict=True)
-            ]
-            node.expr = shown[0]
-            for operand, side in zip(node.ops, shown[1:], strict=True):
-                operand.expr = side
-            return node
-        return self.generic_visit(node)
-
-
-_ALIKE = frozenset({"eq", "ne", "in", "notin"})
-
-
-def _is_text(node: nodes.Expr) -> TypeGuard[nodes.Const]:
-    return isinstance(node, nodes.Const) and isinstance(node.value, str)
-
-
 class _Metering(NodeTransformer):
     """Puts a meter around every construct that could unfold, and refuses what no template needs."""
 
@@ -214,18 +177,18 @@ class _Metering(NodeTransformer):
             raise SecurityError("recursive loops are not allowed")
         cost = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
         self.generic_visit(node)
-        node.iter = _wrap("metered_rounds", [node.iter, nodes.Const(cost)])
+        node.iter = wrap("metered_rounds", [node.iter, nodes.Const(cost)])
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
-        return _wrap("metered_concat", list(node.nodes)).set_lineno(node.lineno)
+        return wrap("metered_concat", list(node.nodes)).set_lineno(node.lineno)
 
     def _container(self, node: nodes.Expr) -> nodes.Node:
         self.generic_visit(node)
         if isinstance(node, nodes.Tuple) and node.ctx != "load":
             return node  # a target of assignment: {% set a, b = ... %}
-        return _wrap("metered_value", [node]).set_lineno(node.lineno)
+        return wrap("metered_value", [node]).set_lineno(node.lineno)
 
     visit_List = visit_Tuple = visit_Dict = _container  # noqa: N815
 
@@ -238,11 +201,6 @@ class _Metering(NodeTransformer):
         if node.attr.startswith("_"):
             raise SecurityError(f"attribute {node.attr!r} is not allowed")
         return node
-
-
-def _wrap(function: str, args: list[Any]) -> nodes.Call:
-    # An attribute of the environment: a name could be shadowed by the template.
-    return nodes.Call(nodes.EnvironmentAttribute(function), args, [], None, None)
 
 
 # --- metering -------------------------------------------------------------------------------------

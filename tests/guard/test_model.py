@@ -296,7 +296,7 @@ def published_form() -> str:
 @pytest.mark.slow
 async def test_a_real_model_is_asked_and_read(real_gguf: Path, tmp_path: Path) -> None:
     """The default model was never trained for it: what is shown is that the path runs, that its
-    labels' odds are read, and that they are the same each time."""
+    labels' odds are read, and that it says the same again."""
     from freehold.engine import EngineProcess, EngineSettings
     from freehold.qwen import codec
     from freehold.qwen.controls import Controls
@@ -319,6 +319,8 @@ async def test_a_real_model_is_asked_and_read(real_gguf: Path, tmp_path: Path) -
         first = await guard.assess(user("What is the capital of France?"))
         assert set(first.odds) == {"safe", "controversial", "unsafe"}
         assert sum(first.odds.values()) == pytest.approx(1)
-        assert await guard.assess(user("What is the capital of France?")) == first
+        again = await guard.assess(user("What is the capital of France?"))
+        assert again.safety == first.safety
+        assert again.odds == pytest.approx(first.odds, abs=1e-4)
         answer = [*user("Hi"), {"role": "assistant", "content": "Hello!"}]
         print(first, await guard.assess(answer))

@@ -34,7 +34,7 @@ class Received:
 @dataclass(frozen=True, kw_only=True)
 class Ruling:
     """What becomes of a call. ``tainted`` are the sensitive arguments whose value comes from a
-    stranger, by their path. ``digest`` names the call (tool and arguments): it is approved alone."""
+    stranger, by their path. ``digest`` names the call (tool, arguments): it is approved alone."""
 
     action: ToolAction
     digest: str

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import codecs
 import html
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,8 +24,8 @@ MAX_VALUE = 1 << 16
 """Characters of a text, or of a value, that are looked at. A value that is longer is tainted."""
 _SHORTEST = 4
 _GRAM, _GRAMS = 10, 250
-_RUN = 5
-"""Words in a row that a text and a value share by more than chance."""
+_RUN, _RUN_LETTERS = 3, 14
+"""Words in a row, and letters in them, that a text and a value share by more than chance."""
 
 _WORDS = re.compile(r"[^\W_]+")
 _NUMBERS = re.compile(r"(?<![^\W_])\d[\d.,\u00a0' ]*\d|\d")
@@ -67,6 +68,10 @@ class Texts:
         step = MAX_TEXT - 1_024
         for start in range(0, max(1, len(text)), step):
             self._views += [(source, _View(one)) for one in forms(text[start : start + MAX_TEXT])]
+
+    def has_words(self, words: Iterable[str]) -> bool:
+        """Whether each of ``words`` stands somewhere in these texts."""
+        return all(self.sources_of(f" {word} ", attribute="spaced") is not None for word in words)
 
     def sources_of(self, test: str | int, *, attribute: str) -> str | None:
         """The source of the first text that holds ``test``."""
@@ -156,15 +161,17 @@ def tainted(value: object, strangers: Texts, trusted: Texts) -> Taint | None:
 
 def _taint(text: str, strangers: Texts, trusted: Texts, *, telling: bool) -> Taint | None:
     view = _View(text)
+    # Made of the user's own words, if in another order: nobody else is named.
+    own = trusted.has_words(view.spaced.split())
     looked_for: tuple[tuple[str, str, Iterable[str | int]], ...] = (
         ("number", "numbers", _telling_numbers(view)),
         ("copied", "spaced", [view.spaced] if len(view.spaced) > 4 and telling else []),
         ("copied", "compact", [view.compact] if len(view.compact) >= 2 * _SHORTEST else []),
-        ("part", "compact", _parts(text)),
+        ("part", "compact", _parts(text, trusted)),
         ("words", "runs", view.runs),
     )
     for how, attribute, tests in looked_for:
-        for test in tests:
+        for test in () if own and how != "number" else tests:
             source = strangers.sources_of(test, attribute=attribute)
             if source is not None and trusted.sources_of(test, attribute=attribute) is None:
                 return Taint(source, how)
@@ -176,20 +183,32 @@ def _telling_numbers(view: _View) -> list[str]:
     return [number for number in view.numbers if len(number) > 1]
 
 
-def _parts(text: str) -> Iterator[str]:
+def _parts(text: str, trusted: Texts) -> Iterator[str]:
     """What stands for somebody or some place in ``text``: addresses and paths, their names, and
     pieces of long ones."""
     joined = [match[0] for match in _JOINED.finditer(text)]
     if not any(map(str.isspace, text.strip())):
         joined.append(text)
     for one in dict.fromkeys(joined):
-        pieces = ["".join(_WORDS.findall(fold(piece))) for piece in re.split(r"[/@?&=]", one)]
-        whole = "".join(pieces)
-        yield from (piece for piece in (whole, *pieces) if len(piece) >= 2 * _SHORTEST)
-        stride = 1 + len(whole) // _GRAMS
-        yield from (whole[i : i + _GRAM] for i in range(0, len(whole) - _GRAM + 1, stride))
+        for piece in (one, *re.split(r"[/@?&=]", one)):
+            for name in _unexplained(piece, trusted):
+                yield name
+                stride = 1 + len(name) // _GRAMS
+                yield from (name[i : i + _GRAM] for i in range(0, len(name) - _GRAM + 1, stride))
+
+
+def _unexplained(piece: str, trusted: Texts) -> Iterator[str]:
+    """Runs of words in ``piece`` that the user did not say, each run without its gaps."""
+    words = _WORDS.findall(fold(piece))
+    for explained, run in itertools.groupby(words, lambda word: trusted.has_words([word])):
+        name = "".join(run)
+        if not explained and len(name) >= 2 * _SHORTEST:
+            yield name
 
 
 def _runs(words: Sequence[str]) -> Iterator[int]:
     """Words in a row, as hashes: a long text has many."""
-    return (hash(tuple(words[i : i + _RUN])) for i in range(len(words) - _RUN + 1))
+    for i in range(len(words) - _RUN + 1):
+        run = tuple(words[i : i + _RUN])
+        if sum(map(len, run)) >= _RUN_LETTERS:
+            yield hash(run)
