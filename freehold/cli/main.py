@@ -15,6 +15,7 @@ from freehold.cli import (
     benching,
     bundling,
     checking,
+    guarding,
     keys,
     ledger,
     models,
@@ -48,6 +49,7 @@ app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
 app.command("bundle")(bundling.bundle)
+app.add_typer(guarding.app, name="guard")
 app.add_typer(passports.app, name="passport")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
