@@ -15,12 +15,14 @@ from freehold.cli import (
     benching,
     bundling,
     checking,
+    guarding,
     keys,
     ledger,
     models,
     packing,
     passports,
     residency,
+    reviewing,
     serving,
     signers,
     talking,
@@ -49,12 +51,14 @@ app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
 app.command("bundle")(bundling.bundle)
+app.add_typer(guarding.app, name="guard")
 app.add_typer(passports.app, name="passport")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(signers.app, name="signer")
 app.add_typer(residency.app, name="residency")
-app.add_typer(watching.app, name="guard")
+guarding.app.add_typer(reviewing.app, name="review")
+guarding.app.command("policies")(watching.policies)
 
 
 def _version(value: bool) -> None:

@@ -165,6 +165,9 @@ class Settings:
         "a Qwen3Guard-Gen model in the vault, run beside the served one for policies that ask a "
         "guard model; empty: none",
     )
+    guard_weights: str = _key(
+        "", "weights of the fast tier that `freehold guard train` wrote; empty: those shipped"
+    )
     guard_policies: str = _key(
         "guard.toml", "the file of your own policies, in the store's folder; there need not be one"
     )

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from freehold.cli import reviewing
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, emit
 from freehold.cli.places import root
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
     from freehold.types import Guard
 
 
-app = typer.Typer(
-    help="Judge prompts and answers, by the owner's policies.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-app.add_typer(reviewing.app, name="review")
-
-
-@app.command("policies")
 def policies(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -90,10 +81,12 @@ def tools_of(policies: Mapping[str, Policy]) -> dict[str, ToolPolicy]:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The owner's files, read: policies by name, and the rules for tools that they name."""
+    """The owner's files, read: policies by name, and the rules for tools that they name. ``weights``
+    are the fast tier's; ``None`` takes those shipped."""
 
     policies: Mapping[str, Policy]
     tools: Mapping[str, ToolPolicy]
+    weights: bytes | None = None
 
 
 def rules_of(settings: Settings) -> Rules | None:
@@ -108,7 +101,16 @@ def rules_of(settings: Settings) -> Rules | None:
             f"the policy {asking[0]!r} asks a guard model, and guard_model names none in the vault",
             param="guard_model",
         )
-    return Rules(policies=found, tools=tools_of(found))
+    weights = None
+    if settings.guard_weights:
+        path = Path(settings.guard_weights).expanduser()
+        try:
+            weights = path.read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be read: {error.strerror}", param="guard_weights"
+            ) from error
+    return Rules(policies=found, tools=tools_of(found), weights=weights)
 
 
 @contextmanager
@@ -131,8 +133,12 @@ async def guarded(
         yield None
         return
     from freehold.guard.cascade import Cascade
+    from freehold.guard.fast import FastTier, load
     from freehold.guard.pii import PersonalData
 
+    fast = FastTier()
+    if rules.weights is not None:
+        fast = FastTier(load(rules.weights, name=settings.guard_weights))
     async with AsyncExitStack() as stack:
         judge = None
         if child is not None:
@@ -143,7 +149,7 @@ async def guarded(
             judge = ModelJudge(EngineGuard(model.engine, model.codec))
         yield Cascade(
             rules.policies,
-            detectors=[],
+            detectors=[fast],
             finders=[PersonalData()],
             judge=judge,
             tools=rules.tools,

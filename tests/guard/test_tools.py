@@ -83,7 +83,7 @@ def test_policies_are_read(session: ToolSession) -> None:
         ("tools.a.arguments = { properties = { b = 1 } }", "tools.a.arguments.properties.b"),
         ("tools.a.arguments = { anyOf = [{}, 3] }", "tools.a.arguments.anyOf[1]"),
         (
-            'tools.a = { sensitive = ["tо"], arguments = { properties = { to = {} } } }',  # noqa: RUF001
+            'tools.a = { sensitive = ["tо"], arguments = { properties = { to = {} } } }',
             "tools.a.sensitive",
         ),
     ],
