@@ -81,8 +81,8 @@ def tools_of(policies: Mapping[str, Policy]) -> dict[str, ToolPolicy]:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The owner's files, read: policies by name, and the rules for tools that they name. ``weights``
-    are the fast tier's; ``None`` takes those shipped."""
+    """The owner's files, read: policies by name, and the rules for tools that they name.
+    ``weights`` are the fast tier's; ``None`` takes those shipped."""
 
     policies: Mapping[str, Policy]
     tools: Mapping[str, ToolPolicy]
