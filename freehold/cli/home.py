@@ -28,9 +28,17 @@ class Home:
         self._order = order
         self._files: list[str] = []
 
-    def order(self, role: str, reach: Reach, *, peers: Sequence[Peer] = ()) -> Order:
-        """The lock of a process about to be started as ``role``."""
-        return self.watch.order(role, reach, peers=peers)
+    def order(
+        self,
+        role: str,
+        reach: Reach,
+        *,
+        peers: Sequence[Peer] = (),
+        home: str = "",
+        isolate: bool = False,
+    ) -> Order:
+        """The lock of a process about to be started as ``role`` (``Watch.order``)."""
+        return self.watch.order(role, reach, peers=peers, home=home, isolate=isolate)
 
     def shut_files(self) -> None:
         """Shut all files but this process's own. What is started after it has no more than that;
@@ -57,7 +65,7 @@ def at_home(
     write: tuple[str, ...] = (),
     bind: tuple[int, ...] = (),
     peers: tuple[Peer, ...] = (),
-    also: Reach | None = None,
+    also: Sequence[Reach] = (),
     connects: bool = False,
     drill: int | None = None,
 ) -> Iterator[Home]:
@@ -89,7 +97,7 @@ def at_home(
     )
     # The watchman is inside the same fence, so that it sees into the processes; each of them then
     # draws a narrower one, out of which it does not see the watchman.
-    shut_files(Order(role=role, reach=_sum(reach, also), enforce=enforce))
+    shut_files(Order(role=role, reach=_sum(reach, *also), enforce=enforce))
     watch.start()
     try:
         yield Home(watch, watch.order(role, reach, peers=peers))
@@ -97,12 +105,19 @@ def at_home(
         watch.close()
 
 
-def _sum(one: Reach, other: Reach | None) -> Reach:
-    from dataclasses import asdict
+def _sum(first: Reach, *others: Reach) -> Reach:
+    """What is in any of them; ports are shut only if they are in all."""
+    from freehold.residency.landlock import Reach
 
-    if other is None:
-        return one
-    return type(one)(**{key: value + getattr(other, key) for key, value in asdict(one).items()})
+    every = (first, *others)
+    return Reach(
+        read=tuple(path for one in every for path in one.read),
+        write=tuple(path for one in every for path in one.write),
+        list=tuple(path for one in every for path in one.list),
+        connect=tuple(port for one in every for port in one.connect),
+        bind=tuple(port for one in every for port in one.bind),
+        ports=all(one.ports for one in every),
+    )
 
 
 def _public_keys(settings: Settings) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from freehold.cli.gating import Draft, admit, foresee
 from freehold.cli.output import Bar
@@ -17,7 +17,9 @@ from freehold.errors import FreeholdError, IntegrityError
 
 if TYPE_CHECKING:
     from freehold.cli.home import Home
+    from freehold.cli.upstream import Upstream, Warden
     from freehold.engine.child import Child
+    from freehold.engine.client import EngineProcess
     from freehold.engine.wire import EngineSettings
     from freehold.types import Codec, Engine
 
@@ -32,21 +34,27 @@ class Living:
 
 
 @contextmanager
-def starting(settings: Settings, home: Home) -> Iterator[Child]:
+def starting(settings: Settings, home: Home, upstream: Upstream | None = None) -> Iterator[Child]:
     """Start the engine process of ``settings.model``, locked as ``home`` orders, and unless the
     gate refuses have it load, while this process imports what it needs itself. At the end it is
-    gone, whether ``living`` has taken it over or not. Called after ``home.shut_files``: who is to
+    gone, whether ``living`` has taken it over or not. With an ``upstream`` it is the process that
+    asks there. Called after ``home.shut_files``: who is to
     be ended must be inside."""
     from freehold.engine.child import reach_of, spawn
 
     secret = pack_secret() if settings.backend == "native" else None
-    child = spawn(home.order("engine", reach_of(root(), secret, settings.device)))
+    if upstream is None:
+        child = spawn(home.order("engine", reach_of(root(), secret, settings.device)))
+    else:
+        reach = reach_of(root(), None, "cpu")
+        order = home.order("remote", reach, peers=upstream.peers)
+        child = spawn(order, "freehold.engine.remote")
     # A vocabulary is 300,000 objects that stay: looking through them again and again for garbage
     # would take a fifth of the counter's start.
     gc.disable()
     try:
         # The gate speaks while the child is still importing: until then, it is told nothing.
-        child.configure(_engine_settings(settings, foresee(settings)))
+        child.configure(_engine_settings(settings, foresee(settings), upstream))
         yield child
     finally:
         gc.enable()
@@ -54,7 +62,13 @@ def starting(settings: Settings, home: Home) -> Iterator[Child]:
 
 
 @asynccontextmanager
-async def living(settings: Settings, bar: Bar, child: Child | None = None) -> AsyncIterator[Living]:
+async def living(
+    settings: Settings,
+    bar: Bar,
+    child: Child | None = None,
+    upstream: Upstream | None = None,
+    warden: Warden | None = None,
+) -> AsyncIterator[Living]:
     """The engine that ``starting`` began (or one begun now), once it answers, and its codec;
     stopped at the end.
 
@@ -67,11 +81,16 @@ async def living(settings: Settings, bar: Bar, child: Child | None = None) -> As
 
     name = settings.model
     draft = foresee(settings) if child is None else Draft(name=settings.draft)
-    wanted = _engine_settings(settings, draft)
+    wanted = _engine_settings(settings, draft, upstream)
     # In a thread, so that the bar moves meanwhile.
-    speaking = asyncio.create_task(asyncio.to_thread(_codec, settings, bar))
+    speaking = asyncio.create_task(asyncio.to_thread(_codec, settings, bar, upstream, warden))
+    listening = None if warden is None else asyncio.create_task(warden.listen())
     try:
-        engine = await EngineProcess.start(wanted, progress=bar, child=child)
+        engine = await _first(
+            EngineProcess.start(wanted, progress=bar, child=child), listening, speaking
+        )
+        if warden is not None:
+            warden.check()
     except FreeholdError:
         await speaking  # what the gate or the digests refuse says more than how loading failed
         raise
@@ -93,28 +112,55 @@ async def living(settings: Settings, bar: Bar, child: Child | None = None) -> As
         await engine.close()
 
 
-def _codec(settings: Settings, bar: Bar) -> tuple[Codec, str]:
-    """The model's codec, and its digest."""
+async def _first(
+    starting: Coroutine[Any, Any, EngineProcess],
+    listening: asyncio.Task[None] | None,
+    speaking: asyncio.Task[tuple[Codec, str]],
+) -> EngineProcess:
+    """The engine once it answers; what keeps it from ever doing so is raised at once, where it
+    waits for another program."""
+    start = asyncio.create_task(starting)
+    others = set() if listening is None else {listening, speaking}
+    while not start.done():
+        done, _ = await asyncio.wait({start, *others}, return_when=asyncio.FIRST_COMPLETED)
+        others -= done
+        for task in done - {start}:
+            if (error := task.exception()) is not None:
+                start.cancel()
+                await asyncio.gather(start, return_exceptions=True)
+                raise error
+    return await start
+
+
+def _codec(
+    settings: Settings, bar: Bar, upstream: Upstream | None, warden: Warden | None
+) -> tuple[Codec, str]:
+    """The model's codec, and its digest. Whoever reads the whole model itself is told to begin."""
     from freehold.qwen import codec
     from freehold.qwen.pack import LAYOUT, choice_of
     from freehold.store import Packs, Store, verify
 
     store, found = Store(root()), None
-    if settings.backend == "native":
+    native = settings.backend == "native" and upstream is None
+    if native:
         found = Packs(store, pack_secret()).open_head(settings.model, layout=LAYOUT)
     if found is None:
         found = verify(store, settings.model, keep=False)
     admit(found, settings, "serve")
     choice = choice_of(found, "8bit")
-    if settings.backend == "native" and choice != "file":
+    if native and choice != "file":
         bar.note(
             f"plain floating-point weights are rounded to {choice[0]} bits (see `freehold pack`); "
             "--backend torch keeps them"
         )
+    if warden is not None:
+        warden.begin(found)
     return codec.load(found), found.digest
 
 
-def _engine_settings(settings: Settings, draft: Draft) -> EngineSettings:
+def _engine_settings(
+    settings: Settings, draft: Draft, upstream: Upstream | None = None
+) -> EngineSettings:
     from freehold.engine.wire import EngineSettings
 
     return EngineSettings(
@@ -131,4 +177,5 @@ def _engine_settings(settings: Settings, draft: Draft) -> EngineSettings:
         cache_tokens=settings.cache_tokens,
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
+        remote=None if upstream is None else upstream.remote,
     )

@@ -15,6 +15,7 @@ from freehold.cli import (
     benching,
     bundling,
     checking,
+    converting,
     guarding,
     keys,
     ledger,
@@ -47,6 +48,7 @@ app.command("verify")(checking.verify)
 app.command("sign")(checking.sign)
 app.command("rm")(models.remove)
 app.command("pack")(packing.pack)
+app.command("convert")(converting.convert)
 app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)

@@ -80,6 +80,9 @@ def prove(
     key: Annotated[
         str | None, typer.Option(help="The signing key; without one, the only one there is.")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="What the attacked server answers with [freehold].")
+    ] = None,
     no_lock: Annotated[
         bool, typer.Option("--no-lock", help="Attack an unlocked server: the proof must fail.")
     ] = False,
@@ -107,6 +110,7 @@ def prove(
         renderer=RENDERER,
         noted=_noted,
         locked=not no_lock,
+        engine=engine,
         say=told,
     )
     payload = jsons.dumps(report, indent=1).encode()

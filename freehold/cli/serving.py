@@ -20,6 +20,7 @@ from freehold.cli.places import root
 from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
 from freehold.cli.telemetry import collector_of, telling
+from freehold.cli.upstream import hosting, upstream_of
 from freehold.cli.watching import Rules, guarded, judge_starting, rules_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from freehold.cli.home import Home
     from freehold.cli.recording import Opened
+    from freehold.cli.upstream import Upstream, Warden
     from freehold.engine.child import Child
     from freehold.residency.broker import Peer
     from freehold.serve.run import Binding
@@ -42,6 +44,15 @@ def serve(
         bool,
         typer.Option("--temporary-key", help="Make a key that dies with this server, print it."),
     ] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="freehold, vllm, or openai with --upstream [freehold].")
+    ] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="Address of a server to ask: unix:/PATH or http://HOST:PORT.")
+    ] = None,
+    upstream_model: Annotated[
+        str | None, typer.Option(help="What the model is called there [the only one].")
+    ] = None,
     backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, or a torch device [cpu].")] = None,
@@ -89,6 +100,9 @@ def serve(
         model=model,
         host=host,
         port=port,
+        engine=engine,
+        upstream=upstream,
+        upstream_model=upstream_model,
         tls_cert=tls_cert,
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,
@@ -112,6 +126,7 @@ def serve(
     peers = (*keys.peers, *collector)
     rules = rules_of(settings)
     with (
+        upstream_of(settings) as above,
         at_home(
             settings,
             "counter-remote" if peers else "counter",
@@ -119,15 +134,19 @@ def serve(
             write=keys.write,
             bind=(settings.port,),
             peers=peers,
-            also=keeper.reach if keeper else None,
-            connects=bool(peers or (keeper and keeper.peers)),
+            also=[one.reach for one in (keeper, above) if one],
+            connects=bool(peers or (keeper and keeper.peers) or above),
             drill=drill,
         ) as home,
         keeping(keeper, home) as started,
+        hosting(settings, above, home) as warden,
     ):
         home.shut_files()
         # Only now: what is imported here starts threads of its own where it is allowed to.
-        with starting(settings, home) as child, judge_starting(settings, home) as judge:
+        with (
+            starting(settings, home, above) as child,
+            judge_starting(settings, home) as judge,
+        ):
             from freehold.serve.run import Binding, check
 
             binding = Binding(
@@ -145,12 +164,11 @@ def serve(
             asyncio.run(
                 _serve(
                     settings,
-                    keys.url,
-                    collector,
+                    (keys.url, collector),
                     rules,
                     binding,
                     home,
-                    child,
+                    (child, above, warden),
                     judge,
                     records,
                     temporary_key,
@@ -160,12 +178,11 @@ def serve(
 
 async def _serve(
     settings: Settings,
-    keys: str,
-    collector: tuple[Peer, ...],
+    told: tuple[str, tuple[Peer, ...]],
     rules: Rules | None,
     binding: Binding,
     home: Home,
-    child: Child,
+    engine: tuple[Child, Upstream | None, Warden | None],
     judge: Child | None,
     records: AbstractAsyncContextManager[Opened],
     temporary_key: bool,
@@ -174,11 +191,12 @@ async def _serve(
     from freehold.serve.keys import Keyring
     from freehold.serve.run import run
 
-    keyring = Keyring(keys)
+    url, collector = told
+    keyring = Keyring(url)
     with Bar() as bar, telling(collector) as traces:
         async with (
             records as opened,
-            living(settings, bar, child) as model,
+            living(settings, bar, *engine) as model,
             guarded(settings, rules, bar, judge) as guard,
         ):
             hosted = Hosted(

@@ -26,6 +26,7 @@ FILE_NAME = "freehold.toml"
 
 
 _CHOICES = {
+    "engine": ("freehold", "vllm", "openai"),
     "backend": ("native", "torch"),
     "dtype": ("auto", "float32", "bfloat16", "int8"),
     "speculate": ("lookup", "off"),
@@ -86,6 +87,36 @@ class Settings:
     )
     host: str = _key("127.0.0.1", "the address that `serve` listens on")
     port: int = _key(8080, "its port; 0 takes any free one")
+    engine: str = _key(
+        "freehold",
+        "what `serve` answers with: `freehold` (its own engine), `vllm` (started and kept in a "
+        "lock, see [cluster](cluster.md)) or `openai` (a server that runs already: `upstream`)",
+    )
+    upstream: str = _key(
+        "",
+        "the address of a server that speaks the OpenAI API: `unix:/PATH`, `http://HOST:PORT` or "
+        '`https://HOST`; with `engine = "openai"`',
+    )
+    upstream_model: str = _key(
+        "", "what the model is called there; empty takes the only one that it has"
+    )
+    upstream_key: str = _key("", "a file whose first line is the API key of that server")
+    vllm_python: str = _key(
+        "", "the Python that vLLM is installed for; empty takes the one that Freehold runs on"
+    )
+    vllm_arguments: tuple[str, ...] = _key(
+        (),
+        "further arguments for vLLM's server; those that Freehold sets itself, or that would run "
+        "code or open an address, are refused",
+    )
+    tensor_parallel: int = _key(1, "over how many devices vLLM splits each layer")
+    pipeline_parallel: int = _key(1, "over how many devices or machines it splits the layers")
+    ray: str = _key(
+        "",
+        "the Ray cluster that vLLM spreads over, `ADDRESS:PORT` in figures; the machines it may "
+        "reach are `ray_hosts`",
+    )
+    ray_hosts: tuple[str, ...] = _key((), "further addresses, in figures, that vLLM may connect to")
     tls_cert: str = _key("", "the certificate chain that it shows, a PEM file; empty: no TLS")
     tls_key: str = _key("", "the chain's private key, a PEM file")
     tls_client_ca: str = _key(
@@ -206,7 +237,10 @@ class Settings:
             raise UsageError(f"port is {self.port}: it must lie between 0 and 65535", param="port")
         if self.threads < 0:
             raise UsageError("threads must be 0 (all cores) or more", param="threads")
-        for name in ("cache_tokens", "max_running", "max_body", "request_seconds"):
+        for name in (
+            *("cache_tokens", "max_running", "max_body", "request_seconds"),
+            *("tensor_parallel", "pipeline_parallel"),
+        ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1", param=name)
         for name in ("max_waiting", "drain_seconds"):

@@ -159,4 +159,6 @@ async def guarded(
 
 def _of_judge(settings: Settings) -> Settings:
     """An engine for short answers of one model: nothing is guessed ahead."""
-    return replace(settings, model=settings.guard_model, speculate="off", draft="off")
+    return replace(
+        settings, model=settings.guard_model, engine=Settings.engine, speculate="off", draft="off"
+    )

@@ -46,9 +46,10 @@ class Child:
         self.pair.close()
 
 
-def spawn(order: Order) -> Child:
-    """Start the engine's process with one end of a fresh pair, locked as ``order`` says."""
-    process, pair = spawning.spawn("freehold.engine", order)
+def spawn(order: Order, module: str = "freehold.engine") -> Child:
+    """Start the engine's process, or the one in its place, with one end of a fresh pair, locked as
+    ``order`` says."""
+    process, pair = spawning.spawn(module, order)
     return Child(process=process, pair=pair)
 
 

@@ -169,7 +169,8 @@ class EngineProcess(Partner[wire.AnyFromEngine, ModelCard]):
                     if inbox := self._inboxes.get(event.request):
                         inbox.put(event)
             case wire.Stats():
-                self._answer(message.request, message.stats)
+                away = message.fault
+                self._answer(message.request, error_of(away) if away else message.stats)
             case wire.Loading(what, done, total):
                 self._show(what, done, total)
             case wire.Note(line):

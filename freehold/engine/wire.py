@@ -27,6 +27,26 @@ WINDOW = 64 << 10
 thousand plain tokens. A request whose reader falls behind by more waits for it; others go on."""
 
 
+class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An engine that is another program, spoken to in the OpenAI API's words.
+
+    ``address`` is ``unix:/PATH`` or ``http://HOST:PORT/BASE`` (or ``https``), ``ip`` the host's
+    address in figures. ``name`` is what the model is called there; empty: the only one it has.
+    ``key`` is sent as a bearer token. ``what`` names the program in ``ModelCard.numerics``.
+    ``ours`` says that Freehold has started it on files it has verified. ``patience`` is how many
+    seconds a request waits for it while it is away, ``start_seconds`` the first time.
+    """
+
+    address: str
+    what: str
+    ip: str = ""
+    name: str = ""
+    key: str = ""
+    ours: bool = False
+    patience: float = 300.0
+    start_seconds: float = 1800.0
+
+
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All the engine process is told, as its first frame.
 
@@ -37,7 +57,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     forward pass: more is faster for long prompts, less is smoother for running answers.
     ``speculate`` is ``lookup`` or ``off``; ``draft`` may name a smaller model to guess where lookup
     finds nothing, and ``draft_digest``, if there is one, is the only one it may have. They change
-    how fast tokens come, never which.
+    how fast tokens come, never which. With ``remote`` the arithmetic is another program's; of the
+    model only what text needs is read here.
     """
 
     root: str
@@ -55,6 +76,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     speculate: str = "lookup"
     draft: str = ""
     draft_digest: str = ""
+    remote: Remote | None = None
 
 
 # --- counter to engine ----------------------------------------------------------------------------
@@ -228,10 +250,11 @@ class Events(FromEngine, frozen=True):
 
 
 class Stats(FromEngine, frozen=True):
-    """The answer to ``AskStats``."""
+    """The answer to ``AskStats``; a ``fault`` where the engine is away and may come back."""
 
     request: int
     stats: EngineStats
+    fault: Fault | None = None
 
 
 class Fatal(FromEngine, frozen=True):

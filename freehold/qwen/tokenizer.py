@@ -105,6 +105,10 @@ class Tokenizer:
         library takes it for a token or not by what stands beside it."""
         return {i: added.content for i, added in self._added.items() if not added.single_word}
 
+    def dumps(self) -> str:
+        """As a ``tokenizer.json``."""
+        return str(self._backend.to_str())
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token; empty for an id the vocabulary leaves unused."""
         return self._bytes.get(token, b"")

@@ -44,13 +44,15 @@ _NO_NEW_PRIVS = 38
 class Reach:
     """Folders and files to ``read`` and to ``write`` (which includes reading), with all below them;
     folders to ``list``, without the contents of their files;
-    TCP ports to ``connect`` to and to ``bind``. What does not exist is left out."""
+    TCP ports to ``connect`` to and to ``bind``. What does not exist is left out. ``ports`` false
+    leaves TCP to another wall."""
 
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     list: tuple[str, ...] = ()
     connect: tuple[int, ...] = ()
     bind: tuple[int, ...] = ()
+    ports: bool = True
 
 
 def abi() -> int:
@@ -73,7 +75,7 @@ def restrict(reach: Reach) -> list[str]:
     if version == 0:
         return []
     files = _ALL[min(version, 5)] & ~_EXECUTE
-    ports = _BIND | _CONNECT if version >= 4 else 0
+    ports = _BIND | _CONNECT if version >= 4 and reach.ports else 0
     scopes = _SCOPES if version >= 6 else 0
     parts = [files, ports, scopes][: 1 + (version >= 4) + (version >= 6)]
     ruleset = call(

@@ -34,6 +34,10 @@ FIRST = ("counter", "counter-remote", "front")
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PR_SET_PTRACER = 0x59616D61
 _ANSWER_SECONDS = 10.0
+HOST = "vllm"
+"""The role of a process that starts another program in its own lock."""
+DRILL = "FREEHOLD_DRILL"
+"""The environment variable that tells such a program its line, in a drill."""
 _MAX_PACKET = 1 << 16
 _SYSTEM = (
     "/usr",
@@ -61,13 +65,14 @@ class Order:
     """What a process is told about its lock. ``line`` is the descriptor that leads to the process
     ``watchman``; without, attempts are refused and not written down. On ``news`` the watchman tells
     a keeper of attempts. ``enforce`` false: nothing is shut (the owner's wish), and the lines are
-    used for nothing but drills."""
+    used for nothing but drills. ``isolate``: first leave every network, where the kernel lets."""
 
     role: str
     reach: Reach = field(default_factory=Reach)
     line: int | None = None
     news: int | None = None
     watchman: int = 0
+    isolate: bool = False
     enforce: bool = True
 
     @property
@@ -82,7 +87,9 @@ class Order:
     @classmethod
     def loads(cls, text: str) -> Order:
         given = json.loads(text)
-        reach = Reach(**{key: tuple(value) for key, value in given.pop("reach").items()})
+        parts: dict[str, Any] = given.pop("reach")
+        ports = parts.pop("ports")
+        reach = Reach(**{key: tuple(value) for key, value in parts.items()}, ports=ports)
         return cls(reach=reach, **given)
 
 
@@ -158,6 +165,7 @@ def shut_files(order: Order) -> list[str]:
             list=(*reach.list, str(_PACKAGE.parent)),  # where a new interpreter looks for us
             connect=reach.connect,
             bind=reach.bind,
+            ports=reach.ports,
         )
     )
     return [*shut, "capabilities"] if shut and dropped else shut
@@ -209,7 +217,12 @@ def _tell(order: Order, line_fd: int, shut: Shut, listener: int | None) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
     line.settimeout(None)
-    if answer and answer.get("drill"):
+    drilled = bool(answer and answer.get("drill"))
+    if drilled and order.role == HOST:
+        # Attacks are to be tried in what it starts, not in it.
+        os.environ[DRILL] = str(line.fileno())
+        os.set_inheritable(line.detach(), True)
+    elif drilled:
         from freehold.residency.drill import serve
 
         serve(line.detach(), order.role)

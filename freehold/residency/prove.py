@@ -33,12 +33,25 @@ from freehold.residency.attacks import Kind, Target, kinds
 from freehold.residency.attacks.system import call_32_bit
 from freehold.residency.attempts import now
 from freehold.residency.capture import Capture
+from freehold.residency.watching import read_state
 
 FORMAT = "freehold-residency-proof/1"
 _READY_SECONDS = 180.0
 _ORDER_SECONDS = 30.0
 _SETTLE = 0.02
-_PERMITTED = {("watchman", "read-memory"): "its task is to read what a refused call was for"}
+_START_SECONDS = 1800.0
+"""Another engine takes its time."""
+_ASK_SECONDS = 120.0
+_SAME_LOCK = "vLLM is many processes and starts programs; all of them are in this very lock"
+_PERMITTED = {
+    ("watchman", "read-memory"): "its task is to read what a refused call was for",
+    **{
+        ("vllm", kind): _SAME_LOCK
+        for kind in ("shell", "fork", "posix-spawn", "execve", "memory-program")
+    },
+    ("vllm", "write-shm"): "its processes share memory there",
+    ("vllm", "netlink"): "its libraries list the network interfaces of their own namespace",
+}
 _RESOLVERS = (
     "/run/systemd/resolve/io.systemd.Resolve",
     "/run/dbus/system_bus_socket",
@@ -59,6 +72,7 @@ def prove(
     renderer: str,
     noted: Callable[[Path], int],
     locked: bool = True,
+    engine: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Attack a server of ``model`` (in the vault at ``root``); ``capture`` gets the wire.
@@ -66,6 +80,7 @@ def prove(
     ``renderer`` is what the server renders chat templates with (``attacks.Target``). ``noted`` says
     of how many refused calls the ledger in a file knows; none may be missing.
 
+    ``engine`` is what the server is to answer with (as ``freehold serve --engine``).
     ``locked`` false starts the server with ``--no-lock``: then attacks get out, which shows that
     the proof can fail. This process ends up in another network namespace; call it last. Raises
     ``FreeholdError`` where the machine cannot hold the proof, or the server does not start.
@@ -74,9 +89,15 @@ def prove(
         folder = Path(name)
         say("setting the stage: two network namespaces, one wire")
         scene = stage.Stage(folder)
+        command = [sys.executable, "-P", "-m", "freehold.cli", "serve", model]
+        # Attacks are no requests to keep, nor is the owner's ledger free.
+        command += ["--ledger", str(folder / "ledger.sqlite")]
+        command += [] if locked else ["--no-lock"]
+        command += ["--engine", engine] if engine else []
+        seconds = _START_SECONDS if engine else _READY_SECONDS
         aim = _target(folder, root, renderer)
         with scene.leak() as leak, Capture(stage.OUTSIDE, capture) as wire:
-            with _server(scene, model, locked, leak, folder / "ledger.sqlite") as server:
+            with _server(scene, command, leak, seconds) as server:
                 say(f"{model} answers, attacks begin")
                 before = server.asks(scene)
                 processes = server.processes()
@@ -88,13 +109,15 @@ def prove(
         in_ledger = noted(folder / "ledger.sqlite")
     made = [one for one in attempts if one["outcome"] not in ("absent", "permitted")]
     blocked = [one for one in made if one["outcome"] == "blocked"]
-    recorded = sum(one["recorded"] for one in attempts)
+    # What other engines were refused by themselves, at any time, is in the ledger too.
+    recorded = server.recorded(root) or sum(one["recorded"] for one in attempts)
     shut = arrived == 0 and len(made) == len(blocked) and recorded == in_ledger
     return {
         "format": FORMAT,
         "freehold": __version__,
         "made": now(),
         "model": model,
+        "engine": engine or "freehold",
         "kernel": platform.release(),
         "machine": platform.machine(),
         "landlock_abi": landlock.abi(),
@@ -203,8 +226,13 @@ class _Server:
         self._recorded = 0
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def wait(self) -> None:
-        if not self._ready.wait(_READY_SECONDS) or self._process.poll() is not None:
+    def recorded(self, root: Path) -> int:
+        """How many refusals the watchman counted in all, once the server has ended."""
+        state = read_state(root / "residency" / f"{self._process.pid}.json")
+        return 0 if state is None else int(state["attempts"])
+
+    def wait(self, seconds: float) -> None:
+        if not self._ready.wait(seconds) or self._process.poll() is not None:
             raise FreeholdError("the server did not start: " + "".join(self._said[-5:]).strip())
 
     def processes(self) -> list[dict[str, Any]]:
@@ -243,7 +271,7 @@ class _Server:
         host, port = self._find(r"answers at http://([\d.]+):(\d+)", text)
         (key,) = self._find(r"key, valid until this server stops: (\S+)", text)
         body = {"model": self._find(r"(\S+) answers at", text)[0], "prompt": "1, 2, 3,"}
-        connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        connection = http.client.HTTPConnection(host, int(port), timeout=_ASK_SECONDS)
         try:
             with scene.visiting():
                 connection.connect()
@@ -276,15 +304,13 @@ class _Server:
 
 @contextmanager
 def _server(
-    scene: stage.Stage, model: str, locked: bool, leak: socket.socket, ledger: Path
+    scene: stage.Stage, command: list[str], leak: socket.socket, seconds: float
 ) -> Iterator[_Server]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(_ORDER_SECONDS)
-    command = [sys.executable, "-P", "-m", "freehold.cli", "serve", model]
-    command += ["--port", "0", "--temporary-key", "--drill", str(theirs.fileno())]
-    command += ["--ledger", str(ledger)]  # attacks are no requests to keep, nor is the owner's free
+    command = [*command, "--port", "0", "--temporary-key", "--drill", str(theirs.fileno())]
     process = subprocess.Popen(
-        command if locked else [*command, "--no-lock"],
+        command,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -295,12 +321,12 @@ def _server(
     theirs.close()
     try:
         server = _Server(process, ours)
-        server.wait()
+        server.wait(seconds)
         yield server
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

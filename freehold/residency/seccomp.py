@@ -28,6 +28,7 @@ _SET_FILTER, _GET_ACTION, _TSYNC, _LISTENER, _ESRCH, _WAIT_KILLABLE = 1, 2, 1, 8
 _NO_NEW_PRIVS = 38
 _X32 = 0x40000000
 _CLONE_THREAD = 0x10000
+_CLONE_NEW = 0x7E020000
 _FASTOPEN = 0x20000000
 _CHANGES = 0o1103
 """Open flags that change a file or make one: write only, read and write, create, truncate."""
@@ -53,6 +54,9 @@ _CHANGING_FILES = """
     creat rename renameat renameat2 unlink unlinkat mkdir mkdirat rmdir link linkat symlink
     symlinkat truncate fchmod fchown fsetxattr fremovexattr
 """.split()  # noqa: SIM905 - as a text it can be read
+_HOSTING = """
+    execve execveat fork vfork memfd_create socket socketpair
+""".split()  # noqa: SIM905 - as a text it can be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,8 @@ class Powers:
     with ``MSG_FASTOPEN``. ``takes``: receive descriptors. ``looks``: read another process's memory
     (of those that the kernel lets it). ``writes``: change files, where Landlock lets it.
     ``connects``: make TCP and unix stream sockets, and ask the watchman to connect them.
-    ``brokers``: do so for others, to the addresses named at start.
+    ``brokers``: do so for others, to the addresses named at start. ``hosts``: start programs and
+    processes, make stream sockets, and ask the watchman to bind, open and connect them.
     """
 
     accepts: bool = False
@@ -73,6 +78,7 @@ class Powers:
     writes: bool = False
     connects: bool = False
     brokers: bool = False
+    hosts: bool = False
 
 
 ROLES = {
@@ -84,11 +90,14 @@ ROLES = {
     "front": Powers(writes=True),
     "watchman": Powers(messages=True, takes=True, looks=True),
     "broker": Powers(messages=True, takes=True, looks=True, brokers=True),
+    "remote": Powers(messages=True, connects=True),
+    "vllm": Powers(accepts=True, messages=True, takes=True, writes=True, hosts=True),
 }
 """``keeper-remote`` is a keeper whose data base is another program, ``counter-remote`` a counter
-whose keys lie in one or that sends traces, ``broker`` the watchman that connects them. The engine
-writes the pack it has made, then calls ``forgo_writing``. ``front`` is the process that ``chat`` or
-``bench`` runs in."""
+whose keys lie in one or that sends traces, ``broker`` the watchman that connects them. ``remote``
+speaks to an engine elsewhere in the same way, and ``vllm`` is such an engine where Freehold starts
+it, with all its processes. The engine writes the pack it has made, then calls ``forgo_writing``.
+``front`` is the process that ``chat`` or ``bench`` runs in."""
 
 
 def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:
@@ -106,9 +115,16 @@ def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:
         ops += [bpf.unless_equal(number[name], 1), no]
     ops += _only(number["clone3"], [give(ABSENT)])
     ops += _only(number["openat2"], [give(ABSENT)])
-    ops += _only(number["clone"], [load(low(0)), bpf.unless_set(_CLONE_THREAD, 1), yes, no])
-    if powers.connects:
-        ops += _only(number["socket"], _stream_socket(yes, no))
+    if powers.hosts:
+        # Processes too, but none in a namespace of its own.
+        ops += _only(number["clone"], [load(low(0)), bpf.unless_set(_CLONE_NEW, 1), no, yes])
+        ops += _only(number["socketpair"], _stream_socket(yes, no))
+    else:
+        ops += _only(number["clone"], [load(low(0)), bpf.unless_set(_CLONE_THREAD, 1), yes, no])
+    if powers.connects or powers.hosts:
+        ops += _only(
+            number["socket"], [*(_listing(yes) if powers.hosts else []), *_stream_socket(yes, no)]
+        )
     ops += _only(number["sendto"], _sendto(yes, no))
     if powers.messages:
         ops += _only(number["sendmsg"], [load(low(2)), bpf.unless_set(_FASTOPEN, 1), no, yes])
@@ -157,7 +173,9 @@ def _never(powers: Powers) -> set[str]:
     if powers.connects:
         never.remove("socket")
     if powers.brokers:
-        never -= {"connect", "pidfd_getfd"}
+        never -= {"connect", "bind", "listen", "pidfd_getfd"}
+    if powers.hosts:
+        never = (never - set(_HOSTING)) | {"listen"}
     return never
 
 
@@ -171,6 +189,19 @@ def _stream_socket(yes: Op, no: Op) -> list[Op]:
     test = [load(low(0)), bpf.if_equal(1, 3), bpf.if_equal(2, 2), bpf.if_equal(10, 1), no]
     test += [load(low(1)), mask(15), bpf.if_equal(1, 1), no]
     return [*test, load(low(2)), bpf.if_equal(0, 2), bpf.if_equal(6, 1), no, yes]
+
+
+def _listing(yes: Op) -> list[Op]:
+    # A netlink socket of the routing family, which the watchman lets list interfaces.
+    test = [
+        load(low(1)),
+        mask(15),
+        bpf.unless_equal(3, 3),
+        load(low(2)),
+        bpf.unless_equal(0, 1),
+        yes,
+    ]
+    return [load(low(0)), bpf.unless_equal(16, len(test)), *test]
 
 
 def _sendto(yes: Op, no: Op) -> list[Op]:

@@ -32,6 +32,7 @@ from collections import Counter
 from typing import Any
 
 from freehold.residency import attempts, broker, seccomp
+from freehold.residency.broker import Allowed
 from freehold.residency.tally import Tally
 
 MAX_PACKET = 1 << 16
@@ -54,10 +55,10 @@ class Watchman:
         self._drill = drill
         self._lines: dict[int, socket.socket] = {main.fileno(): main}
         self._listeners: dict[int, dict[str, Any]] = {}
-        self._allowed: dict[int, list[Any]] = {}
+        self._allowed: dict[int, Allowed] = {}
         self._processes: list[dict[str, Any]] = []
         self._told: set[socket.socket] = set()
-        self._peers: dict[socket.socket, list[Any]] = {}
+        self._promised: dict[socket.socket, Allowed] = {}
         self._by_role: dict[str, socket.socket] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
         self._keeper: socket.socket | None = None
@@ -132,13 +133,15 @@ class Watchman:
             return False
         match _parsed(data):
             # The main process is not asked for new lines any more once it is locked itself.
-            case {"line": list(peers)} if line is self._main and descriptors and not self._shut:
+            case {"line": list(peers), "home": str(home)} if (
+                line is self._main and descriptors and not self._shut
+            ):
                 fresh = socket.socket(fileno=descriptors.pop())
-                self._peers[fresh] = peers
+                self._promised[fresh] = Allowed(peers=tuple(peers), home=home)
                 self._lines[fresh.fileno()] = fresh
                 self._poll.register(fresh, select.POLLIN)
             case {"peers": list(peers)} if line is self._main and not self._shut:
-                self._peers[line] = peers
+                self._promised[line] = Allowed(peers=tuple(peers))
             case {"keeper": True} if line is self._main and descriptors and not self._shut:
                 self._keeper, self._tally = socket.socket(fileno=descriptors.pop()), Tally()
                 self._keeper.setblocking(False)
@@ -162,7 +165,7 @@ class Watchman:
         if descriptors:
             listener = descriptors.pop()
             self._listeners[listener] = about
-            self._allowed[listener] = self._peers.pop(line, [])
+            self._allowed[listener] = self._promised.pop(line, Allowed())
             self._poll.register(listener, select.POLLIN)
         self._write_state()
         with contextlib.suppress(OSError):
@@ -189,14 +192,12 @@ class Watchman:
         def read(address: int, length: int) -> bytes:
             return _memory(thread, address, length)
 
-        answer = errno.EPERM
         name, what = attempts.describe(arch, call & 0xFFFFFFFF, tuple(given), read)
-        if name == "connect" and self._allowed[listener]:
-            answer = broker.connect(about["pid"], given, self._allowed[listener], read)
+        value, answer = broker.serve(name, thread, given, self._allowed[listener], read)
         if answer == errno.EPERM:
             self._note(about, thread, name, what)
         with contextlib.suppress(OSError):
-            fcntl.ioctl(listener, _SEND, struct.pack("=QqiI", number, 0, -answer, 0))
+            fcntl.ioctl(listener, _SEND, struct.pack("=QqiI", number, value, -answer, 0))
 
     def _note(self, about: dict[str, Any], thread: int, name: str, what: str) -> None:
         self._counts[str(about["role"]), name] += 1

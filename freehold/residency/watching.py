@@ -91,24 +91,34 @@ class Watch:
                 os.close(done)
         self._line = ours
 
-    def order(self, role: str, reach: Reach, *, peers: Sequence[Peer] = ()) -> Order:
+    def order(
+        self,
+        role: str,
+        reach: Reach,
+        *,
+        peers: Sequence[Peer] = (),
+        home: str = "",
+        isolate: bool = False,
+    ) -> Order:
         """What to tell the process that plays ``role``; ``peers`` are the addresses that the
-        watchman connects a ``keeper-remote`` or ``counter-remote`` to. Ask before this process is
-        locked itself. Its descriptors are open here: pass them on, and close them."""
+        watchman connects it to, ``home`` the folder of one that hosts another program, which with
+        ``isolate`` leaves every network. Ask before this process is locked itself.
+        Its descriptors are open here: pass them on, and close them."""
         if self._line is None or self._process is None:
-            return Order(role=role, reach=reach, enforce=self._enforce)
+            return Order(role=role, reach=reach, isolate=isolate, enforce=self._enforce)
         if role in FIRST:
             line = self._line.fileno()
             if peers:
                 self._line.send(json.dumps({"peers": [list(peer) for peer in peers]}).encode())
         else:
-            line = self._new_line({"line": [list(peer) for peer in peers]})
+            line = self._new_line({"line": [list(peer) for peer in peers], "home": home})
         return Order(
             role=role,
             reach=reach,
             line=line,
             news=self._new_line({"keeper": True}) if role in KEEPERS else None,
             watchman=self._process.pid,
+            isolate=isolate,
             enforce=self._enforce,
         )
 

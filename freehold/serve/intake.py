@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from freehold.serve.errors import ClientGoneError, Problem, ProblemError
 from freehold.serve.fields import Strict, parse
-from freehold.serve.wire import BadJsonError, decode
+from freehold.serve.wire import BadJsonError, check_integers, decode
 
 Model = TypeVar("Model", bound=Strict)
 
@@ -33,6 +33,9 @@ async def read(request: Request, model: type[Model]) -> Model:
 
 def _parse(body: bytes, model: type[Model]) -> Model:
     try:
-        return parse(model, decode(body))
+        value = decode(body)
+        parsed = parse(model, value)  # first, for it names the field
+        check_integers(body, value)
     except BadJsonError as error:
         raise ProblemError(Problem(status=400, message=str(error), code="invalid_json")) from error
+    return parsed

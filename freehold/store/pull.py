@@ -35,7 +35,8 @@ def pull(store: Store, ref: str, *, sources: Sequence[Source], progress: Progres
 
     ``ref`` is a name in the catalog, a repository ``Owner/Name`` (``Owner/Name:file.gguf`` to
     choose a file in it), or the path of a file or folder, which begins with ``/``, ``./``, ``../``
-    or ``~``. Sources are tried in order; one that fails costs one ``progress.note``.
+    or ``~``. Sources are tried in order; one that fails costs one ``progress.note``. A path is its
+    own source, unless a ``FolderSource`` of that very folder is given.
 
     Raises ``UsageError``, ``NotFoundError``, ``SourceError``, ``StorageError``, ``DigestError``,
     ``MalformedError`` or ``RefusedError``. Whatever it raises, the vault is as it was before.
@@ -49,7 +50,8 @@ def pull(store: Store, ref: str, *, sources: Sequence[Source], progress: Progres
         held = store.find(wanted.name)
         if held is None or wanted.folder is not None:
             if wanted.folder is not None:
-                sources = [FolderSource(wanted.folder)]
+                given = [s for s in sources if getattr(s, "folder", None) == wanted.folder]
+                sources = given or [FolderSource(wanted.folder)]
             try:
                 arrived = _from_any(store, wanted, sources, progress, held)
             except (IntegrityError, UsageError):

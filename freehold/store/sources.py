@@ -79,13 +79,15 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """A folder or mounted disk. Files lie in it directly, or under ``Owner/Name``."""
+    """A folder or mounted disk. Files lie in it directly, or under ``Owner/Name``. ``name`` and
+    ``licence`` are what is to be known of a model that was made there."""
 
     attests: Attestation = "owner"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, name: str = "", licence: str = UNKNOWN_LICENCE) -> None:
         self.folder = folder
-        self.name = f"folder:{folder}"
+        self.name = name or f"folder:{folder}"
+        self._licence = licence
 
     def listing(self, wanted: Wanted) -> Listing:
         try:
@@ -97,7 +99,7 @@ class FolderSource:
             )
         except OSError as error:
             raise SourceError(f"{self.folder} cannot be read: {error.strerror}.") from error
-        licence = wanted.model.licence if wanted.model else UNKNOWN_LICENCE
+        licence = wanted.model.licence if wanted.model else self._licence
         return Listing(wanted=wanted, revision="", licence=licence, files=files)
 
     def read(

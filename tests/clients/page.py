@@ -75,8 +75,12 @@ CLIENTS = (
         package="llama-index-llms-openai-like",
         how="""\
 model = OpenAILike(
-    api_base="http://127.0.0.1:8080/v1", api_key="fh-...", model="...",
-    is_chat_model=True, is_function_calling_model=True, should_use_structured_outputs=True,
+    api_base="http://127.0.0.1:8080/v1",
+    api_key="fh-...",
+    model="...",
+    is_chat_model=True,
+    is_function_calling_model=True,
+    should_use_structured_outputs=True,
 )""",
         notes="Without these three settings it does not use what the server can.",
     ),
@@ -117,10 +121,14 @@ litellm.completion(model="anthropic/...", api_base="http://127.0.0.1:8080", api_
         title="Qwen-Agent",
         package="qwen-agent",
         how="""\
-model = get_chat_model({
-    "model": "...", "model_server": "http://127.0.0.1:8080/v1", "api_key": "fh-...",
-    "generate_cfg": {"use_raw_api": True},
-})""",
+model = get_chat_model(
+    {
+        "model": "...",
+        "model_server": "http://127.0.0.1:8080/v1",
+        "api_key": "fh-...",
+        "generate_cfg": {"use_raw_api": True},
+    }
+)""",
         notes=(
             "`use_raw_api` leaves tools to the server; without it Qwen-Agent writes them into the "
             "prompt itself. It needs `numpy`, `soundfile` and `tqdm`, which it does not name."

@@ -63,6 +63,7 @@ def start(
     *options: str,
     under: Sequence[str] = (),
     pass_fds: Sequence[int] = (),
+    seconds: float = 120,
     **env: str,
 ) -> Server:
     """Start a server on a free port, ``under`` a tool if one is given; wait until it answers.
@@ -90,6 +91,6 @@ def start(
     )
     server = Server(process=process)
     threading.Thread(target=server.listen, daemon=True).start()
-    assert server.ready.wait(120), "the server did not come up"
+    assert server.ready.wait(seconds), "the server did not come up"
     assert process.poll() is None, "".join(server.said)
     return server

@@ -29,11 +29,17 @@ def ask(
 @pytest.mark.parametrize("role", sorted(ROLES))
 def test_what_no_role_may(role: str, arch: str) -> None:
     number = numbers(arch)
-    given = {"connect", "pidfd_getfd"} if role == "broker" else set[str]()
+    given = {
+        "broker": {"connect", "bind", "listen", "pidfd_getfd"},
+        "vllm": set(seccomp._HOSTING),
+    }.get(role, set[str]())
     for name in set(seccomp._NEVER) - given:
         if name in number:
             assert ask(role, arch, number[name], 1, 2, 3) == NOTIFY, name
-    assert ask(role, arch, number["clone"], 17) == NOTIFY  # SIGCHLD: a process
+    process = ALLOW if role == "vllm" else NOTIFY
+    assert ask(role, arch, number["clone"], 17) == process  # SIGCHLD: a process
+    for namespace in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
+        assert ask(role, arch, number["clone"], 17 | namespace) == NOTIFY
     assert ask(role, arch, number["clone"], 0x3D0F00) == ALLOW  # a thread
     assert ask(role, arch, number["clone3"]) == ABSENT
     assert ask(role, arch, number["openat2"]) == ABSENT
@@ -49,16 +55,19 @@ def test_who_may_what(arch: str) -> None:
         name: {role for role in ROLES if ask(role, arch, number[name], 1, 0, 0) == ALLOW}
         for name in (
             *("accept4", "listen", "recvmsg", "process_vm_readv", "unlinkat", "fchmod", "fchmodat"),
+            *("execve", "memfd_create"),
         )
     }
     assert allowed == {
-        "accept4": {"counter", "counter-remote"},
-        "listen": {"counter", "counter-remote"},
-        "recvmsg": {"watchman", "broker"},
+        "accept4": {"counter", "counter-remote", "vllm"},
+        "listen": {"counter", "counter-remote", "broker"},
+        "recvmsg": {"watchman", "broker", "vllm"},
         "process_vm_readv": {"watchman", "broker"},
-        "unlinkat": {"engine", "keeper", "keeper-remote", "front"},
-        "fchmod": {"engine", "keeper", "keeper-remote", "front"},
+        "unlinkat": {"engine", "keeper", "keeper-remote", "front", "vllm"},
+        "fchmod": {"engine", "keeper", "keeper-remote", "front", "vllm"},
         "fchmodat": set(),
+        "execve": {"vllm"},
+        "memfd_create": {"vllm"},
     }
 
 
@@ -77,7 +86,7 @@ def test_messages_carry_no_address_and_open_nothing(arch: str) -> None:
     assert ask("engine", arch, number["sendmsg"], 5, 0, 0) == NOTIFY
 
 
-@pytest.mark.parametrize("role", ["keeper-remote", "counter-remote"])
+@pytest.mark.parametrize("role", ["keeper-remote", "counter-remote", "remote", "vllm"])
 @pytest.mark.parametrize("arch", ARCHES)
 def test_who_has_peers_makes_streams_and_connects_none(arch: str, role: str) -> None:
     number = numbers(arch)
@@ -87,6 +96,17 @@ def test_who_has_peers_makes_streams_and_connects_none(arch: str, role: str) -> 
         assert ask(role, arch, number["socket"], family, 1, 132) == NOTIFY
     assert ask(role, arch, number["socket"], 16, 1, 0) == NOTIFY
     assert ask(role, arch, number["connect"], 3, 4096, 16) == NOTIFY
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_only_a_host_may_list_interfaces_and_make_pairs(arch: str) -> None:
+    number = numbers(arch)
+    for role in ROLES:
+        answer = ALLOW if role == "vllm" else NOTIFY
+        assert ask(role, arch, number["socket"], 16, 0x80003, 0) == answer
+        assert ask(role, arch, number["socket"], 16, 0x80003, 9) == NOTIFY  # audit
+        assert ask(role, arch, number["socketpair"], 1, 1, 0) == answer
+        assert ask(role, arch, number["socketpair"], 1, 2, 0) == NOTIFY  # datagrams go anywhere
 
 
 @pytest.mark.parametrize("arch", ARCHES)

@@ -215,7 +215,7 @@ print(json.dumps(dict(
 )))
 """
 
-HOUSE = """
+PEERED = """
 import os, subprocess, sys
 sys.path.insert(0, {repository!r})
 from pathlib import Path
@@ -231,7 +231,7 @@ order = watch.order({role!r}, reach, peers=[("127.0.0.1", {named})])
 """
 
 KEEPER = (
-    HOUSE
+    PEERED
     + """
 KEEPER = '''
 import sys
@@ -248,7 +248,7 @@ sys.exit(done.returncode)
 )
 
 COUNTER = (
-    HOUSE
+    PEERED
     + """
 shut_calls(order, shut_files(order))
 exec({probe!r})

@@ -315,6 +315,14 @@ def test_malformed_bodies(http: httpx.Client, path: str, body: bytes, says: str)
     assert says in error["message"]
 
 
+def test_an_integer_that_no_message_between_processes_holds_is_refused(http: httpx.Client) -> None:
+    tail = b',"chat_template_kwargs":{"of":[{"template":%d}]}}'
+    for number, status in ((1 << 64, 400), ((1 << 64) - 1, 200), (-(1 << 63) - 1, 400)):
+        answer = http.post(CHAT, content=GOOD + tail % number)
+        assert answer.status_code == status, answer.text
+        assert status == 200 or "64 bits" in _shape(answer)["message"]
+
+
 def test_repeated_name_reads_as_json_does(http: httpx.Client) -> None:
     answer = http.post(CHAT, content=GOOD + b',"n":7,"n":2}')
     assert answer.status_code == 200

@@ -185,6 +185,8 @@ def bind_shell(t: Target) -> None:
     with _socket(socket.AF_INET, socket.SOCK_STREAM) as s:
         s.bind(("0.0.0.0", 0))  # noqa: S104
         s.listen(1)
+        if s.getsockname()[0] != "0.0.0.0":  # noqa: S104
+            raise PermissionError(f"only {s.getsockname()[0]} was bound")
 
 
 def pass_descriptor(t: Target) -> None:

@@ -33,7 +33,9 @@ def broken_sandbox(t: Target) -> None:
         import jinja2
     except ImportError as error:
         raise AbsentError(f"this process has no templates ({error})") from error
-    jinja2.Environment(autoescape=False).from_string(_TEMPLATE % (t.v4, t.port)).render()  # noqa: S701
+    made = jinja2.Environment(autoescape=False).from_string(_TEMPLATE % (t.v4, t.port))  # noqa: S701
+    if not made.render():
+        raise PermissionError("the program it starts reached nobody")
 
 
 def plugin_httpx(t: Target) -> None:

@@ -26,7 +26,9 @@ def run_curl(t: Target) -> None:
     url = f"http://{t.v4}:{t.port}/"
     code = f"import urllib.request; urllib.request.urlopen({url!r}, timeout=3)"
     arguments = [tool, "-sm3", url] if tool == _CURL else [tool, "-Ic", code]
-    subprocess.run(arguments, check=False, timeout=10, capture_output=True)
+    done = subprocess.run(arguments, check=False, timeout=10, capture_output=True)
+    if done.returncode != 0:
+        raise PermissionError("it was started, and reached nobody")
 
 
 def run_shell(t: Target) -> None:

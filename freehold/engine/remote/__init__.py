@@ -1,0 +1,1 @@
+"""An engine that is another program, behind the OpenAI API's words: vLLM, SGLang, llama-server."""
