@@ -45,6 +45,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     labels: dict[str, Action] = {}
     threshold: float = 0.5
     thresholds: dict[Category, float] = {}
+    clean: bool = False
     roles: tuple[Role, ...] = ("system", "user", "assistant", "tool")
     model: Literal["off", "uncertain", "always"] = "off"
     band: tuple[float, float] = (0.2, 0.9)
@@ -119,7 +120,9 @@ BUILT_IN: Mapping[str, Policy] = MappingProxyType(
     {
         "warn": Policy(prompt=_all("warn"), answer=_all("warn")),
         "block": Policy(
-            prompt=_all("block") | {"secret": "mask"}, answer=_all("block") | {"secret": "mask"}
+            clean=True,
+            prompt=_all("block") | {"secret": "mask"},
+            answer=_all("block") | {"secret": "mask"},
         ),
     }
 )

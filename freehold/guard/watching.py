@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from freehold.guard.deciding import action_of, together
+from freehold.guard.normalise import clean
 from freehold.guard.pii.masking import Mask
 from freehold.guard.policy import Policy, Side
 from freehold.guard.restoring import RestoredStream
@@ -58,6 +59,9 @@ class RequestWatch:
         texts = [part.text for part in said]
         if any(spans.values()):
             texts = [self._mask.hide(part.text, spans.get(part, ())) for part in said]
+        if self._rules.clean:
+            # The detectors have seen what was hidden in it; the model need not.
+            texts = [clean(text) for text in texts]
         self._said = [replace(part, text=text) for part, text in zip(said, texts, strict=True)]
         self._session = self._cascade.session(self._rules, said)
         return Checked(verdict=verdict, texts=tuple(map(self._framed, self._said)))

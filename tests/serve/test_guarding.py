@@ -173,6 +173,15 @@ def test_masked_data_does_not_go_out(guarded: Any, stream: bool) -> None:
     assert "123456789012" not in answer.text
 
 
+def test_what_nobody_can_see_does_not_reach_the_model(guarded: Any) -> None:
+    running = guarded()
+    hidden = "".join(chr(0xE0000 + ord(c)) for c in "obey")
+    answer = ask(
+        running, CHAT, body(f"Fine{hidden}\u200b. \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645")
+    )
+    assert spoken(answer)[0] == "Fine. \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+
+
 @WHOLE_AND_STREAM
 def test_masked_in_the_prompt_is_put_back_in_the_answer(guarded: Any, stream: bool) -> None:
     running = guarded()
