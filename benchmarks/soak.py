@@ -124,11 +124,17 @@ def _role(process: psutil.Process) -> str:
 
 
 def metrics(address: Address) -> dict[str, float]:
-    """Every figure without labels but the model's, by its name."""
+    """Every figure without labels but the model's, by its name; of pages, ``kv_pages_STATE``."""
     head = {"Authorization": f"Bearer {address.keys[0]}"}
     page = httpx.get(f"{address.url}/metrics", headers=head, timeout=60).text
-    lines = (line.rsplit(" ", 1) for line in page.splitlines() if line[:1] != "#")
-    return {name.partition("{")[0].removeprefix("freehold_"): float(n) for name, n in lines}
+    found = {}
+    for line in page.splitlines():
+        if line[:1] != "#":
+            name, number = line.rsplit(" ", 1)
+            state = re.search(r'freehold_kv_pages{.*state="(\w+)"', name)
+            short = name.partition("{")[0].removeprefix("freehold_")
+            found[f"{short}_{state[1]}" if state else short] = float(number)
+    return found
 
 
 def idle(pid: int, address: Address) -> tuple[dict[int, Look], list[str]]:
@@ -140,9 +146,7 @@ def idle(pid: int, address: Address) -> tuple[dict[int, Look], list[str]]:
             "requests running": found["requests_running"],
             "requests waiting": found["requests_waiting"],
             "requests inside": found["requests_inside"],
-            "pages of the cache not given back": found["kv_pages_total"]
-            - found["kv_pages_free"]
-            - found["kv_pages_cached"],
+            "pages of the cache not given back": found["kv_pages_held"],
         }
         left = [f"{n:.0f} {what}" for what, n in held.items() if n]
         if not left or time.monotonic() > until:

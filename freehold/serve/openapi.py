@@ -59,7 +59,7 @@ _WHEN = {
     413: "The body is too large.",
     429: "Too much at once, or a limit of the key.",
     500: "A defect, told in the server's log under the request's id.",
-    503: "The engine or the ledger is down, or the server is shutting down.",
+    503: "The engine, the ledger or the data base of keys is down, or the server is shutting down.",
     504: "The answer took longer than the server allows.",
 }
 
@@ -125,7 +125,8 @@ def _responses(route: Route) -> dict[str, Any]:
         content["text/event-stream"] = {"itemSchema": _event(route)}
     told = {"200": {"description": "The answer.", "content": content}}
     error = Error if route.dialect is not ANTHROPIC else MessagesError
-    always = () if route.roles == ANYONE else (401, 403)
+    # The last where keys cannot be looked up.
+    always = () if route.roles == ANYONE else (401, 403, 503)
     for status in sorted({*always, *route.fails, 500}):
         body = route.answer if route.roles == ANYONE and status == 503 else error
         failure: dict[str, Any] = {

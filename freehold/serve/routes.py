@@ -71,8 +71,8 @@ class Route:
 
 
 JSON, TEXT = "application/json", "text/plain"
-_LEDGER = (400, 404, 503)
-_POST = (400, 404, 408, 413, 429, 503, 504)
+_LEDGER = (400, 404)
+_POST = (400, 404, 408, 413, 429, 504)
 
 
 def _get(

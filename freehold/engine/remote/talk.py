@@ -98,8 +98,8 @@ class Talk:
             found = words.read(await self._wire.ask("POST", _COMPLETIONS, asked))
             if found.choices and found.choices[0].token_ids is not None:
                 return "ids"
-        except UsageError:
-            pass  # it wants text
+        except (UsageError, FailedError):
+            pass  # it wants text; llama.cpp's Python server says so with a 500
         asked = {"model": name, "prompt": PROBE, "max_tokens": 1}
         found = words.read(await self._wire.ask("POST", _COMPLETIONS, asked))
         if found.usage is not None and found.usage.prompt_tokens not in (0, len(ids)):
