@@ -6,7 +6,7 @@ Text, chat templates and tools stay on the counter's side of ``Codec``; the engi
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -407,7 +407,8 @@ class Codec(Protocol):
         tools: Sequence[Mapping[str, Any]] = (),
         options: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Render with the model's own template and tokenise. ``options`` reach the template
+        """Render with the model's own template and tokenise. Control tokens come from the template
+        alone: one that is written in a message or a tool is text. ``options`` reach the template
         (``enable_thinking``, ...). Raises ``UsageError`` naming ``messages`` or ``tools``."""
         ...
 
@@ -452,6 +453,205 @@ class Codec(Protocol):
     def cutoff(self, prompt: Ids, after: int) -> Cutoff | None:
         """What ends the reasoning of an answer to ``prompt`` after so many tokens; ``None`` where
         the model does not reason."""
+        ...
+
+
+# --- guard ----------------------------------------------------------------------------------------
+
+Category: TypeAlias = Literal[
+    "jailbreak",
+    "injection",
+    "harmful",
+    "toxicity",
+    "personal",
+    "secret",
+    "violence",
+    "crime",
+    "sexual",
+    "self-harm",
+    "unethical",
+    "political",
+    "copyright",
+]
+"""What a detector can find. ``jailbreak`` turns a model against its rules, ``injection`` against
+whoever gave it its task; ``harmful`` asks for what does harm, ``toxicity`` abuses somebody;
+``personal`` and ``secret`` are data that must not travel. The rest are a guard model's finer words
+for what is harmful; ``political`` counts only where the owner says so."""
+
+Action: TypeAlias = Literal["allow", "warn", "mask", "review", "block"]
+"""What a policy does about a text, from the mildest to the strongest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A part of a text: the characters ``start`` to ``end`` (Python's indices, ``end`` not among
+    them) of the text as it was handed in. ``label`` says what it is in its detector's words
+    (``iban``, ``aws-key``, ...); ``score`` is between 0 and 1."""
+
+    start: int
+    end: int
+    category: Category
+    label: str
+    score: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one detector saw in a text. It decides nothing.
+
+    ``scores`` are between 0 and 1, one for each category that the detector knows, higher for worse;
+    of two detectors' scores only those that ``freehold guard calibrate`` set side by side compare.
+    ``view`` is the form of the text that scored highest (``plain``, ``base64``, ...). ``detector``
+    names the detector and the digest of its weights, so that a verdict can be traced to both.
+    """
+
+    detector: str
+    scores: Mapping[Category, float]
+    spans: tuple[Span, ...] = ()
+    view: str = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A guard's answer: what the policy makes of the readings. Whoever asked enforces it.
+
+    ``flagged`` are the categories whose score passed the policy's threshold; ``reasons`` are one
+    sentence each, fit to show to the owner: they never hold any of the text. ``tier`` is the one
+    that decided (``fast``, ``model``, ``tools``, or ``failure`` where one that was asked did not
+    answer). ``text`` is what may be passed on in place of the original where ``action`` is
+    ``mask``, and the call of a tool that a person is to approve where it is ``review``.
+    """
+
+    action: Action
+    flagged: tuple[Category, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    reasons: tuple[str, ...] = ()
+    tier: str = "fast"
+    text: str | None = None
+
+    @property
+    def stops(self) -> bool:
+        """Whether nothing of the text may go on."""
+        return self.action in ("review", "block")
+
+    @property
+    def scores(self) -> Mapping[Category, float]:
+        """The highest score that any reading gives each category."""
+        highest: dict[Category, float] = {}
+        for reading in self.readings:
+            for category, score in reading.scores.items():
+                highest[category] = max(score, highest.get(category, 0.0))
+        return highest
+
+
+class Detector(Protocol):
+    """One tier of the guard that needs no engine: text in, a reading out."""
+
+    @property
+    def name(self) -> str:
+        """The detector and the digest of its weights or rules, as readings give it."""
+        ...
+
+    def read(self, text: str) -> Reading:
+        """What is in ``text``. Never raises, whatever the text; time grows with its length."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a conversation: who said it, and what. ``name`` is the tool's that returned it,
+    where that is known."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    text: str
+    name: str = ""
+
+
+class Judge(Protocol):
+    """The tier that is asked where the detectors are not certain: a guard model."""
+
+    @property
+    def name(self) -> str:
+        """The model and its digest, as readings give it."""
+        ...
+
+    async def judge(self, said: Sequence[Part], *, loose: bool) -> Reading:
+        """What is in the last of ``said``, with the others before it; ``loose`` lets pass what may
+        be argued about. Raises ``FreeholdError``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What a guard makes of a prompt: ``texts`` are its parts' texts as they may be passed on."""
+
+    verdict: Verdict
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What may go out of an answer: the oldest pieces that were fed and had not gone out, in their
+    order. ``verdict`` is what was decided meanwhile, if anything was: where that stops the answer,
+    nothing more of it may go out."""
+
+    heard: tuple[Heard, ...] = ()
+    verdict: Verdict | None = None
+
+
+class StreamGuard(Protocol):
+    """Holds one answer back until it has been judged. One feed at a time."""
+
+    async def feed(self, heard: Heard, *, last: bool = False) -> Release:
+        """Take the next piece, and say what may go out. With the ``last`` piece of the answer, all
+        that was held back is judged, and may go out or not at all."""
+        ...
+
+
+class Watch(Protocol):
+    """One request under one policy."""
+
+    @property
+    def policy(self) -> str:
+        """The policy's name and digest, for the record."""
+        ...
+
+    @property
+    def refusal(self) -> str:
+        """What is said in place of a text of which nothing was shown."""
+        ...
+
+    @property
+    def cut(self) -> str:
+        """What is said in place of the rest of a text that was shown in part."""
+        ...
+
+    @property
+    def keeps(self) -> bool:
+        """Whether texts may be kept for those who review them."""
+        ...
+
+    async def prompt(self, said: Sequence[Part]) -> Checked:
+        """Judge what a client wrote."""
+        ...
+
+    def answer(self, approved: Callable[[str], Awaitable[bool]]) -> StreamGuard:
+        """For one of the answers to the prompt that was judged. ``approved`` says whether a person
+        has approved a call, and takes the approval back: it is for once."""
+        ...
+
+
+class Guard(Protocol):
+    """What judges prompts and answers. Made by ``cli``, handed to ``serve``, which enforces."""
+
+    @property
+    def name(self) -> str:
+        """Every detector and the digest of its weights, for the record."""
+        ...
+
+    def watch(self, policy: str | None) -> Watch:
+        """A request under the policy of that name, or the owner's default. Raises
+        ``NotFoundError``."""
         ...
 
 

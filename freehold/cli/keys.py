@@ -29,6 +29,10 @@ PerMinute = Annotated[int | None, typer.Option(help="Requests in a minute.")]
 PerDay = Annotated[int | None, typer.Option(help="Requests in a day (UTC).")]
 TokensPerMinute = Annotated[int | None, typer.Option(help="Tokens in a minute.")]
 TokensPerDay = Annotated[int | None, typer.Option(help="Tokens in a day (UTC).")]
+GuardPolicy = Annotated[
+    str | None,
+    typer.Option("--policy", help="The guard's policy it falls under; '' for the server's own."),
+]
 Budget = Annotated[int | None, typer.Option(help="Tokens for as long as it lives.")]
 
 
@@ -49,6 +53,7 @@ def add(
     tokens_per_minute: TokensPerMinute = None,
     tokens_per_day: TokensPerDay = None,
     token_budget: Budget = None,
+    policy: GuardPolicy = None,
     certificate: Annotated[
         Path | None,
         typer.Option(help="A client certificate (PEM) that it opens with, and never without."),
@@ -59,6 +64,7 @@ def add(
     limits = _limits(
         model,
         expires,
+        policy,
         concurrency=concurrency,
         requests_per_minute=requests_per_minute,
         requests_per_day=requests_per_day,
@@ -97,13 +103,15 @@ def limit(
     tokens_per_minute: TokensPerMinute = None,
     tokens_per_day: TokensPerDay = None,
     token_budget: Budget = None,
+    policy: GuardPolicy = None,
     json: Json = False,
 ) -> None:
-    """Give a key these limits in place of what it had; without any, it has none. At once, also in
-    a server that is running."""
+    """Give a key these limits in place of what it had; without any, it has none. Its policy stays
+    unless another is named. At once, also in a server that is running."""
     limits = _limits(
         model,
         expires,
+        policy,
         concurrency=concurrency,
         requests_per_minute=requests_per_minute,
         requests_per_day=requests_per_day,
@@ -200,10 +208,14 @@ def usage(
 _COUNTED = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
-def _limits(models: list[str] | None, expires: str | None, **counts: int | None) -> KeyLimits:
+def _limits(
+    models: list[str] | None, expires: str | None, policy: str | None, **counts: int | None
+) -> KeyLimits:
     from freehold.serve.keys import KeyLimits
 
-    limits = KeyLimits(models=tuple(models) if models else None, expires=_end(expires), **counts)
+    limits = KeyLimits(
+        models=tuple(models) if models else None, expires=_end(expires), policy=policy, **counts
+    )
     limits.check()
     return limits
 

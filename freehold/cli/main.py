@@ -16,15 +16,18 @@ from freehold.cli import (
     bundling,
     checking,
     converting,
+    guarding,
     keys,
     ledger,
     models,
     packing,
     passports,
     residency,
+    reviewing,
     serving,
     signers,
     talking,
+    watching,
 )
 from freehold.cli.output import fail
 from freehold.errors import FreeholdError
@@ -50,11 +53,14 @@ app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
 app.command("bundle")(bundling.bundle)
+app.add_typer(guarding.app, name="guard")
 app.add_typer(passports.app, name="passport")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(signers.app, name="signer")
 app.add_typer(residency.app, name="residency")
+guarding.app.add_typer(reviewing.app, name="review")
+guarding.app.command("policies")(watching.policies)
 
 
 def _version(value: bool) -> None:

@@ -124,8 +124,9 @@ class Bar:
     Offers what ``store.pull`` and the engine's loader report to: ``start``, ``advance``, ``note``.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, of_bytes: bool = True) -> None:
         self._quiet = quiet
+        self._of_bytes = of_bytes
         self._live: Progress | None = None
         self._task: TaskID | None = None
         self._what = ""
@@ -145,18 +146,19 @@ class Bar:
         self.close()
 
     def start(self, total: int, what: str) -> None:
-        """Begin a piece of work of ``total`` bytes, called ``what``."""
+        """Begin a piece of work of ``total`` bytes (or things), called ``what``."""
         self.close()
         self._what, self._total, self._done, self._tenths = what, total, 0, 0
         if self._quiet:
             return
         if not sys.stderr.isatty():
-            say(f"{what} ({size(total)})")
+            say(f"{what} ({size(total) if self._of_bytes else total})")
             return
         from rich.console import Console
         from rich.progress import (
             BarColumn,
             DownloadColumn,
+            MofNCompleteColumn,
             Progress,
             TextColumn,
             TimeRemainingColumn,
@@ -166,8 +168,11 @@ class Bar:
         self._live = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
+            *(
+                (DownloadColumn(), TransferSpeedColumn())
+                if self._of_bytes
+                else (MofNCompleteColumn(),)
+            ),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )

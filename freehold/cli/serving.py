@@ -21,6 +21,7 @@ from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
 from freehold.cli.telemetry import collector_of, telling
 from freehold.cli.upstream import hosting, upstream_of
+from freehold.cli.watching import Rules, guarded, judge_starting, rules_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -69,6 +70,12 @@ def serve(
     ledger_content: Annotated[
         str | None, typer.Option(help="Keep prompts and answers as hash, sealed or clear [hash].")
     ] = None,
+    guard: Annotated[
+        str | None, typer.Option(help="Have prompts and answers judged: on or off [on].")
+    ] = None,
+    guard_policy: Annotated[
+        str | None, typer.Option(help="Policy of keys that name none [warn].")
+    ] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(help="Context held by all requests together, in tokens [32768].")
     ] = None,
@@ -107,6 +114,8 @@ def serve(
         draft=draft,
         ledger=ledger,
         ledger_content=ledger_content,
+        guard=guard,
+        guard_policy=guard_policy,
         cache_tokens=cache_tokens,
         max_running=max_running,
         max_waiting=max_waiting,
@@ -115,6 +124,7 @@ def serve(
     keeper, keys = keeper_of(settings), keys_of(settings)
     collector = collector_of(settings)
     peers = (*keys.peers, *collector)
+    rules = rules_of(settings)
     with (
         upstream_of(settings) as above,
         at_home(
@@ -133,7 +143,10 @@ def serve(
     ):
         home.shut_files()
         # Only now: what is imported here starts threads of its own where it is allowed to.
-        with starting(settings, home, above) as child:
+        with (
+            starting(settings, home, above) as child,
+            judge_starting(settings, home) as judge,
+        ):
             from freehold.serve.run import Binding, check
 
             binding = Binding(
@@ -152,9 +165,11 @@ def serve(
                 _serve(
                     settings,
                     (keys.url, collector),
+                    rules,
                     binding,
                     home,
                     (child, above, warden),
+                    judge,
                     records,
                     temporary_key,
                 )
@@ -164,9 +179,11 @@ def serve(
 async def _serve(
     settings: Settings,
     told: tuple[str, tuple[Peer, ...]],
+    rules: Rules | None,
     binding: Binding,
     home: Home,
     engine: tuple[Child, Upstream | None, Warden | None],
+    judge: Child | None,
     records: AbstractAsyncContextManager[Opened],
     temporary_key: bool,
 ) -> None:
@@ -177,7 +194,11 @@ async def _serve(
     url, collector = told
     keyring = Keyring(url)
     with Bar() as bar, telling(collector) as traces:
-        async with records as opened, living(settings, bar, *engine) as model:
+        async with (
+            records as opened,
+            living(settings, bar, *engine) as model,
+            guarded(settings, rules, bar, judge) as guard,
+        ):
             hosted = Hosted(
                 name=model.name,
                 card=model.engine.card,
@@ -198,6 +219,7 @@ async def _serve(
                     keyring,
                     limits,
                     await opened(),
+                    guard=guard,
                     residency=home.watch.status,
                     passports=lambda name: passport_of(name, settings),
                     traces=traces,

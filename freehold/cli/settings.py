@@ -32,6 +32,7 @@ _CHOICES = {
     "speculate": ("lookup", "off"),
     "ledger_content": ("hash", "sealed", "clear"),
     "residency": ("enforce", "off"),
+    "guard": ("on", "off"),
 }
 
 
@@ -179,6 +180,27 @@ class Settings:
         "enforce",
         "`enforce` shuts every way out of `serve`, `chat` and `bench` (see "
         "[residency](residency.md)); `off` leaves them open",
+    )
+    guard: str = _key(
+        "on",
+        "`on` has prompts and answers judged by detectors, as the policies say (see "
+        "[guard in the server](guard-serving.md)); `off` lets all pass",
+    )
+    guard_policy: str = _key(
+        "warn",
+        "the policy of keys that name none: `warn` lets all pass and tells, `block` stops, or one "
+        "of your own",
+    )
+    guard_model: str = _key(
+        "",
+        "a Qwen3Guard-Gen model in the vault, run beside the served one for policies that ask a "
+        "guard model; empty: none",
+    )
+    guard_weights: str = _key(
+        "", "weights of the fast tier that `freehold guard train` wrote; empty: those shipped"
+    )
+    guard_policies: str = _key(
+        "guard.toml", "the file of your own policies, in the store's folder; there need not be one"
     )
     signer: str = _key(
         "",

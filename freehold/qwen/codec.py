@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from freehold.errors import UsageError
+from freehold.errors import MalformedError, UsageError
 from freehold.qwen import speech
 from freehold.qwen.config import MAX_VOCAB, config_of
+from freehold.qwen.controls import Controls
 from freehold.qwen.documents import Reader, parse_json
 from freehold.qwen.embedding import embedding_of
 from freehold.qwen.listening import TextListener
@@ -19,6 +20,7 @@ from freehold.qwen.text import TextDecoder
 from freehold.qwen.tokenizer import Tokenizer, tokenizer_of
 from freehold.types import CallForm, Cutoff, Ids, Message, Pooling, VerifiedModel
 
+MARKS = (speech.THINK, speech.THOUGHT, speech.CALL, speech.CALLED)
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
@@ -54,7 +56,8 @@ class QwenCodec:
         options: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Render with the model's own template and tokenise; text parts of a message are joined by
-        line ends. Raises ``UsageError`` naming ``messages``, ``tools`` or the option."""
+        line ends. Control tokens come from the template alone (``controls``). Raises ``UsageError``
+        naming ``messages``, ``tools`` or the option."""
         if self._template is None:
             raise UsageError(
                 "messages: this model has no chat template, it only continues text: "
@@ -62,8 +65,8 @@ class QwenCodec:
                 param="messages",
             )
         flat = [_flatten(message) for message in messages]
-        text = self._template.render(flat, tools=tools, options=options)
-        return self._tokenizer.encode(text, param="messages")
+        parts = self._template.parts(flat, tools=tools, options=options)
+        return self._tokenizer.encode_parts(parts, param="messages")
 
     def text(self, prompt: str) -> list[int]:
         """Raises ``UsageError`` naming ``prompt`` where it is no valid Unicode."""
@@ -106,14 +109,35 @@ def load(model: VerifiedModel) -> QwenCodec:
     named = (tokenizer.added_id(name) for name in STOP_TOKENS)
     stop_ids += [token for token in named if token is not None]
     pooling, suffix = embedding_of(model)
+    template = template_of(model, Controls(tokenizer.controls, marks=MARKS))
+    if template is not None:
+        _expect_whole_tokens(template, tokenizer)
     return QwenCodec(
         pooling=pooling,
         suffix=suffix,
         tokenizer=tokenizer,
-        template=template_of(model),
+        template=template,
         stop_ids=stop_ids,
         source=source_of(model),
     )
+
+
+def _expect_whole_tokens(template: ChatTemplate, tokenizer: Tokenizer) -> None:
+    """A template that puts a control token together out of pieces would lose it: only tokens that
+    it holds whole are its own. Better found here than in every prompt."""
+    try:
+        parts = template.parts([{"role": "user", "content": "x"}])
+    except UsageError:
+        return  # it wants other messages than this one
+    text = "".join(
+        part if isinstance(part, str) else tokenizer.token_bytes(part).decode() for part in parts
+    )
+    if tokenizer.encode(text) != tokenizer.encode_parts(parts):
+        raise MalformedError(
+            "the chat template puts a control token together out of pieces, so that it cannot be "
+            "told from a token that a message holds: use the publisher's template",
+            file="chat template",
+        )
 
 
 def _generation_stops(model: VerifiedModel) -> list[int]:

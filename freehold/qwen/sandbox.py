@@ -28,6 +28,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from freehold.qwen.controls import Controls
+from freehold.qwen.marking import Marking, wrap
 from freehold.qwen.meter import OverBudgetError, current
 
 STR_METHODS = frozenset(
@@ -46,10 +48,18 @@ METHODS: dict[type, frozenset[str]] = {
     tuple: frozenset({"count", "index"}),
     LoopContext: frozenset({"changed", "cycle"}),
 }
+LOOK_FOR = frozenset(
+    (
+        *("count", "endswith", "find", "index", "lstrip", "partition", "removeprefix", "replace"),
+        *("removesuffix", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split"),
+        *("startswith", "strip"),
+    )
+)
+"""String methods whose first argument says what they look for."""
 # Filters whose result is no larger than their input.
 FILTERS_ALLOWED = (
-    "abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int",
-    "items", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr",
+    "abs", "capitalize", "d", "default", "dictsort", "first", "float", "int",
+    "items", "last", "list", "lower", "map", "max", "min", "reject", "rejectattr",
     "reverse", "round", "safe", "select", "selectattr", "sort", "title", "trim", "unique", "upper",
 )  # fmt: skip
 MAX_RANGE = 100_000
@@ -77,11 +87,15 @@ class _Rounds(list[Any]):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """See the module's description. One per template; rendering is safe from several threads."""
+    """See the module's description. One per template; rendering is safe from several threads.
+
+    With ``controls``, the tokens in the template's own literals are signs. Comparisons, and methods
+    that look for something in a text, see through them.
+    """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self) -> None:
+    def __init__(self, controls: Controls | None = None) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -97,20 +111,30 @@ class Sandbox(ImmutableSandboxedEnvironment):
         own |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         self.globals = dict(own)
         bounded = {"join": _join, "replace": _replace, "string": _string, "tojson": _tojson}
-        bounded |= {"indent": _indent}
+        bounded |= {"indent": _indent, "length": _length, "count": _length}
         self.filters = {name: _charged(FILTERS[name]) for name in FILTERS_ALLOWED} | bounded
         self.metered_rounds = _metered_rounds
         self.metered_value = _metered_value
         self.metered_concat = _metered_concat
-        own_metering = (_metered_rounds, _metered_value, _metered_concat)
+        self.controls = controls
+        self.unmarked = self._unmarked
+        own_metering = (_metered_rounds, _metered_value, _metered_concat, self.unmarked)
         self._own: tuple[Callable[..., Any], ...] = (*own.values(), *own_metering)
         self._source_chars = 0
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         self._source_chars = len(source)
         tree = super()._parse(source, name, filename)
+        if self.controls is not None:
+            Marking(self.controls).visit(tree)
         metered: nodes.Template = _Metering().visit(tree)
         return metered
+
+    def _unmarked(self, value: Any) -> Any:
+        """One side of a comparison, its tokens written out."""
+        if self.controls is None or not isinstance(value, str):
+            return value
+        return self.controls.unmark(value)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         meter = current()
@@ -120,7 +144,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
             meter.text(self._source_chars)
         elif not any(obj is function for function in self._own):
             _check_method(obj, args)
+            args = self._needle(obj, args)
         return super().call(context, obj, *args, **kwargs)
+
+    def _needle(self, obj: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A string method's arguments: tokens in what it looks for as they are in the string."""
+        owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        if self.controls is None or not args or not isinstance(owner, str) or name not in LOOK_FOR:
+            return args
+        return (self.controls.like(owner, args[0]), *args[1:])
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         _check_operands(operator, left, right)
@@ -145,18 +177,18 @@ class _Metering(NodeTransformer):
             raise SecurityError("recursive loops are not allowed")
         cost = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
         self.generic_visit(node)
-        node.iter = _wrap("metered_rounds", [node.iter, nodes.Const(cost)])
+        node.iter = wrap("metered_rounds", [node.iter, nodes.Const(cost)])
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
-        return _wrap("metered_concat", list(node.nodes)).set_lineno(node.lineno)
+        return wrap("metered_concat", list(node.nodes)).set_lineno(node.lineno)
 
     def _container(self, node: nodes.Expr) -> nodes.Node:
         self.generic_visit(node)
         if isinstance(node, nodes.Tuple) and node.ctx != "load":
             return node  # a target of assignment: {% set a, b = ... %}
-        return _wrap("metered_value", [node]).set_lineno(node.lineno)
+        return wrap("metered_value", [node]).set_lineno(node.lineno)
 
     visit_List = visit_Tuple = visit_Dict = _container  # noqa: N815
 
@@ -169,11 +201,6 @@ class _Metering(NodeTransformer):
         if node.attr.startswith("_"):
             raise SecurityError(f"attribute {node.attr!r} is not allowed")
         return node
-
-
-def _wrap(function: str, args: list[Any]) -> nodes.Call:
-    # An attribute of the environment: a name could be shadowed by the template.
-    return nodes.Call(nodes.EnvironmentAttribute(function), args, [], None, None)
 
 
 # --- metering -------------------------------------------------------------------------------------
@@ -321,8 +348,17 @@ def _join(_context: Context, value: Iterable[Any], d: str = "", attribute: Any =
 
 
 @pass_context
-def _replace(_context: Context, value: Any, old: str, new: str, count: int = -1) -> str:
+def _length(_context: Context, value: Any) -> int:
+    """Free, as it costs nothing: templates ask for the number of messages at every message."""
+    current().step()
+    return len(value)
+
+
+@pass_context
+def _replace(context: Context, value: Any, old: str, new: str, count: int = -1) -> str:
     text, old, new = text_of(value), text_of(old), text_of(new)
+    controls = getattr(context.environment, "controls", None)
+    old = old if controls is None else controls.like(text, old)
     current().text(text.count(old) * len(new))
     return text.replace(old, new, -1 if count is None else count)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from freehold.errors import FreeholdError, MalformedError, RefusedError, UsageError
+from freehold.qwen.controls import Controls
 from freehold.qwen.documents import Reader, parse_json
 from freehold.types import Message, VerifiedModel
 
@@ -21,20 +22,33 @@ FILE = "chat template"
 SHAPE_ERRORS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 
+SPEAKERS = ("assistant", "system", "developer")
+"""Whose words may hold a model's own marks: its own, and the operator's who tells it of them."""
+SPOKEN = ("content", "reasoning_content")
+
+
 class ChatTemplate:
-    """One compiled template. ``special`` are the token names it may use (``bos_token``, ...).
+    """One compiled template. ``special`` are the token names it may use (``bos_token``, ...),
+    ``controls`` the tokens that its own text, and nothing else, can bring into a prompt.
 
     Raises ``MalformedError`` where the source is no template, ``RefusedError`` where it reaches
     for what templates must not touch.
     """
 
-    def __init__(self, source: str, *, special: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        special: Mapping[str, str] | None = None,
+        controls: Controls | None = None,
+    ) -> None:
         if len(source) > MAX_TEMPLATE_CHARS:
             raise MalformedError(
                 f"the chat template is longer than {MAX_TEMPLATE_CHARS} characters", file=FILE
             )
-        self._special = dict(special or {})
-        self._template = _compile(source)
+        self._controls = Controls({}) if controls is None else controls
+        self._special = {n: self._controls.mark(text) for n, text in (special or {}).items()}
+        self._template = _compile(source, self._controls)
 
     def render(
         self,
@@ -49,21 +63,49 @@ class ChatTemplate:
         naming ``messages``, ``tools`` or the option; ``MalformedError`` or ``RefusedError`` where
         the template misbehaves.
         """
-        variables: dict[str, Any] = {"add_generation_prompt": True, **self._special}
+        return self._controls.text(self._rendered(messages, tools, options))
+
+    def parts(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> list[str | int]:
+        """The same text, cut at the template's own control tokens: plain texts and ids in turn, the
+        first and the last a text. Raises as ``render`` does."""
+        return self._controls.parts(self._rendered(messages, tools, options))
+
+    def _rendered(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        options: Mapping[str, Any] | None,
+    ) -> str:
+        escape, variables = self._controls.escape, dict[str, Any](add_generation_prompt=True)
+        variables |= self._special
         for name, value in (options or {}).items():
             if name in ("messages", "tools"):
                 raise UsageError(f"{name} cannot be given as a template option", param=name)
-            variables[name] = plain(value, param=name)
-        variables["messages"] = [plain(message, param="messages") for message in messages]
-        variables["tools"] = [plain(tool, param="tools") for tool in tools] or None
+            variables[name] = plain(value, param=name, change=escape)
+        told = [plain(message, param="messages", change=escape) for message in messages]
+        variables["messages"] = [self._own_marks(message) for message in told]
+        described = [plain(tool, param="tools", change=escape) for tool in tools]
+        variables["tools"] = described or None
         return _render(self._template, variables)
 
+    def _own_marks(self, message: Any) -> Any:
+        if not isinstance(message, dict) or message.get("role") not in SPEAKERS:
+            return message
+        spoken = {key: message[key] for key in SPOKEN if isinstance(message.get(key), str)}
+        return message | {key: self._controls.mark_own(text) for key, text in spoken.items()}
 
-def template_of(model: VerifiedModel) -> ChatTemplate | None:
+
+def template_of(model: VerifiedModel, controls: Controls | None = None) -> ChatTemplate | None:
     """The model's own template, or ``None`` for a base model without one."""
     source, settings = source_of(model), _tokenizer_config(model)
     special = _special_tokens(settings) if settings else {}
-    return None if source is None else ChatTemplate(source, special=special)
+    return None if source is None else ChatTemplate(source, special=special, controls=controls)
 
 
 def source_of(model: VerifiedModel) -> str | None:
@@ -127,13 +169,13 @@ def _utf8(data: bytes) -> str:
         raise MalformedError(f"the chat template is not UTF-8: {error}", file=FILE) from error
 
 
-def _compile(source: str) -> jinja2.Template:
+def _compile(source: str, controls: Controls) -> jinja2.Template:
     import jinja2
 
     from freehold.qwen.sandbox import Sandbox
 
     try:
-        return Sandbox().from_string(source)
+        return Sandbox(controls).from_string(source)
     except jinja2.exceptions.SecurityError as error:
         raise RefusedError(f"the chat template is refused: {error}") from error
     except (jinja2.TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -163,24 +205,28 @@ def _about_messages(problem: str) -> FreeholdError:
     return UsageError(f"messages: {problem}", param="messages")
 
 
-def plain(value: Any, *, param: str, depth: int = 0) -> Any:
+def plain(
+    value: Any, *, param: str, change: Callable[[str], str] = str.__str__, depth: int = 0
+) -> Any:
     """A copy made of plain JSON types only, so that a template meets no object with powers.
+    ``change`` is applied to every string, keys included.
 
     Raises ``UsageError`` naming ``param`` for other types, broken Unicode and deep nesting.
     """
     if depth > MAX_DEPTH:
         raise UsageError(f"{param} is nested deeper than {MAX_DEPTH}", param=param)
     if isinstance(value, str):
-        return _valid_text(str.__str__(value), param)
+        return change(_valid_text(str.__str__(value), param))
     if value is None or type(value) in (bool, int, float):
         return value
+
+    def inner(one: Any) -> Any:
+        return plain(one, param=param, change=change, depth=depth + 1)
+
     if isinstance(value, Mapping):
-        return {
-            plain(k, param=param, depth=depth + 1): plain(v, param=param, depth=depth + 1)
-            for k, v in value.items()
-        }
+        return {inner(k): inner(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, param=param, depth=depth + 1) for item in value]
+        return [inner(item) for item in value]
     raise UsageError(f"{param} holds a {type(value).__name__}: only JSON is allowed", param=param)
 
 

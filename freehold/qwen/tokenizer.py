@@ -62,7 +62,8 @@ class Tokenizer:
     """Text to ids with the ``tokenizers`` library, and each id's bytes."""
 
     def __init__(self, tables: Tables) -> None:
-        self._backend = _build(tables)
+        self._backend, self._plain = _build(tables)
+        self._added = tables.added
         self._bytes = _token_bytes(tables)
         self.special_ids = frozenset(i for i, added in tables.added.items() if added.special)
         self.added_ids = frozenset(tables.added)
@@ -74,12 +75,35 @@ class Tokenizer:
 
         Raises ``UsageError`` naming ``param`` for a run of ``MAX_BLANKS`` blanks.
         """
-        if _BLANKS.search(text):
-            raise UsageError(
-                f"{param} holds {MAX_BLANKS:,} blanks in a row: shorten them", param=param
-            )
+        _refuse_blanks(text, param)
         # The call for batches, unlike the one for a single text, lets other threads run meanwhile.
         return list(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+
+    def encode_parts(self, parts: Sequence[str | int], *, param: str = "text") -> list[int]:
+        """Token ids of plain texts and added tokens' ids in turn (``Controls.parts``): no text
+        becomes an added token, whatever is written in it. Raises as ``encode`` does."""
+        texts: list[str] = []
+        for place in range(0, len(parts), 2):
+            text = parts[place]
+            assert isinstance(text, str)
+            # As the library does: such a token takes the blanks beside it with it.
+            if place and self._added[cast("int", parts[place - 1])].rstrip:
+                text = text.lstrip()
+            if place + 1 < len(parts) and self._added[cast("int", parts[place + 1])].lstrip:
+                text = text.rstrip()
+            _refuse_blanks(text, param)
+            texts.append(text)
+        encoded = self._plain.encode_batch_fast(texts, add_special_tokens=False)
+        ids = list(encoded[0].ids)
+        for token, after in zip(parts[1::2], encoded[1:], strict=True):
+            ids += [cast("int", token), *after.ids]
+        return ids
+
+    @property
+    def controls(self) -> Mapping[int, str]:
+        """The added tokens' texts, by id. One that must stand alone as a word is left out: the
+        library takes it for a token or not by what stands beside it."""
+        return {i: added.content for i, added in self._added.items() if not added.single_word}
 
     def dumps(self) -> str:
         """As a ``tokenizer.json``."""
@@ -92,6 +116,11 @@ class Tokenizer:
     def added_id(self, content: str) -> int | None:
         """The id of an added token, if there is such a token."""
         return self._ids.get(content)
+
+
+def _refuse_blanks(text: str, param: str) -> None:
+    if _BLANKS.search(text):
+        raise UsageError(f"{param} holds {MAX_BLANKS:,} blanks in a row: shorten them", param=param)
 
 
 def tokenizer_of(model: VerifiedModel) -> Tokenizer:
@@ -318,21 +347,25 @@ def _token_bytes(tables: Tables) -> dict[int, bytes]:
     return known | {token: added.content.encode() for token, added in tables.added.items()}
 
 
-def _build(tables: Tables) -> Backend:
+def _build(tables: Tables) -> tuple[Backend, Backend]:
+    """The tokenizer, and the same without added tokens. They share the model, which is large."""
     # Imported here: the library takes a tenth of a second that `freehold --help` does not have.
     from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 
     # Added tokens stand in the table too, so that each gets the id it must have.
     vocab = dict(tables.vocab) | {added.content: i for i, added in tables.added.items()}
-    backend = Tokenizer(BPE(vocab=vocab, merges=list(tables.merges)))
-    backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
+    model = BPE(vocab=vocab, merges=list(tables.merges))
+    backend, plain = Tokenizer(model), Tokenizer(model)
+    split = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    for one in (backend, plain):
+        one.normalizer = normalizers.NFC()
+        one.pre_tokenizer = split
     backend.add_tokens(
         [
             AddedToken(
@@ -346,4 +379,4 @@ def _build(tables: Tables) -> Backend:
             for _, added in sorted(tables.added.items())
         ]
     )
-    return backend
+    return backend, plain

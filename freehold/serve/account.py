@@ -171,6 +171,7 @@ class Account:
             prompt_tokens=self._usage.prompt_tokens,
             cached_tokens=sum(self._usage.cached.values()),
             completion_tokens=self._usage.completion_tokens,
+            verdicts=self._usage.verdicts(),
         )
         # Shielded: half-way through, it will be written whatever becomes of the request.
         sealing = asyncio.create_task(_seal(self._ledgers, self._opening, outcome))

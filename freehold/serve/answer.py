@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from freehold.errors import EngineError, UsageError
 from freehold.serve.metrics import Meter, TokenClock
@@ -17,11 +18,15 @@ from freehold.types import (
     Engine,
     Event,
     FinishReason,
+    Heard,
     Ids,
     Prefilled,
     Sampling,
     Token,
 )
+
+Finish: TypeAlias = FinishReason | Literal["content_filter"]
+"""``content_filter``: the guard stopped the answer, or its prompt."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +49,9 @@ class Piece:
     text: str = ""
     tokens: tuple[Scored, ...] = ()
     count: int = 0
-    finish: FinishReason | None = None
+    finish: Finish | None = None
     stop: str | None = None
+    heard: Heard | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,7 @@ class Said:
 
     ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    finish: FinishReason | None = None
+    finish: Finish | None = None
 
 
 @dataclass(kw_only=True)
@@ -81,6 +87,9 @@ class Usage:
     choices_per_prompt: int = 1
     said: dict[int, Said] = field(default_factory=dict)
     """By choice."""
+
+    verdicts: Callable[[], tuple[str, ...]] = tuple
+    """What the guard has decided so far, for the ledger."""
 
     def answered(self) -> tuple[Answered, ...]:
         """Every choice as it is now, in order."""

@@ -20,7 +20,7 @@ from freehold.serve.middleware import Authenticate, BodyLimit, Catch, Observe
 from freehold.serve.openapi import document
 from freehold.serve.routes import ROUTES, dialect_of
 from freehold.serve.tracing import Send
-from freehold.types import Ledger
+from freehold.types import Guard, Ledger
 
 __all__ = ["Hosted", "Limits", "build"]
 
@@ -36,12 +36,14 @@ def build(
     limits: Limits,
     ledger: Ledger | None = None,
     *,
+    guard: Guard | None = None,
     residency: Callable[[], Mapping[str, Any]] | None = None,
     passports: Callable[[str], bytes] | None = None,
     traces: Send | None = None,
 ) -> FastAPI:
     """The application that serves ``models`` to holders of ``keys``, and records in ``ledger``.
 
+    ``guard`` judges prompts and answers; ``None`` lets all pass.
     ``residency`` tells what is shut in the server's processes, for ``/residency``.
     ``passports`` gives a served model's passport as JSON, for ``/v1/passports``.
     ``traces`` is handed the spans of each request that has ended.
@@ -49,7 +51,7 @@ def build(
     Interactive documentation pages are off (they load scripts from elsewhere); the schema itself
     is at ``/openapi.json``, behind the key. Raises ``UsageError`` when two models share a name.
     """
-    desk = Desk(models, keys, limits, ledger, traces)
+    desk = Desk(models, keys, limits, ledger, traces, guard=guard)
     app = _Application(
         title="Freehold",
         telemetry=_QUIET,

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from freehold import __version__
 from freehold.serve.answer import Ask
 from freehold.serve.desk import Hosted
+from freehold.serve.guarding import Watched
 from freehold.types import Record
 
 
@@ -31,9 +32,17 @@ def asker_of(request: Request) -> Asker:
     )
 
 
-def record(asker: Asker, hosted: Hosted, asks: Sequence[Ask], choices: int, given: Any) -> Record:
+def record(
+    asker: Asker,
+    hosted: Hosted,
+    asks: Sequence[Ask],
+    choices: int,
+    given: Any,
+    *,
+    watched: Watched | None = None,
+) -> Record:
     """What is to be known of a request whose answers are ``asks``, ``choices`` for each prompt;
-    ``given`` is what the client wrote."""
+    ``given`` is what the client wrote, ``watched`` its guard."""
     firsts = asks[::choices]
     return Record(
         request=asker.request,
@@ -50,4 +59,6 @@ def record(asker: Asker, hosted: Hosted, asks: Sequence[Ask], choices: int, give
         seeds=tuple(ask.sampling.seed for ask in firsts),
         choices=choices,
         stop=tuple(firsts[0].stop),
+        guard=None if watched is None else watched.name,
+        policy=None if watched is None else watched.policy,
     )

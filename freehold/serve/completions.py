@@ -13,10 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from freehold.errors import UsageError
+from freehold.serve import parts
 from freehold.serve.answer import Ask, Piece, Scored, Usage, answer, interleave, scored
 from freehold.serve.asker import Asker, asker_of, record
 from freehold.serve.desk import Desk, Served, desk_of
 from freehold.serve.dialects import event
+from freehold.serve.guarding import Watched
 from freehold.serve.intake import read
 from freehold.serve.reply import Outlet, Reply
 from freehold.serve.sampling import check_choices, sampling
@@ -32,7 +34,8 @@ async def completions(request: Request) -> Response:
     served = desk.find(asked.model, request)
     check_choices(asked.n, desk.limits)
     work = _Completion(desk, served, asked, asker_of(request))
-    return Reply(desk, served.hosted, work.run, desk.spending(request, served))
+    spending, watched = desk.spending(request, served), desk.watched(request)
+    return Reply(desk, served.hosted, work.run, spending, watched=watched)
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,22 @@ class _Completion:
         }
 
     async def run(self, outlet: Outlet) -> None:
-        asked, limits = self._asked, self._desk.limits
+        asked, limits, watched = self._asked, self._desk.limits, outlet.watched
         prompts = await self._served.tokenising.prompts(asked.prompt, limits.max_prompts)
-        usage = Usage(prompt_tokens=sum(map(len, prompts)), choices_per_prompt=asked.n)
+        if watched is not None:
+            prompts = await self._judged(prompts, watched)
+        usage = Usage(
+            prompt_tokens=sum(map(len, prompts)),
+            choices_per_prompt=asked.n,
+            verdicts=tuple if watched is None else watched.told,
+        )
         asks = self._asks(prompts)
         answers = len(asks) if asked.max_tokens else 0
         await outlet.spending.begin(usage, answers=answers, most=asked.max_tokens, firm=True)
         given = {"prompt": asked.prompt, "echo": asked.echo}
-        outlet.account.open(record(self._asker, self._served.hosted, asks, asked.n, given), usage)
-        choices = [self._answer(ask, usage) for ask in asks]
+        leaf = record(self._asker, self._served.hosted, asks, asked.n, given, watched=watched)
+        outlet.account.open(leaf, usage)
+        choices = [self._answer(ask, usage, watched) for ask in asks]
         echoes = [await self._echo(place, ids) for place, ids in enumerate(prompts)]
         pieces = outlet.account.sealed(interleave(choices, limits.at_once), len(asks))
         pieces = self._echoed(pieces, echoes)
@@ -78,6 +88,15 @@ class _Completion:
         else:
             count = len(prompts) * asked.n
             await outlet.whole(await self._whole(pieces, usage, count))
+
+    async def _judged(self, prompts: list[list[int]], watched: Watched) -> list[list[int]]:
+        """Have the guard read the prompts; their ids, of what is masked anew."""
+        said = parts.of_prompts(self._asked.prompt, self._served.hosted.codec)
+        texts = await watched.judge(*said)
+        for place, (before, after) in enumerate(zip(said, texts, strict=False)):
+            if before[0].text != after[0]:
+                (prompts[place],) = await self._served.tokenising.prompts(after[0], 1)
+        return prompts
 
     def _asks(self, prompts: Sequence[list[int]]) -> list[Ask]:
         asked, served = self._asked, self._served
@@ -100,11 +119,17 @@ class _Completion:
                 asks.append(ask)
         return asks
 
-    def _answer(self, ask: Ask, usage: Usage) -> AsyncGenerator[Piece]:
+    def _answer(self, ask: Ask, usage: Usage, watched: Watched | None) -> AsyncGenerator[Piece]:
+        if watched is not None and watched.stopped:
+            return watched.refused(ask.index, usage)
         if self._asked.max_tokens == 0:
             return _nothing(ask.index)
-        hosted = self._served.hosted
-        return answer(hosted.engine, hosted.codec, ask, usage, self._served.meter)
+        hosted, asked = self._served.hosted, self._asked
+        pieces = answer(hosted.engine, hosted.codec, ask, usage, self._served.meter)
+        if watched is None:
+            return pieces
+        place = ask.index // asked.n
+        return watched.answer(pieces, usage, index=ask.index, prompt=place, stream=asked.stream)
 
     async def _echo(self, place: int, ids: list[int]) -> _Echo:
         asked, hosted = self._asked, self._served.hosted

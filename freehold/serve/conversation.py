@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 from starlette.requests import Request
 
-from freehold.serve import structured, tools
+from freehold.serve import parts, structured, tools
 from freehold.serve.answer import Ask, Piece, Usage, answer, interleave
 from freehold.serve.asker import asker_of, record
 from freehold.serve.desk import Desk, Served
 from freehold.serve.dialects import Dialect
+from freehold.serve.guarding import Watched
 from freehold.serve.quotas import Spending
 from freehold.serve.reply import Outlet, Reply
 from freehold.serve.sampling import check_choices, sampling
@@ -58,8 +59,8 @@ def converse(request: Request, desk: Desk, asked: ChatRequest, form: Form) -> Re
     served = desk.find(asked.model, request)
     check_choices(asked.n, desk.limits)
     work = _Conversation(desk, served, asked, request, form)
-    spending = desk.spending(request, served)
-    return Reply(desk, served.hosted, work.run, spending, form.dialect)
+    spending, watched = desk.spending(request, served), desk.watched(request)
+    return Reply(desk, served.hosted, work.run, spending, form.dialect, watched=watched)
 
 
 class _Conversation:
@@ -79,22 +80,25 @@ class _Conversation:
         self._messages = [message.shown() for message in asked.messages]
 
     async def run(self, outlet: Outlet) -> None:
-        asks, usage = await self._asks(outlet.spending)
-        hosted = self._served.hosted
+        hosted, watched = self._served.hosted, outlet.watched
         given = {"messages": self._messages, "options": self._asked.options}
         if self._tools:
             given["tools"] = self._tools
-        outlet.account.open(record(self._asker, hosted, asks, self._asked.n, given), usage)
-        answers = [
-            answer(hosted.engine, hosted.codec, ask, usage, self._served.meter) for ask in asks
-        ]
-        pieces = interleave(answers, self._desk.limits.at_once)
-        pieces = outlet.account.sealed(pieces, len(asks))
+        if watched is not None:
+            await self._judge(watched)
+        asks, usage = await self._asks(outlet.spending, watched)
+        leaf = record(self._asker, hosted, asks, self._asked.n, given, watched=watched)
+        outlet.account.open(leaf, usage)
         alone = bool(tools.stops(self._asked))
         turns = [
             Turn(hosted.codec.listener(ask.ids, self._tools), prefix=self._form.calls, alone=alone)
             for ask in asks
         ]
+        answers = [
+            self._answer(ask, usage, turn, watched) for ask, turn in zip(asks, turns, strict=True)
+        ]
+        pieces = interleave(answers, self._desk.limits.at_once)
+        pieces = outlet.account.sealed(pieces, len(asks))
         if self._asked.stream:
             await outlet.stream(self._events(pieces, turns, usage))
         else:
@@ -103,7 +107,26 @@ class _Conversation:
                     turns[piece.index].take(piece)
             await outlet.whole(self._form.whole(turns, usage))
 
-    async def _asks(self, spending: Spending) -> tuple[list[Ask], Usage]:
+    async def _judge(self, watched: Watched) -> None:
+        """Have the guard read the conversation, and mask in it what is to be masked."""
+        callers = tools.callers(self._asked.messages)
+        said, places = parts.of_conversation(self._messages, self._tools, callers)
+        (texts,) = await watched.judge(said)
+        self._messages = parts.with_texts(self._messages, places, texts)
+
+    def _answer(
+        self, ask: Ask, usage: Usage, turn: Turn, watched: Watched | None
+    ) -> AsyncGenerator[Piece]:
+        if watched is not None and watched.stopped:
+            return watched.refused(ask.index, usage)
+        hosted = self._served.hosted
+        pieces = answer(hosted.engine, hosted.codec, ask, usage, self._served.meter)
+        if watched is None:
+            return pieces
+        stream = self._asked.stream
+        return watched.answer(pieces, usage, index=ask.index, hear=turn.hear, stream=stream)
+
+    async def _asks(self, spending: Spending, watched: Watched | None) -> tuple[list[Ask], Usage]:
         asked, served = self._asked, self._served
         ids = await served.tokenising.chat(self._messages, asked.options, self._tools)
         codec, held = served.hosted.codec, self._held
@@ -113,7 +136,8 @@ class _Conversation:
         cutoff = None if asked.budget is None else codec.cutoff(ids, asked.budget)
         name, wanted = asked.limit
         most = served.tokenising.room(len(ids), name, wanted)
-        usage = Usage(prompt_tokens=len(ids), choices_per_prompt=asked.n)
+        told = tuple if watched is None else watched.told
+        usage = Usage(prompt_tokens=len(ids), choices_per_prompt=asked.n, verdicts=told)
         firm = wanted is not None
         max_tokens = await spending.begin(usage, answers=asked.n, most=most, firm=firm)
         top = (asked.top_logprobs or 0) if asked.logprobs else None

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from freehold.errors import UsageError
 from freehold.serve.account import Ledgers
 from freehold.serve.errors import Problem, ProblemError
+from freehold.serve.guarding import Guarding, Watched
 from freehold.serve.keys import KeyInfo, Keyring
 from freehold.serve.limits import Admission, Deadlines, Limits
 from freehold.serve.metrics import Meter, Metrics
@@ -18,7 +19,7 @@ from freehold.serve.prompt import Tokenising
 from freehold.serve.pulse import Pulse
 from freehold.serve.quotas import Quotas, Spending
 from freehold.serve.tracing import Send
-from freehold.types import Codec, Engine, Ledger, ModelCard
+from freehold.types import Codec, Engine, Guard, Ledger, ModelCard
 
 FINGERPRINT_DIGITS = 12
 
@@ -59,6 +60,8 @@ class Desk:
         limits: Limits,
         ledger: Ledger | None = None,
         traces: Send | None = None,
+        *,
+        guard: Guard | None = None,
     ) -> None:
         self.keys = keys
         self.traces = traces
@@ -68,6 +71,8 @@ class Desk:
         self.admission = Admission(limits)
         self.deadlines = Deadlines(limits)
         self.quotas = Quotas(keys, limits.request_seconds)
+        registry = self.metrics.registry
+        self.guarding = None if guard is None else Guarding(guard, keys.url, registry)
         self.pulse = Pulse([hosted.engine for hosted in models], keys, ledger)
         self.models = [Served(hosted, self.metrics) for hosted in models]
         for hosted in models:
@@ -101,6 +106,10 @@ class Desk:
                 )
             )
         return served
+
+    def watched(self, request: Request) -> Watched | None:
+        """The guard of ``request``, if there is one. Raises ``ProblemError``."""
+        return None if self.guarding is None else self.guarding.watched(key_of(request))
 
     def spending(self, request: Request, served: Served) -> Spending:
         """What ``request`` will cost its key."""

@@ -13,10 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from freehold.errors import UsageError
+from freehold.serve import parts
 from freehold.serve.answer import Ask, Usage
 from freehold.serve.asker import Asker, asker_of, record
 from freehold.serve.desk import Desk, Served, desk_of
 from freehold.serve.fields import Count, Ignored, Strict
+from freehold.serve.guarding import Watched
 from freehold.serve.intake import read
 from freehold.serve.reply import Outlet, Reply
 from freehold.serve.schema import PROMPTS
@@ -42,7 +44,8 @@ async def embeddings(request: Request) -> Response:
     if "embed" not in served.hosted.card.caps:
         raise UsageError(f"model {asked.model!r} makes no embeddings here", param="model")
     work = _Embedding(desk, served, asked, asker_of(request))
-    return Reply(desk, served.hosted, work.run, desk.spending(request, served))
+    spending, watched = desk.spending(request, served), desk.watched(request)
+    return Reply(desk, served.hosted, work.run, spending, watched=watched)
 
 
 class _Embedding:
@@ -54,13 +57,18 @@ class _Embedding:
 
     async def run(self, outlet: Outlet) -> None:
         hosted, asked = self._served.hosted, self._asked
-        texts = await self._served.tokenising.prompts(asked.input, self._most, param="input")
+        given = asked.input
+        texts = await self._served.tokenising.prompts(given, self._most, param="input")
+        if outlet.watched is not None and (masked := await self._judged(outlet.watched)):
+            texts = await self._served.tokenising.prompts(masked, self._most, param="input")
         suffix = list(hosted.codec.suffix)
         texts = [ids if ids[len(ids) - len(suffix) :] == suffix else ids + suffix for ids in texts]
-        usage = Usage(prompt_tokens=sum(map(len, texts)))
+        told = tuple if outlet.watched is None else outlet.watched.told
+        usage = Usage(prompt_tokens=sum(map(len, texts)), verdicts=told)
         await outlet.spending.begin(usage)
         asks = [Ask(index=i, ids=ids, sampling=Sampling()) for i, ids in enumerate(texts)]
-        outlet.account.open(record(self._asker, hosted, asks, 1, {"input": asked.input}), usage)
+        leaf = record(self._asker, hosted, asks, 1, {"input": given}, watched=outlet.watched)
+        outlet.account.open(leaf, usage)
         vectors = await _all([self._vector(ids) for ids in texts])
         usage.cached[0] = 0
         await outlet.account.answered()
@@ -70,6 +78,16 @@ class _Embedding:
         ]
         spent = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
         await outlet.whole({"object": "list", "data": data, "model": hosted.name, "usage": spent})
+
+    async def _judged(self, watched: Watched) -> list[str]:
+        """Have the guard read the texts: all of them as they may go on, if one was masked. Raises
+        ``ProblemError`` where one is stopped: no vector could say so."""
+        said = parts.of_prompts(self._asked.input, self._served.hosted.codec)
+        texts = await watched.judge(*said)
+        if watched.stopped:
+            raise watched.refuse()
+        after = [text for (text,) in texts]
+        return after if after != [part.text for (part,) in said] else []
 
     async def _vector(self, ids: list[int]) -> Floats:
         hosted = self._served.hosted

@@ -60,9 +60,11 @@ _EPOCH = date(1970, 1, 1)
 class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a key may use. ``None`` is no limit. ``models`` are names as served; ``expires`` is in
     Unix seconds; ``token_budget`` counts for as long as the key lives. Tokens are prompts' and
-    answers' together. Minutes and days are those of the clock, UTC."""
+    answers' together. Minutes and days are those of the clock, UTC. ``policy`` is the guard's that
+    its requests fall under; ``None`` takes the server's own."""
 
     models: tuple[str, ...] | None = None
+    policy: str | None = None
     expires: float | None = None
     concurrency: int | None = None
     requests_per_minute: int | None = None
@@ -82,6 +84,8 @@ class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 raise UsageError(f"at most {_MAX_MODELS} models can be named", param="models")
             if not all(0 < len(name) <= 256 and name.isprintable() for name in self.models):
                 raise UsageError("a model's name is 1 to 256 printable characters", param="models")
+        if self.policy is not None and not (len(self.policy) <= 64 and self.policy.isprintable()):
+            raise UsageError("a policy's name is at most 64 printable characters", param="policy")
 
 
 COUNTS = (
@@ -218,10 +222,13 @@ class Keyring:
             return _info(_in_use(db, id_or_name))
 
     def limit(self, id_or_name: str, limits: KeyLimits) -> KeyInfo:
-        """Give a key these limits in place of what it had, also in a server that is running."""
+        """Give a key these limits in place of what it had, also in a server that is running. Its
+        guard's policy stays unless another is named; the empty name takes it away."""
         limits.check()
         with exclusive(self._engine, "changed") as db:
             row = _in_use(db, id_or_name)
+            if limits.policy is None:
+                limits = msgspec.structs.replace(limits, policy=_info(row).limits.policy)
             change = sql.update(_KEYS).where(_KEYS.c.id == row.id)
             db.execute(change.values(limits=_written(limits)))
         return replace(_info(row), limits=limits)
@@ -345,7 +352,7 @@ def _info(row: Any) -> KeyInfo:
 
 
 def _written(limits: KeyLimits) -> str:
-    given = {k: v for k, v in msgspec.to_builtins(limits).items() if v is not None}
+    given = {k: v for k, v in msgspec.to_builtins(limits).items() if v not in (None, "")}
     return msgspec.json.encode(given).decode()
 
 

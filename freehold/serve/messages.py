@@ -21,7 +21,7 @@ from freehold.serve.turn import Turn
 from freehold.serve.wire import encode
 from freehold.types import Heard
 
-_REASONS = {"tool_calls": "tool_use", "length": "max_tokens"}
+_REASONS = {"tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
 
 
 async def messages(request: Request) -> Response:

@@ -39,6 +39,15 @@ STEPS: tuple[tuple[str, ...], ...] = (
         # So that a request whose counter died can be counted.
         "ALTER TABLE key_running ADD COLUMN model VARCHAR(256) NOT NULL DEFAULT ''",
     ),
+    (
+        # Texts that a guard's policy puts before somebody; their content where the owner says so.
+        "CREATE TABLE guard_reviews (id VARCHAR(16) PRIMARY KEY, key_id VARCHAR(64) NOT NULL,"
+        " policy VARCHAR(64) NOT NULL, side VARCHAR(64) NOT NULL, tier VARCHAR(64) NOT NULL,"
+        " state VARCHAR(64) NOT NULL, text_sha256 {bytes} NOT NULL, categories TEXT NOT NULL,"
+        " reasons TEXT NOT NULL, content TEXT, created {float} NOT NULL, decided {float})",
+        "CREATE UNIQUE INDEX guard_reviews_by_text ON guard_reviews (text_sha256)",
+        "CREATE INDEX guard_reviews_by_state ON guard_reviews (state, created)",
+    ),
 )
 LATEST = len(STEPS)
 

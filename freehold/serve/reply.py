@@ -18,6 +18,7 @@ from freehold.serve.account import CHECKPOINT_HEADER, ENTRY_HEADER, Account
 from freehold.serve.desk import Desk, Hosted
 from freehold.serve.dialects import OPENAI, Dialect
 from freehold.serve.errors import ClientGoneError, problem_of
+from freehold.serve.guarding import HEADER, Watched
 from freehold.serve.quotas import Spending
 from freehold.serve.wire import encode
 
@@ -32,13 +33,22 @@ and then the client gets its 429; a long prompt takes longer, and then the 200 g
 
 class Outlet:
     """Where one reply goes out: call ``whole`` or ``stream``, once. ``account`` is its entry in the
-    ledger: nothing goes out before that is open. ``spending`` is what it costs the key."""
+    ledger: nothing goes out before that is open. ``spending`` is what it costs the key, ``watched``
+    its guard."""
 
     def __init__(
-        self, send: Send, hosted: Hosted, account: Account, spending: Spending, dialect: Dialect
+        self,
+        send: Send,
+        hosted: Hosted,
+        account: Account,
+        spending: Spending,
+        dialect: Dialect,
+        *,
+        watched: Watched | None,
     ) -> None:
         self._send = send
         self.spending = spending
+        self.watched = watched
         self._dialect = dialect
         self._digest = hosted.card.digest.encode()
         self.account = account
@@ -58,10 +68,9 @@ class Outlet:
             while chunk is not None:
                 await self._write(chunk)
                 chunk = await anext(chunks, None)
-        # A comment, which clients that do not know of it skip.
-        known = self.account.header
-        receipt = b": %s %s\n\n" % (CHECKPOINT_HEADER.encode(), known) if known else b""
-        await self._write(receipt + self._dialect.end, more=False)
+        # Comments, which clients that do not know of them skip.
+        told = b"".join(b": %s %s\n\n" % pair for pair in self._late())
+        await self._write(told + self._dialect.end, more=False)
 
     async def fail(self, error: FreeholdError) -> None:
         """End a stream that has begun with an error event instead."""
@@ -90,10 +99,18 @@ class Outlet:
         entry = await self.account.opened()
         if entry is not None:
             named.append((ENTRY_HEADER.encode(), str(entry).encode()))
-        if self.account.header:
-            named.append((CHECKPOINT_HEADER.encode(), self.account.header))
+        named += self._late()
         self.streaming = streaming
         await self._send({"type": "http.response.start", "status": 200, "headers": named})
+
+    def _late(self) -> list[tuple[bytes, bytes]]:
+        """Headers of which more is known at the end of a stream than at its beginning."""
+        told = []
+        if self.watched is not None:
+            told.append((HEADER.encode(), self.watched.header))
+        if self.account.header:
+            told.append((CHECKPOINT_HEADER.encode(), self.account.header))
+        return told
 
     async def _write(self, body: bytes, *, more: bool = True) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
@@ -109,6 +126,8 @@ class Reply(Response):
         make: Callable[[Outlet], Awaitable[None]],
         spending: Spending,
         dialect: Dialect = OPENAI,
+        *,
+        watched: Watched | None = None,
     ) -> None:
         super().__init__()
         self._desk = desk
@@ -116,10 +135,13 @@ class Reply(Response):
         self._make = make
         self._spending = spending
         self._dialect = dialect
+        self._watched = watched
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         account = self._desk.ledgers.account()
-        outlet = Outlet(send, self._hosted, account, self._spending, self._dialect)
+        outlet = Outlet(
+            send, self._hosted, account, self._spending, self._dialect, watched=self._watched
+        )
         await while_connected(receive, self._run(outlet))
 
     async def _run(self, outlet: Outlet) -> None:

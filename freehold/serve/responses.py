@@ -21,6 +21,9 @@ from freehold.serve.shapes import chat_logprobs, new_id
 from freehold.serve.turn import Turn
 from freehold.types import CallPart, Heard
 
+_CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Why a response is incomplete, by how its turn ended."""
+
 
 async def responses(request: Request) -> Response:
     """Answer a conversation, whole or as a stream."""
@@ -116,7 +119,7 @@ class ResponsesForm:
             yield self._event(f"response.{name}.done", **at, text=text, **more)
             part = item.part_told(text, item.logprobs)
             yield self._event("response.content_part.done", **at, part=part)
-        cut = turn is not None and turn.finish == "length"
+        cut = turn is not None and turn.finish in _CUT
         told = item.told("incomplete" if cut else "completed")
         place = len(self._items) - 1
         yield self._event("response.output_item.done", output_index=place, item=told)
@@ -128,7 +131,7 @@ class ResponsesForm:
 
     def _told(self, turn: Turn, usage: Usage) -> dict[str, Any]:
         """The whole response."""
-        cut = turn.finish == "length"
+        cut = _CUT.get(turn.finish or "")
         ended = ["completed"] * len(self._items)
         if cut and ended:
             ended[-1] = "incomplete"
@@ -136,7 +139,7 @@ class ResponsesForm:
         return {
             **self._head,
             "status": "incomplete" if cut else "completed",
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "incomplete_details": {"reason": cut} if cut else None,
             "output": output,
             "usage": _usage(turn, usage),
         }

@@ -25,6 +25,7 @@ from freehold.serve.fields import Strict
 from freehold.serve.keys import Role
 from freehold.serve.messages import count_tokens, messages
 from freehold.serve.messages_schema import CountRequest, MessagesRequest
+from freehold.serve.moderations import ModerationsRequest, moderations
 from freehold.serve.responses import responses
 from freehold.serve.responses_schema import ResponsesRequest
 from freehold.serve.schema import ChatRequest, CompletionRequest
@@ -184,6 +185,7 @@ ROUTES: tuple[Route, ...] = (
         dialect=ANTHROPIC,
     ),
     _post("/v1/embeddings", embeddings, "text", body=EmbeddingsRequest, answer=told.Embeddings),
+    _post("/v1/moderations", moderations, "text", body=ModerationsRequest, answer=told.Moderations),
     _post("/tokenize", tokenize, "text", body=TokenizeRequest, answer=told.Tokens),
     _post(
         "/detokenize",

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from freehold.serve.answer import Piece, Scored
-from freehold.types import FinishReason
+from freehold.serve.answer import Finish, Piece, Scored
 
 _FLOOR = -9999.0
 """OpenAI's stand-in for log 0, which JSON cannot write."""
@@ -25,7 +24,7 @@ class Whole:
 
     texts: list[str] = field(default_factory=list)
     tokens: list[Scored] = field(default_factory=list)
-    finish: FinishReason | None = None
+    finish: Finish | None = None
 
     def add(self, piece: Piece) -> None:
         self.texts.append(piece.text)

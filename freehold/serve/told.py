@@ -127,7 +127,7 @@ class ChatChoice(Told):
     index: int
     message: ChatAnswer
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class _ChatHead(Told):
@@ -178,7 +178,7 @@ class ChatChunkChoice(Told):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"] | None
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"] | None
 
 
 class ChatCompletionChunk(_ChatHead):
@@ -208,13 +208,13 @@ class _CompletionChoice(Told):
 class CompletionChoice(_CompletionChoice):
     """One continuation."""
 
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "content_filter"]
 
 
 class CompletionChunkChoice(_CompletionChoice):
     """``finish_reason`` comes with the last."""
 
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Literal["stop", "length", "content_filter"] | None
 
 
 class _CompletionHead(Told):
@@ -264,6 +264,27 @@ class Embeddings(Told):
     data: list[Embedding]
     model: str
     usage: EmbeddingsUsage
+
+
+class Moderation(Told):
+    """What the guard makes of a text, by OpenAI's categories and ours. What nothing looked for has
+    no input types."""
+
+    flagged: bool
+    categories: dict[str, bool]
+    category_scores: dict[str, float]
+    category_applied_input_types: dict[str, list[str]]
+    action: Literal["allow", "warn", "mask", "review", "block"]
+    tier: str
+    reasons: list[str]
+
+
+class Moderations(Told):
+    """One for each text; ``model`` names the detectors."""
+
+    id: str
+    model: str
+    results: list[Moderation]
 
 
 class Tokens(Told):
@@ -324,7 +345,7 @@ class MessagesAnswer(Told):
     role: Literal["assistant"]
     model: str
     content: list[ThinkingBlock | TextBlock | ToolUseBlock]
-    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"]
     stop_sequence: str | None
     usage: MessagesUsage
 
@@ -424,7 +445,7 @@ class ResponsesUsage(Told):
 class Incomplete(Told):
     """Why an answer is not whole."""
 
-    reason: Literal["max_output_tokens"]
+    reason: Literal["max_output_tokens", "content_filter"]
 
 
 class Response(Told):

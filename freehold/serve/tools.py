@@ -8,7 +8,7 @@ from typing import Any
 
 from freehold.errors import UsageError
 from freehold.serve.jsonschema import enforceable
-from freehold.serve.schema import ChatRequest, Tool
+from freehold.serve.schema import ChatMessage, ChatRequest, Tool
 from freehold.serve.structured import Held, json_rule, limited
 from freehold.types import CallForm, Codec, Parameter
 
@@ -30,6 +30,16 @@ def shown(asked: ChatRequest, codec: Codec) -> list[dict[str, Any]]:
             param="tools",
         )
     return [tool.model_dump(exclude_none=True) for tool in asked.tools]
+
+
+def callers(messages: Sequence[ChatMessage]) -> list[str]:
+    """For each message the name of the tool that it is a result of, empty where that is unknown."""
+    names: dict[str, str] = {}
+    found = []
+    for message in messages:
+        found.append(names.get(message.tool_call_id or "", ""))
+        names |= {call.id: call.function.name for call in message.tool_calls if call.id}
+    return found
 
 
 def stops(asked: ChatRequest) -> tuple[str, ...]:

@@ -6,10 +6,10 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from freehold.serve.answer import Piece, Scored
-from freehold.types import CallPart, FinishReason, Heard, Listener
+from freehold.serve.answer import Finish, Piece, Scored
+from freehold.types import CallPart, Heard, Listener
 
-Ending: TypeAlias = FinishReason | Literal["tool_calls"]
+Ending: TypeAlias = Finish | Literal["tool_calls"]
 
 
 @dataclass(kw_only=True)
@@ -53,8 +53,8 @@ class Turn:
     def words(self) -> str:
         return "".join(self._words)
 
-    def take(self, piece: Piece) -> Heard:
-        """What ``piece`` brought; at the end, with all that was held back."""
+    def hear(self, piece: Piece) -> Heard:
+        """``piece`` told apart; at the end, with all that was held back."""
         heard = self._listener.feed(piece.text)
         if piece.finish is not None:
             last = self._listener.finish()
@@ -63,9 +63,13 @@ class Turn:
                 words=heard.words + last.words,
                 calls=heard.calls + last.calls,
             )
-        if self._most is not None:
-            kept = tuple(part for part in heard.calls if part.index < self._most)
-            heard = replace(heard, calls=kept)
+        if self._most is None:
+            return heard
+        return replace(heard, calls=tuple(p for p in heard.calls if p.index < self._most))
+
+    def take(self, piece: Piece) -> Heard:
+        """What ``piece`` brought."""
+        heard = self.hear(piece) if piece.heard is None else piece.heard
         self._held += piece.tokens
         self.tokens += piece.tokens
         self._thoughts.append(heard.thoughts)

@@ -11,6 +11,7 @@ import asyncio
 import codecs
 import json
 import logging
+import re
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -34,13 +35,16 @@ from freehold.types import (
     EngineStats,
     Event,
     Floats,
+    Guard,
     Ids,
     Logprobs,
     Message,
     ModelCard,
     Pooling,
     Prefilled,
+    Reading,
     Sampling,
+    Span,
     Tap,
     Token,
 )
@@ -260,6 +264,24 @@ def _top(token: int, count: int) -> tuple[tuple[int, float], ...]:
     return tuple(((token + i) % VOCAB, -0.5 - i) for i in range(count))
 
 
+class WordGuard:
+    """A detector of words: ``poison`` is harmful, ``hmm`` a little, a dozen digits are personal."""
+
+    name = "words 1"
+
+    def __init__(self) -> None:
+        self.read_texts: list[str] = []
+
+    def read(self, text: str) -> Reading:
+        self.read_texts.append(text)
+        spans = tuple(
+            Span(start=m.start(), end=m.end(), category="personal", label="number")
+            for m in re.finditer(r"\d{12}", text)
+        )
+        score = 0.99 if "poison" in text else 0.45 if "hmm" in text else 0.01
+        return Reading(detector=self.name, scores={"harmful": score}, spans=spans)
+
+
 def passport(name: str) -> bytes:
     """A passport that says whose it is."""
     return json.dumps({"passport": name}).encode()
@@ -297,8 +319,9 @@ class Opened:
         card: ModelCard | None = None,
         keeper: KeeperSettings | None = None,
         traces: Any = None,
+        guard: Guard | None = None,
     ) -> None:
-        self._keeper, self._traces = keeper, traces
+        self._keeper, self._traces, self._guard = keeper, traces, guard
         self._engine, self._codec, self._limits = engine, codec, limits
         self._card = card or engine.card
         self._binding = binding or Binding(port=0)
@@ -333,7 +356,13 @@ class Opened:
             aliases=("scripted/alias",),
         )
         app = build(
-            [hosted], self._keys, self._limits, ledger, passports=passport, traces=self._traces
+            [hosted],
+            self._keys,
+            self._limits,
+            ledger,
+            guard=self._guard,
+            passports=passport,
+            traces=self._traces,
         )
         self._loop = asyncio.get_running_loop()
 

@@ -49,6 +49,7 @@ BASE: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": {"model": NAME, **_asked},
     "/v1/responses": {"model": NAME, "input": "hello", "max_output_tokens": 8},
     "/v1/embeddings": {"model": NAME, "input": ["hello", "you"]},
+    "/v1/moderations": {"input": ["hello", "you"]},
     "/tokenize": {"model": NAME, **_asked},
     "/detokenize": {"model": NAME, "tokens": [104, 105]},
 }

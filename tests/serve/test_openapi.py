@@ -13,6 +13,8 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
+from freehold.guard.cascade import Cascade
+from freehold.guard.policy import BUILT_IN
 from freehold.ledger import KeeperSettings
 from freehold.serve.limits import Limits
 from freehold.serve.routes import ANYONE, ROUTES, Route
@@ -75,6 +77,7 @@ def asked(scripted: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
             ledger=str(folder / "ledger.sqlite"),
             content="clear",
         ),
+        guard=Cascade(BUILT_IN, detectors=[scripted.WordGuard()]),
     )
     running = Asked(one.open())
     # Something for the ledger's routes to tell of.

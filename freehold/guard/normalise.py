@@ -1,0 +1,139 @@
+"""Before any classifier: one plain form of a text, and the other forms it may hide in.
+
+``clean`` is for text that is passed on, and takes away only what nobody can see. ``views`` are for
+scoring alone: forms that an attack may have been written in, folded back. A detector scores each
+and keeps the highest. All of it takes time in proportion to the text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from freehold.guard.decoding import decoded, hidden
+from freehold.guard.lookalikes import foreign, ornamented
+
+_LETTERS_THAT_JOIN = (
+    "\u0600-\u08ff\u0900-\u0dff\u0e80-\u0fff\u1000-\u109f\u1780-\u18af\ufb50-\ufdff\ufe70-\ufefc"
+)
+_EMOJI = "\u00a9\u00ae\u203c-\u3299\U0001f000-\U0001faff#*0-9\ufe0f\U0001f3fb-\U0001f3ff"
+_HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+# A flag of a region is a black flag and tag characters: those are seen, and stay.
+_UNSEEN = re.compile(
+    "(?P<flag>\U0001f3f4[\U000e0030-\U000e007a]{1,6}\U000e007f)"
+    "|[\U000e0000-\U000e007f]"
+    f"|(?<![{_HAN}])[\U000e0100-\U000e01ef]"
+    f"|(?<![{_EMOJI}])[\ufe00-\ufe0f]"
+    "|[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u2060-\u2064\u206a-\u206f"
+    "\u3164\ufeff\uffa0]"
+    f"|(?<![{_LETTERS_THAT_JOIN}{_EMOJI}])[\u200c\u200d]"
+)
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e01ef]"
+)
+_WORD = re.compile(r"\w+")
+_LATIN = re.compile("[A-Za-z]")
+_DIGIT = re.compile(r"\d")
+_SPACE = re.compile(r"\s+")
+_MARKS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]+")
+_SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][\s.\-_*,/|+~]{1,3}){3,}[^\W_](?![^\W_])")
+_SIGNS = re.compile(r"[.\-_*,/|+~]+")
+_GAP = re.compile(r"\s+")
+_INSIDE = re.compile(r"(?<=[^\W\d_])[.\-_*~^|+`]{1,2}(?=[^\W\d_])")
+_LEET = str.maketrans("0134578@$!|€+(", "oieastbasileetc"[:14])
+_LEETED = re.compile(r"[^\W\d_][01345789@$!|€+(]|[01345789@$!|€+(][^\W\d_]")
+_ROT13 = str.maketrans(
+    "abcdefghijklmnopqrstuvwxyz",
+    "nopqrstuvwxyzabcdefghijklm",
+)
+
+
+def clean(text: str) -> str:
+    """``text`` as it may be passed on: without tag characters, stray variation selectors and signs
+    of no width. Joiners stay where scripts or emoji need them; all that can be seen stays."""
+    if text.isascii():
+        return text
+    return _UNSEEN.sub(lambda found: found["flag"] or "", text)
+
+
+def canonical(text: str) -> str:
+    """The one plain form that classifiers are trained on: compatibility forms, look-alikes in words
+    of mixed script and letter case folded, hidden text written out, digits alike, single spaces."""
+    return _finish(_basic(text))
+
+
+def views(text: str) -> dict[str, str]:
+    """The forms of ``text`` to score, by name, each different from the others. The first is
+    ``plain``, the canonical form."""
+    basic = _basic(text)
+    lower = basic.casefold()
+    forms = {
+        "plain": basic,
+        "decoded": _unmixed(_compatible(decoded(basic))),
+        "folded": _bare(lower),
+        "joined": _INSIDE.sub("", _SPACED.sub(_join, lower)),
+        "rot13": lower.translate(_ROT13),
+        "reversed": lower[::-1],
+    }
+    if _LEETED.search(lower):
+        forms["leet"] = _INSIDE.sub("", lower.translate(_LEET))
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    for name, form in forms.items():
+        finished = _finish(form)
+        if finished not in seen:
+            seen.add(finished)
+            found[name] = finished
+    return found
+
+
+def _basic(text: str) -> str:
+    return _unmixed(_compatible(hidden(text)))
+
+
+def _compatible(text: str) -> str:
+    if text.isascii():
+        return text
+    text = _INVISIBLE.sub("", text)
+    if unicodedata.is_normalized("NFKC", text):
+        return text
+    return unicodedata.normalize("NFKC", text)
+
+
+def _finish(text: str) -> str:
+    return _SPACE.sub(" ", _DIGIT.sub("0", text.casefold())).strip()
+
+
+def _unmixed(text: str) -> str:
+    """Look-alikes folded in words that also hold Latin letters."""
+    if text.isascii() or not _LATIN.search(text):
+        return text
+    table = foreign()
+    return _WORD.sub(
+        lambda found: (
+            found[0]
+            if found[0].isascii() or not _LATIN.search(found[0])
+            else found[0].translate(table)
+        ),
+        text,
+    )
+
+
+def _bare(text: str) -> str:
+    """Everything that resembles a Latin letter as that letter, without marks."""
+    if text.isascii():
+        return text
+    text = _MARKS.sub("", unicodedata.normalize("NFD", text))
+    return text.translate(foreign()).translate(ornamented())
+
+
+def _join(found: re.Match[str]) -> str:
+    """Letters set apart by signs keep their spaces; set apart by spaces, only the wider gaps."""
+    run = found[0]
+    bare = _SIGNS.sub("", run)
+    return bare if len(bare) < len(run) else _GAP.sub(_narrow, run)
+
+
+def _narrow(gap: re.Match[str]) -> str:
+    return " " if len(gap[0]) > 1 else ""

@@ -1,0 +1,216 @@
+"""Personal data in a text: numbers with their checks, addresses of people, and secrets.
+
+One pass over the digits of the text, in time that grows with its length alone: runs of digits are
+cut into groups, and only windows of groups whose lengths are a known shape are looked at. Then the
+word that stands closest before a number decides between two readings of it, and for or against it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from freehold.guard.pii import checks, secrets
+from freehold.guard.pii.kinds import KINDS, LETTERED, Kind
+from freehold.guard.pii.labels import Beside
+from freehold.guard.pii.phones import MOST_GROUPS, phone_score
+from freehold.types import Span
+
+THRESHOLD = 0.5
+
+_RUN = re.compile(r"[0-9]+(?:[ \u00a0().\-/\u2011\u2013]{1,3}[0-9]+)*")
+_GROUP = re.compile(r"[0-9]+")
+
+
+def find(text: str, *, threshold: float = THRESHOLD) -> list[Span]:
+    """What is personal or secret in ``text``, in order, none overlapping another: of two that do,
+    the surer one, then the longer."""
+    beside = Beside(text, threshold)
+    found = [*_numbers(text, beside), *_lettered(text, beside)]
+    found += [*_ibans(text), *_emails(text), *secrets.find(text)]
+    sure = sorted(
+        (span for span in found if span.score >= threshold),
+        key=lambda span: (-span.score, span.start - span.end, span.start),
+    )
+    taken = bytearray(len(text))
+    kept = []
+    for span in sure:
+        if not any(taken[span.start : span.end]):
+            taken[span.start : span.end] = b"\1" * (span.end - span.start)
+            kept.append(span)
+    return sorted(kept, key=lambda span: span.start)
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def _shapes(kinds: Iterable[Kind]) -> dict[tuple[int, ...], list[Kind]]:
+    shapes: dict[tuple[int, ...], list[Kind]] = defaultdict(list)
+    for kind in kinds:
+        for shape in kind.shapes:
+            shapes[shape].append(kind)
+    return dict(shapes)
+
+
+_SHAPES = _shapes(KINDS)
+_BEGINNINGS = frozenset(shape[:n] for shape in _SHAPES for n in range(1, len(shape) + 1))
+_MOST_DIGITS = max(map(sum, _SHAPES))
+
+
+def _numbers(text: str, beside: Beside) -> Iterator[Span]:
+    for match in _RUN.finditer(text):
+        run = _Run(text, match, beside)
+        for first in range(len(run.groups)):
+            yield from run.numbers(first)
+
+
+class _Run:
+    """Groups of digits that stand close together in ``text``: (start, end) of each."""
+
+    def __init__(self, text: str, match: re.Match[str], beside: Beside) -> None:
+        self._text = text
+        self._beside = beside
+        at = match.start()
+        self.groups = [(at + g.start(), at + g.end()) for g in _GROUP.finditer(match[0])]
+        self._torn_off = at > 0 and _is_latin(text[at - 1])
+
+    def numbers(self, first: int) -> Iterator[Span]:
+        """What begins with group number ``first``, in windows of known shapes."""
+        start, text = self.groups[first][0], self._text
+        if not _free_before(text, start):
+            return
+        leads = first == 0 or text[start] == "0" or text[start - 1] in "+("
+        shape: tuple[int, ...] = ()
+        for last in range(first, min(first + MOST_GROUPS, len(self.groups))):
+            begin, end = self.groups[last]
+            shape += (end - begin,)
+            if sum(shape) > _MOST_DIGITS or not (leads or shape in _BEGINNINGS):
+                return
+            if _free_after(text, end):
+                yield from self._as_kinds(first, last, shape)
+                if leads and 7 <= sum(shape) <= 15:
+                    yield from self._as_phone(first, last, shape)
+
+    def _as_kinds(self, first: int, last: int, shape: tuple[int, ...]) -> Iterator[Span]:
+        """What groups ``first`` to ``last`` are, taken together as one number."""
+        if shape not in _SHAPES:
+            return
+        start, end = self.groups[first][0], self.groups[last][1]
+        number = "".join(self._text[a:b] for a, b in self.groups[first : last + 1])
+        gaps = {self._gap(i) for i in range(first, last)}
+        for kind in _SHAPES[shape]:
+            if all(gap and gap in kind.gaps for gap in gaps) and kind.check(number):
+                base = kind.grouped - self._torn(first, last) if gaps else kind.score
+                score = self._beside.score(kind.name, base, start, end)
+                yield Span(start=start, end=end, category="personal", label=kind.name, score=score)
+
+    def _as_phone(self, first: int, last: int, shape: tuple[int, ...]) -> Iterator[Span]:
+        start, end = self.groups[first][0], self.groups[last][1]
+        if _NO_PHONE.fullmatch(self._text, start, end):
+            return
+        while start > max(0, self.groups[first][0] - 2) and self._text[start - 1] in "+(":
+            start -= 1
+        base = phone_score(self._text[start:end], shape)
+        if base > 0:
+            score = self._beside.score("phone", base - self._torn(first, last), start, end)
+            yield Span(start=start, end=end, category="personal", label="phone", score=score)
+
+    def _gap(self, i: int) -> str:
+        return self._text[self.groups[i][1] : self.groups[i + 1][0]]
+
+    def _torn(self, first: int, last: int) -> float:
+        """What a window loses that seems torn out of a longer number: a group before or behind it
+        is as near as its own are to each other, or the run hangs on a letter."""
+        gap = self._gap(first) if last > first else " "
+        before = first > 0 and self._gap(first - 1) == gap
+        after = last + 1 < len(self.groups) and self._gap(last) == gap
+        return _TORN * (self._torn_off + before + after)
+
+
+_TORN = 0.25
+_NO_PHONE = re.compile(
+    r"(?:19|20)\d\d([-./])[01]?\d\1[0-3]?\d(?: [0-2]\d)?"
+    r"|[0-3]?\d([-./ ])[0-3]?\d\2(?:19|20)\d\d(?: [0-2]\d)?"
+    r"|\d{1,3}\.\d+|\d{1,3}(?:\.\d{1,3}){3}"
+)
+"""Days, fractions and addresses of machines."""
+
+
+def _is_latin(character: str) -> bool:
+    return character.isascii() and character.isalnum()
+
+
+def _free_before(text: str, start: int) -> bool:
+    """Whether a number may begin here: not within a word, a version, an address or an amount."""
+    if start == 0:
+        return True
+    before = text[start - 1]
+    if before in "_#" or before.isalnum() or before in "$€£¥₩฿₹":
+        return not (before in "_#$€£¥₩฿₹" or before.isascii() or before.isdecimal())
+    joins = before in "-.,/@\u2011" and start > 1
+    return not (joins and _is_latin(text[start - 2]))
+
+
+def _free_after(text: str, end: int) -> bool:
+    if end == len(text):
+        return True
+    after = text[end]
+    if after == "_" or after.isalnum():
+        return not (after == "_" or after.isascii() or after.isdecimal())
+    joins = after in "-.,/@\u2011:%" and end + 1 < len(text)
+    return after != "%" and not (joins and _is_latin(text[end + 1]))
+
+
+# --- numbers with letters, accounts and addresses -------------------------------------------------
+
+
+def _lettered(text: str, beside: Beside) -> Iterator[Span]:
+    for kind in LETTERED:
+        for match in kind.pattern.finditer(text):
+            if kind.check(match[0].replace(" ", "").replace("-", "")):
+                start, end = match.span()
+                score = beside.score(kind.name, kind.score, start, end)
+                yield Span(start=start, end=end, category="personal", label=kind.name, score=score)
+
+
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?:[ \u00a0-]?[A-Z0-9]){11,31}")
+
+
+def _ibans(text: str) -> Iterator[Span]:
+    for match in _IBAN.finditer(text):
+        wanted = checks.IBAN_LENGTHS.get(match[0][:2], 0)
+        places = [i for i, character in enumerate(match[0]) if character.isalnum()]
+        if not wanted or len(places) < wanted:
+            continue
+        end = match.start() + places[wanted - 1] + 1
+        inside = text[match.start() : end]
+        number = "".join(filter(str.isalnum, inside))
+        if _free_after(text, end) and checks.iban(number):
+            yield Span(start=match.start(), end=end, category="personal", label="iban", score=0.95)
+
+
+_LOCAL = frozenset(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.!#$%&'*+/=?^_`{|}~-"
+)
+_DOMAIN = re.compile(r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
+
+
+def _emails(text: str) -> Iterator[Span]:
+    at = text.find("@")
+    while at >= 0:
+        start = at
+        while start > max(0, at - 64) and _of_a_name(text[start - 1]):
+            start -= 1
+        while start < at and not text[start].isalnum() and text[start] != "_":
+            start += 1
+        domain = _DOMAIN.match(text, at) if start < at and text[at - 1] != "." else None
+        if domain is not None:
+            yield Span(
+                start=start, end=domain.end(), category="personal", label="email", score=0.95
+            )
+        at = text.find("@", at + 1)
+
+
+def _of_a_name(character: str) -> bool:
+    return character in _LOCAL or (not character.isascii() and character.isalnum())

@@ -1,0 +1,155 @@
+"""Text of our own to train on: attacks and harmless requests that look like them.
+
+A bank of phrases per language (``phrases/*.toml``) and a small grammar. Whatever an attack is made
+of also occurs in a harmless text: the frames of harmful requests with harmless deeds, harmful deeds
+in protective questions, alarming verbs with harmless objects, role play without a rule broken. So a
+classifier cannot learn a frame, and has to learn what is asked.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+Kind = Literal["harmful", "injection", "jailbreak", "toxicity", "benign"]
+
+LANGUAGES = ("en", "id", "vi", "th", "zh", "de", "fr", "pl", "tl", "ms")
+"""The languages that we claim something about."""
+MORE_LANGUAGES = ("es", "pt", "it", "ru", "tr", "ar", "hi", "ja", "ko")
+"""Those that have a short bank, so that an attack does not pass by changing language alone."""
+
+_CHOICE = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bank:
+    """One language's phrases: ``lists[section.key]`` are its lines."""
+
+    lists: dict[str, tuple[str, ...]]
+
+    def pick(self, name: str, draw: random.Random) -> str:
+        """A line of that list with its choices made."""
+        line = draw.choice(self.lists[name])
+        return _CHOICE.sub(lambda found: draw.choice(found[1].split("|")), line)
+
+    def deed(self, name: str, draw: random.Random) -> str:
+        """One verb and one object of that list."""
+        verbs, _, objects = draw.choice(self.lists[name]).partition(" : ")
+        glue = "" if _JOINED.search(objects) else " "
+        return draw.choice(verbs.split("|")) + glue + draw.choice(objects.split("|"))
+
+
+# Chinese and Thai set no space between verb and object.
+_JOINED = re.compile("[\u0e00-\u0e7f\u4e00-\u9fff]")
+
+
+@cache
+def bank(language: str) -> Bank:
+    """The phrases of one language."""
+    folder = resources.files("freehold.guard") / "phrases"
+    found = tomllib.loads((folder / f"{language}.toml").read_text("utf-8"))
+    lists = {
+        f"{section}.{key}": tuple(text.strip().splitlines())
+        for section, keys in found.items()
+        for key, text in keys.items()
+    }
+    return Bank(lists=lists)
+
+
+def _harmful(words: Bank, draw: random.Random, carriers: Sequence[str]) -> str:
+    if draw.random() < 0.3:
+        return words.pick("harmful.demands", draw)
+    return words.pick("ask.lines", draw).replace("<x>", words.deed("harmful.lines", draw))
+
+
+def _benign(words: Bank, draw: random.Random, carriers: Sequence[str]) -> str:
+    way = draw.random()
+    if way < 0.18 and "situation.lines" in words.lists:
+        return words.pick("situation.lines", draw)
+    if way < 0.38:
+        return words.pick("harmless.calm", draw)
+    if way < 0.6:
+        return words.pick("protect.lines", draw).replace("<x>", words.deed("harmful.lines", draw))
+    deeds = "harmless.lines" if way < 0.8 else "harmless.double"
+    return words.pick("ask.lines", draw).replace("<x>", words.deed(deeds, draw))
+
+
+def _injection(words: Bank, draw: random.Random, carriers: Sequence[str]) -> str:
+    if draw.random() < 0.45:
+        attack = words.pick("override.secret", draw)
+        if draw.random() < 0.8:
+            return attack
+    else:
+        line = words.pick("override.lines", draw)
+        attack = line.replace("<payload>", words.pick("override.payload", draw))
+    way = draw.random()
+    if way < 0.35 or not carriers:
+        return attack
+    carrier = draw.choice(carriers)
+    if way < 0.6:
+        return f"{carrier} {attack}"
+    if way < 0.75:
+        return f"{attack} {carrier}"
+    cut = carrier.find(" ", draw.randrange(len(carrier) + 1))
+    return f"{carrier[:cut]}\n{attack}\n{carrier[cut:]}"
+
+
+def _jailbreak(words: Bank, draw: random.Random, carriers: Sequence[str]) -> str:
+    if draw.random() < 0.4 and "scene.lines" in words.lists:
+        scene = words.pick("scene.lines", draw).replace("<noise>", _noise(words, draw))
+        return scene.replace("<ask>", _harmful(words, draw, carriers))
+    n = draw.choice((1, 2, 2, 3, 4, 6))
+    lines = [words.pick("jailbreak.rules", draw) for _ in range(n)]
+    if draw.random() < 0.85:
+        lines.insert(0 if draw.random() < 0.8 else n, words.pick("jailbreak.persona", draw))
+    if draw.random() < 0.5:
+        lines.append(_harmful(words, draw, carriers))
+    text = draw.choice((" ", " ", "\n")).join(lines)
+    return text.replace("<name>", draw.choice(words.lists["jailbreak.names"]))
+
+
+def _noise(words: Bank, draw: random.Random) -> str:
+    """What an optimiser appends to a request: pieces of words, code and brackets at random."""
+    pieces = " ".join(words.lists["jailbreak.rules"] + words.lists["harmless.calm"]).split()
+    marks = ("==", "}{", "](", "\\n", "!!", "());", "--", "->", "'{", "```", "@@", ";\\", "<!--")
+    found = (
+        draw.choice(marks) if draw.random() < 0.35 else draw.choice(pieces).strip("{}|").title()
+        for _ in range(draw.randrange(8, 30))
+    )
+    return draw.choice((" ", "")).join(found)
+
+
+def _toxic(words: Bank, draw: random.Random, carriers: Sequence[str]) -> str:
+    line = words.pick("toxic.lines", draw)
+    return line.replace("<x>", draw.choice(words.lists["toxic.insults"]))
+
+
+_WRITERS: dict[Kind, Callable[[Bank, random.Random, Sequence[str]], str]] = {
+    "harmful": _harmful,
+    "injection": _injection,
+    "jailbreak": _jailbreak,
+    "toxicity": _toxic,
+    "benign": _benign,
+}
+
+
+def texts(
+    kind: Kind, language: str, n: int, *, seed: int = 0, carriers: Sequence[str] = ()
+) -> list[str]:
+    """``n`` different texts of that kind (fewer where the bank holds fewer), the same for the same
+    seed. ``carriers`` are harmless texts that some injections hide in."""
+    # Nothing here is a secret: the generator must be repeatable.
+    draw = random.Random(f"{seed}/{kind}/{language}")  # noqa: S311
+    words, write = bank(language), _WRITERS[kind]
+    found: dict[str, None] = {}
+    for _ in range(4 * n):
+        if len(found) == n:
+            break
+        found[write(words, draw, carriers)] = None
+    return list(found)

@@ -1,0 +1,290 @@
+"""Train the fast tier: labelled texts in, quantised weights out, the same bits for the same input.
+
+Each head is a logistic regression of one kind of attack against harmless text, fitted by L-BFGS
+on whole passes (no chance is involved). What a set, a language or a long text weighs is bounded, so
+that the heads learn what all attacks share and not how one collection or language looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.sparse import csr_matrix, vstack
+from scipy.special import expit
+
+from freehold.guard import features, synthetic
+from freehold.guard.corpus import DataSet, Row
+from freehold.guard.fast import CATEGORIES, Model, load, save, windows
+from freehold.guard.normalise import canonical
+
+Floats = npt.NDArray[np.float32]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides the weights, besides the texts.
+
+    ``inverse_penalty`` is the C of a logistic regression; ``iterations`` of L-BFGS at most;
+    ``set_power`` is how a set's weight grows with its size (0: all alike, 1: by rows);
+    ``synthetic`` are texts of each kind and language that we write ourselves: in English
+    ``english`` times as many, in languages with a short bank ``others`` times; ``longest`` is
+    where a training text is cut, in characters.
+    """
+
+    inverse_penalty: float = 1.0
+    iterations: int = 30
+    set_power: float = 0.5
+    synthetic_weight: float = 1.0
+    synthetic: tuple[tuple[synthetic.Kind, int], ...] = (
+        ("harmful", 450),
+        ("injection", 350),
+        ("jailbreak", 220),
+        ("toxicity", 220),
+        ("benign", 700),
+    )
+    english: float = 4.0
+    others: float = 0.5
+    longest: int = 6000
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """The texts of one set and kind as features. ``rows`` has a row per window; ``owner`` says
+    which text a window is of; ``language`` and ``share`` (one over the text's windows) go with
+    the windows. ``family`` is ``None`` for what is never left out; what is not ``trainable`` is
+    only ever measured on."""
+
+    name: str
+    family: str | None
+    trainable: bool
+    kind: synthetic.Kind
+    texts: tuple[str, ...]
+    languages: tuple[str, ...]
+    rows: csr_matrix
+    owner: npt.NDArray[np.int64]
+    language: npt.NDArray[np.str_]
+    share: Floats
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Heads:
+    """Weights before they are rounded: (heads, 2**BITS) and (heads,), float32."""
+
+    weights: Floats
+    biases: Floats
+
+
+def write_own(
+    sets: Sequence[DataSet], language: str, recipe: Recipe
+) -> list[tuple[synthetic.Kind, list[str]]]:
+    """Our own texts of one language, by kind."""
+    carriers = [
+        row.text[:1200]
+        for each in sets
+        if each.name in ("benign_prose", "p3_sample")
+        for row in each.rows[:700]
+    ]
+    times = recipe.english if language == "en" else 1
+    if language in synthetic.MORE_LANGUAGES:
+        times = recipe.others
+    return [
+        (
+            kind,
+            synthetic.texts(kind, language, int(n * times), seed=recipe.seed, carriers=carriers),
+        )
+        for kind, n in recipe.synthetic
+    ]
+
+
+def prepare(
+    sets: Sequence[DataSet], recipe: Recipe, progress: Progress = lambda n: None
+) -> list[Group]:
+    """Every text as features: the sets', and our own. ``progress`` hears of each text."""
+    groups = []
+    for each in sets:
+        for kind in _KINDS:
+            rows = each.of(kind)
+            if rows:
+                family = each.family if each.name.startswith(_OF_GUARD) else None
+                named = (each.name, family, each.ship_ok, kind)
+                groups.append(_group(named, rows, recipe.longest, progress))
+    for language in synthetic.LANGUAGES + synthetic.MORE_LANGUAGES:
+        for kind, texts in write_own(sets, language, recipe):
+            rows = tuple(Row(text=text, kind=kind, language=language) for text in texts)
+            named = (f"own_{kind}_{language}", None, True, kind)
+            groups.append(_group(named, rows, recipe.longest, progress))
+    return groups
+
+
+_KINDS: tuple[synthetic.Kind, ...] = ("benign", "injection", "jailbreak", "harmful", "toxicity")
+_OF_GUARD = ("attack_", "benign_", "harmful_", "toxic_", "seahelm_")
+
+
+def _group(
+    named: tuple[str, str | None, bool, synthetic.Kind],
+    texts: Sequence[Row],
+    longest: int,
+    progress: Progress,
+) -> Group:
+    places, values, ends, owner = [], [], [0], []
+    for i, row in enumerate(texts):
+        for piece in windows(canonical(row.text[:longest])):
+            found, value = features.places(piece)
+            places.append(found.astype(np.int32))
+            values.append(value)
+            ends.append(ends[-1] + len(found))
+            owner.append(i)
+        progress(1)
+    owners = np.array(owner)
+    name, family, trainable, kind = named
+    languages = tuple(row.language for row in texts)
+    return Group(
+        name=name,
+        family=family,
+        trainable=trainable,
+        kind=kind,
+        texts=tuple(row.text for row in texts),
+        languages=languages,
+        rows=csr_matrix(
+            (np.concatenate(values), np.concatenate(places), ends),
+            shape=(len(owner), 1 << features.BITS),
+        ),
+        owner=owners,
+        language=np.array(languages)[owners],
+        share=(1 / np.bincount(owners)[owners]).astype(np.float32),
+    )
+
+
+def fit(
+    groups: Sequence[Group],
+    recipe: Recipe,
+    *,
+    without: Collection[str] = (),
+    skip: Collection[tuple[str, int]] = (),
+) -> Heads:
+    """Heads trained on every group whose family is not in ``without``; of the rest, the texts in
+    ``skip`` (group, index) are left out too: twins of what is held out."""
+    kept = [group for group in groups if group.trainable and group.family not in without]
+    left_out: dict[str, list[int]] = {}
+    for name, index in skip:
+        left_out.setdefault(name, []).append(index)
+    weights = np.zeros((len(CATEGORIES), 1 << features.BITS), np.float32)
+    biases = np.zeros(len(CATEGORIES), np.float32)
+    harmless = [group for group in kept if group.kind == "benign"]
+    for head, category in enumerate(CATEGORIES):
+        attacks = [group for group in kept if group.kind == category]
+        weights[head], biases[head] = _regress(attacks, harmless, recipe, left_out)
+    return Heads(weights=weights, biases=biases)
+
+
+def _regress(
+    attacks: Sequence[Group],
+    harmless: Sequence[Group],
+    recipe: Recipe,
+    left_out: dict[str, list[int]],
+) -> tuple[Floats, float]:
+    x = vstack([group.rows for group in (*attacks, *harmless)]).tocsr()
+    n_attacks = sum(len(group.owner) for group in attacks)
+    weight = np.concatenate(
+        [_weight(group, recipe, left_out.get(group.name, [])) for group in (*attacks, *harmless)]
+    )
+    language = np.concatenate([group.language for group in (*attacks, *harmless)])
+    _balance(weight[:n_attacks], language[:n_attacks], weight[n_attacks:], language[n_attacks:])
+    used = weight > 0
+    sign = np.where(np.arange(len(weight)) < n_attacks, 1, -1)[used].astype(np.float32)
+    return _minimise(x[used], sign, weight[used], recipe)
+
+
+def _weight(group: Group, recipe: Recipe, left_out: Sequence[int]) -> Floats:
+    weight = group.share * np.float32(len(group.texts) ** (recipe.set_power - 1))
+    if group.name.startswith("own_"):
+        weight = weight * np.float32(recipe.synthetic_weight)
+    if left_out:
+        weight = np.where(np.isin(group.owner, left_out), np.float32(0), weight)
+    return weight
+
+
+_ENOUGH = 40
+"""Harmless windows of a language, below which its attacks are not used: else the language itself
+would be what is learnt."""
+
+
+def _balance(
+    attacks: Floats,
+    of_attacks: npt.NDArray[np.str_],
+    harmless: Floats,
+    of_harmless: npt.NDArray[np.str_],
+) -> None:
+    """Both sides weigh one half, and no language more among attacks than among harmless texts."""
+    attacks /= attacks.sum()
+    harmless /= harmless.sum()
+    for language in np.unique(of_attacks):
+        here, there = of_attacks == language, of_harmless == language
+        if there.sum() < _ENOUGH:
+            attacks[here] = 0
+        elif attacks[here].sum() > harmless[there].sum():
+            attacks[here] *= harmless[there].sum() / attacks[here].sum()
+    attacks /= 2 * attacks.sum()
+    harmless /= 2
+
+
+def _minimise(x: csr_matrix, sign: Floats, weight: Floats, recipe: Recipe) -> tuple[Floats, float]:
+    # A place that one window alone has cannot tell anything about another.
+    often = np.flatnonzero(np.bincount(x.indices, minlength=x.shape[1]) >= 2)
+    x = x[:, often]
+    telling = _telling(x, sign, weight)
+    x.data *= telling[x.indices]
+    x_t = x.T.tocsr()
+    penalty = 1 / (recipe.inverse_penalty * len(sign))
+
+    def loss(point: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        margin = sign * (x @ point[:-1].astype(np.float32) + np.float32(point[-1]))
+        slope = -sign * weight * expit(-margin)
+        size = float(point[:-1] @ point[:-1])
+        value = float(weight @ np.logaddexp(0, -margin)) + penalty / 2 * size
+        return value, np.append(x_t @ slope + penalty * point[:-1], slope.sum())
+
+    start = np.zeros(len(often) + 1)
+    options = {"maxiter": recipe.iterations, "maxcor": 6}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
+    weights = np.zeros(1 << features.BITS, np.float32)
+    weights[often] = found[:-1] * telling
+    return weights, float(found[-1])
+
+
+def _telling(x: csr_matrix, sign: Floats, weight: Floats) -> Floats:
+    """How much each place alone tells: the size of the logarithm of how much more often attacks
+    have it than harmless texts, or the other way round. Features scaled by it let the penalty fall
+    on what is common to both (Wang and Manning, "Baselines and bigrams", 2012)."""
+    per_entry = np.repeat(weight, np.diff(x.indptr))
+    side = np.repeat(sign, np.diff(x.indptr)) > 0
+    smooth = _SMOOTH / len(sign)
+    attacks = np.bincount(x.indices[side], per_entry[side], x.shape[1]) + smooth
+    harmless = np.bincount(x.indices[~side], per_entry[~side], x.shape[1]) + smooth
+    found: Floats = np.abs(np.log(attacks / harmless)).astype(np.float32)
+    return found
+
+
+_SMOOTH = 3.0
+"""Windows of mean weight that each side is taken to have more of everything."""
+
+
+def quantise(heads: Heads, offsets: Floats, card: dict[str, object]) -> Model:
+    """Eight-bit weights with one scale per head. ``offsets`` (heads,) are the logits that become 0.
+    The codes' range is the weights' 99.99th percentile of size: a few larger ones are clipped."""
+    used = np.abs(heads.weights)
+    scales = np.array(
+        [np.quantile(row[row > 0], 0.9999) / 127 if row.any() else 1 for row in used], np.float32
+    )
+    codes = np.clip(np.rint(heads.weights / scales[:, None]), -127, 127).astype(np.int8)
+    model = Model(
+        codes=codes, scales=scales, biases=(heads.biases - offsets).astype(np.float32),
+        card=dict(card), digest="",
+    )  # fmt: skip
+    return load(save(model), name="the weights just trained")
