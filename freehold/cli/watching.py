@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freehold.cli.home import stay_single
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, emit
 from freehold.cli.places import root
@@ -92,6 +93,7 @@ class Rules:
 def rules_of(settings: Settings) -> Rules | None:
     """What the guard is to go by; ``None`` where the owner has turned it off. Raises ``UsageError``
     or ``MalformedError`` naming the file and the key."""
+    stay_single()  # the detectors need numpy, which comes before the lock
     if settings.guard == "off":
         return None
     found = policies_of(settings)
