@@ -141,7 +141,7 @@ async def test_killed_under_load_it_comes_back_and_every_entry_is_there(
         while not over.is_set():
             try:
                 said = await client.completions.create(
-                    model=MODEL, prompt=f"def f{i}(x):", max_tokens=24, seed=i
+                    model=MODEL, prompt=f"def f{i}(x):", max_tokens=96, seed=i
                 )
                 outcomes.append(said.choices[0].finish_reason)
             except OpenAIError as error:
@@ -154,10 +154,11 @@ async def test_killed_under_load_it_comes_back_and_every_entry_is_there(
     before = entries(root)
     asking = [asyncio.create_task(ask(i)) for i in range(CLIENTS)]
     await reached(CLIENTS)
+    await asyncio.sleep(1)  # into the middle of the answers that come next
     (victim,) = [
         p
         for p in psutil.process_iter(["cmdline"])
-        if "vllm.entrypoints.openai.api_server" in (p.info["cmdline"] or ())
+        if {PYTHON, "vllm.entrypoints.openai.api_server"} <= {*(p.info["cmdline"] or ())}
     ]
     victim.send_signal(signal.SIGKILL)
     async with httpx.AsyncClient(base_url=server.address, timeout=60) as health:
