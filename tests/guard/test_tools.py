@@ -200,6 +200,7 @@ def test_what_tools_return_is_marked_and_read() -> None:
     assert "\n" not in marked("x", source="a]\nb[", nonce="n").split("\nx\n")[0]
 
 
+@pytest.mark.slow
 def test_many_values_and_long_ones() -> None:
     session = ToolSession(ToolPolicy(default="allow"), nonce="n")
     session.returned("web", "a " * 1_000_000)
