@@ -76,6 +76,15 @@ class House:
                 process.send_signal(signal.SIGTERM)
                 await process.wait()
 
+    async def well(self) -> None:
+        """Wait until every counter says that it can do its work."""
+        until = time.monotonic() + 60
+        async with httpx.AsyncClient(timeout=30) as http:
+            for address in self.addresses:
+                while (await http.get(f"{address}/health")).status_code != 200:
+                    assert time.monotonic() < until, address
+                    await asyncio.sleep(0.2)
+
     async def hammer(
         self, key: NewKey, clients: int, seconds: float, seed: int = 1, patience: int = 1 << 30
     ) -> Heard:
@@ -327,6 +336,7 @@ async def test_a_data_base_that_is_away_refuses_and_counts_on(
             assert pulse.json()["status"] in ("ledger-down", "keys-down")
     finally:
         postgres.start()
+    await house.well()
     after = await house.hammer(key, 4, seconds=1)
     await house.close()
     assert after.answered

@@ -96,7 +96,7 @@ def test_no_text_is_ever_told(traced: tuple[Any, Collector, Any]) -> None:
         http.get("/v1/models", headers={"authorization": f"Bearer fh-{SECRET}"})
         with http.stream("POST", CHAT, json=_streamed()) as reply:
             next(reply.iter_lines())
-    time.sleep(0.2)
+    collector.wait("request", 7)
     traces.close()
     assert len([one for one in collector.spans if one.name == "request"]) == 7  # one was no HTTP
     assert not any(SECRET.encode() in body.lower() for body in collector.bodies)
@@ -129,6 +129,7 @@ def test_a_parent_that_is_not_traced_leaves_it_so(traced: tuple[Any, Collector, 
     running, collector, traces = traced
     ask(running, traceparent=PARENT[:-2] + "00")
     ask(running)
+    collector.wait("request")  # what a request comes to is handed over after its answer
     traces.close()
     assert len(collector.wait("request")) == 1
 
