@@ -42,7 +42,7 @@ from freehold.serve.schema import (
 )
 from freehold.types import MAX_TOP_LOGPROBS
 
-_TEXTS = {"input_text", "output_text", "text", "reasoning_text", "summary_text"}
+_TEXTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 
 
 def _text(value: object) -> object:

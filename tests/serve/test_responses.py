@@ -230,3 +230,11 @@ def test_a_stream_that_fails_ends_with_an_error(model: Callable[..., Any]) -> No
     _, responses = model("x" * 50, fail_at=20)
     *_, last = responses.create(model=NAME, input="x", stream=True)
     assert (last.type, last.code) == ("error", "engine_unavailable")
+
+
+@pytest.mark.parametrize("kind", [{"a": 1}, ["text"], None, 7])
+def test_a_part_of_no_kind_is_refused(http: httpx.Client, kind: object) -> None:
+    asked = {"model": NAME, "input": [{"role": "user", "content": [{"type": kind, "text": "x"}]}]}
+    answer = http.post("/v1/responses", json=asked)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "input[0].content[0]"
