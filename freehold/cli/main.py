@@ -16,6 +16,7 @@ from freehold.cli import (
     bundling,
     checking,
     converting,
+    evaluating,
     guarding,
     keys,
     ledger,
@@ -52,6 +53,7 @@ app.command("convert")(converting.convert)
 app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
+app.command("eval")(evaluating.evaluate)
 app.command("bundle")(bundling.bundle)
 app.add_typer(guarding.app, name="guard")
 app.add_typer(passports.app, name="passport")
