@@ -17,12 +17,21 @@ from freehold.evals import trigrams
 from freehold.evals.languages import Table, language_of
 
 SETS = (
-    *(("mgsm", language, "question") for language in "bn de en es fr ja ru sw te th zh".split()),
+    *(
+        ("mgsm", language, "question")
+        for language in ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
+    ),
     *(("belebele", language, "question") for language in ("id", "th", "vi")),
     *(("belebele", language, "passage") for language in ("id", "th", "vi")),
     *(("xquad", language, "question") for language in ("de", "en", "th", "vi", "zh")),
-    *(("xcopa", language, "premise") for language in "et ht id it sw ta th tr vi zh".split()),
-    *(("global_mmlu_lite", language, "question") for language in "en id ms my tl vi zh".split()),
+    *(
+        ("xcopa", language, "premise")
+        for language in ("et", "ht", "id", "it", "sw", "ta", "th", "tr", "vi", "zh")
+    ),
+    *(
+        ("global_mmlu_lite", language, "question")
+        for language in ("en", "id", "ms", "my", "tl", "vi", "zh")
+    ),
     ("tydiqa", "id", "question"),
 )
 

@@ -283,11 +283,14 @@ async def _all(
     return found
 
 
-def _write(folder: Path, results: Results, compared: Sequence[Compared] = ()) -> None:
+def _write(
+    folder: Path, results: Results, compared: Sequence[Compared] = (), other: str = ""
+) -> None:
     from freehold.evals.page import page
     from freehold.evals.results import encode
 
-    for name, content in ((RESULTS, encode(results)), (REPORT, page(results, compared).encode())):
+    report = page(results, compared, other).encode()
+    for name, content in ((RESULTS, encode(results)), (REPORT, report)):
         fresh = folder / f"{name}.fresh"
         try:
             fresh.write_bytes(content)
@@ -306,8 +309,8 @@ def _finish(work: _Work, found: Sequence[Results], *, json: bool) -> None:
     results, *others = found
     other = others[0] if others else work.earlier
     compared = compare(results, other) if other is not None else []
-    if compared:
-        _write(work.output, results, compared)
+    if compared and other is not None:
+        _write(work.output, results, compared, other.model)
     told: dict[str, Any] = public(results, items=False)
     lines = _lines(results)
     if other is not None:
