@@ -128,8 +128,9 @@ def continued(
     prefix: str, options: Sequence[str], codec: Codec
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """The ids of ``prefix``, and of each option after it. Both are tokenised together and parted
-    where the prefix alone would end; its last spaces go to the options, whose tokens they are."""
-    bare = prefix.rstrip(" ")
+    where the prefix alone would end; its last spaces go to the options, whose tokens they are. So
+    does `lm-eval`."""
+    bare = prefix.rstrip()
     before = tuple(codec.text(bare))
     gap = prefix[len(bare) :]
     return before, tuple(tuple(codec.text(bare + gap + o)[len(before) :]) for o in options)
