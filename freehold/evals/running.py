@@ -83,7 +83,7 @@ async def evaluate(
         engine=engine,
         codec=codec,
         asker=Asker(engine, codec, at_once=plan.at_once),
-        kept=kept or Kept(),
+        kept=Kept() if kept is None else kept,
         cells=cells,
         plan=plan,
         progress=progress,
