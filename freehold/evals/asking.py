@@ -14,7 +14,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from freehold.errors import EngineError, UsageError
-from freehold.evals.kinds import Chosen, Question, Read, Reply, Written
+from freehold.evals.kinds import WEIGHED, Chosen, Question, Read, Reply, Written
+from freehold.evals.task import Task
 from freehold.types import MAX_CUTOFF_IDS, Codec, Cutoff, Engine, Ids, Sampling, Token
 
 _NEVER = -1
@@ -41,13 +42,13 @@ class Asker:
         self._gives = "taps" in engine.card.caps
         self._scores = "score" in engine.card.caps
 
-    def check(self, question: Question) -> None:
-        """Raises ``UsageError`` for what this engine cannot answer."""
-        if not isinstance(question, Written) and not self._scores:
+    def check(self, task: Task) -> None:
+        """Raises ``UsageError`` for a task whose questions this engine cannot answer."""
+        if task.kind in WEIGHED and not self._scores:
             raise UsageError(
-                f"{self._engine.card.name} runs on {self._engine.card.numerics}, which gives no "
-                "log-probabilities of given text: such tasks need Freehold's own engine, or a "
-                "server that takes token ids",
+                f"task {task.name}: {self._engine.card.name} runs on "
+                f"{self._engine.card.numerics}, which gives no log-probabilities of given text. "
+                "Leave it out, or ask Freehold's own engine or a server that takes token ids",
                 param="suite",
             )
 

@@ -38,6 +38,8 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "text": ("bits_per_byte", "perplexity"),
 }
 """What each kind measures, the main one first."""
+WEIGHED = frozenset({"choice", "text"})
+"""Kinds that need log-probabilities of given text."""
 LOWER_IS_BETTER = frozenset({"bits_per_byte", "perplexity"})
 
 

@@ -89,6 +89,8 @@ async def evaluate(
         progress=progress,
     )
     ready = [(task, rows.load(task, data)) for task in tasks]
+    for task in tasks:
+        run.asker.check(task)
     if cells is None and any(task.kind == "code" for task in tasks):
         raise UsageError("tasks of code need cells to run programs in", param="suite")
     found = [await _one(run, task, dataset) for task, dataset in ready]
@@ -112,7 +114,6 @@ async def _one(run: _Run, task: Task, dataset: DataSet) -> TaskResult:
     async def scored(item: Item) -> Scored:
         async with room:
             question = kinds.question_of(task, item, dataset.shots, run.codec)
-            run.asker.check(question)
             reply = await _reply(run, question)
             scores = await _scores(run, task, item, reply, question)
         if run.progress is not None:

@@ -19,6 +19,7 @@ from tests.evals.test_running import CHOICE, NUMBER, SUMS, adds
 os.environ["HF_HUB_OFFLINE"] = "1"
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra lm-eval")
 
+from freehold.evals.asking import Asker  # noqa: E402
 from freehold.evals.harness import FreeholdLM  # noqa: E402
 from tests.evals.harness import config  # noqa: E402
 
@@ -107,6 +108,12 @@ def test_both_ways_agree_on_the_real_model(real_root: Path, shared_data: Path) -
     with asyncio.Runner() as runner:
         running = runner.run(EngineProcess.start(settings))
         lm = FreeholdLM(over=(running, speaks, runner))
+        asker = Asker(running, speaks, at_once=4)
+        prefix, ids = speaks.text("The capital of France is"), speaks.text(" Paris, they say.")
+        given = runner.run(asker.weigh(prefix, ids, greedy=True))
+        whole = runner.run(asker.weigh(prefix, ids, whole=True, greedy=True))
+        assert given.logprob == pytest.approx(whole.logprob, abs=1e-5)  # float32 on its way
+        assert given.greedy == whole.greedy
         for task, items in zip(
             suite_of(["xcopa-id", "belebele-th", "gsm8k"]), (60, 20, 20), strict=True
         ):
