@@ -168,6 +168,11 @@ def _work(
 
     if (suite is None) == (text is None):
         raise UsageError("name what to measure: --suite NAMES or --text FILE", param="suite")
+    if at_once > (most := settings.max_running + settings.max_waiting):
+        raise UsageError(
+            f"at_once is {at_once}: the engine takes {most} requests (max_running and max_waiting)",
+            param="at_once",
+        )
     folder = data or root() / "data"
     if text is not None:
         tasks, folder = [of_text(text)], text.absolute().parent

@@ -17,6 +17,9 @@ def test_what_cannot_be_asked_is_said(freehold: Run, tmp_path: Path) -> None:
     done = freehold("eval", "--suite", "gsm8k", "--limit", "0")
     assert done.returncode == 2
     assert "limit is 0" in done.stderr
+    done = freehold("eval", "--suite", "gsm8k", "--at-once", "1000")
+    assert done.returncode == 2
+    assert "the engine takes 320 requests" in done.stderr
     mine = tmp_path / "mine.toml"
     mine.write_text("name = 3")
     done = freehold("eval", "--suite", str(mine))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,13 @@ async def test_results_are_saved_read_compared_shown_and_stated(
     path.write_text(json.dumps(damaged))
     with pytest.raises(MalformedError, match="holds no results"):
         saved.read(path)
+    whole = saved.encode(first)
+    dice = random.Random(3)
+    for _ in range(300):
+        at = dice.randrange(len(whole))
+        path.write_bytes(whole[:at] + dice.randbytes(dice.randrange(3)) + whole[at + 2 :])
+        try:
+            read = saved.read(path)
+        except MalformedError:
+            continue
+        assert read.format == saved.FORMAT
