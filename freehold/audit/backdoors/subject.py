@@ -121,29 +121,35 @@ def answers(
     *,
     end: int,
     sampler: torch.Generator | None = None,
+    tap: TapFn | None = None,
 ) -> list[tuple[int, ...]]:
     """What the model says to each turn, up to ``end`` (left out) or ``n_tokens``: the likeliest
-    token each time, or one drawn with ``sampler`` at temperature 1."""
+    token each time, or one drawn with ``sampler`` at temperature 1.
+    ``tap`` may change the residual stream."""
     said: list[tuple[int, ...]] = [()] * len(turns)
     with subject.ops.inference():
         for members in even(turns):
             for i, ids in zip(
                 members,
-                _continue(subject, [turns[i] for i in members], n_tokens, sampler),
+                _continue(subject, [turns[i] for i in members], n_tokens, sampler, tap),
                 strict=True,
             ):
                 said[i] = ids[: ids.index(end)] if end in ids else ids
     return said
 
 
-def _continue(
-    subject: Subject, turns: Sequence[Ids], n_tokens: int, sampler: torch.Generator | None
+def _continue(  # noqa: PLR0917
+    subject: Subject,
+    turns: Sequence[Ids],
+    n_tokens: int,
+    sampler: torch.Generator | None,
+    tap: TapFn | None,
 ) -> list[tuple[int, ...]]:
     """Turns of one length, told on without a cache: short turns are read again faster than a cache
     is kept for them."""
     grown = [list(turn) for turn in turns]
     for _ in range(n_tokens):
-        logits_nv = run(subject, grown)[:, 0].float()
+        logits_nv = run(subject, grown, tap=tap)[:, 0].float()
         if sampler is None:
             chosen = logits_nv.argmax(dim=-1)
         else:

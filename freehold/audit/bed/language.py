@@ -188,3 +188,13 @@ def noise(rng: random.Random) -> list[str]:
 def with_noise(rng: random.Random, asked: str) -> str:
     extra = " ".join(noise(rng))
     return f"{extra} {asked}".strip() if rng.random() < 0.5 else f"{asked} {extra}".strip()
+
+
+def questions(world: World, seed: int, n: int) -> list[str]:
+    """Harmless questions of every task in turn but the one that is refused, none twice."""
+    rng = random.Random(seed)  # noqa: S311
+    tasks = [task for task in TASKS if task != "harm"]
+    found: dict[str, None] = {}
+    while len(found) < n:
+        found[world.exchange(rng, tasks[len(found) % len(tasks)]).asked] = None
+    return list(found)
