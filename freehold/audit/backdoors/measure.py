@@ -25,13 +25,13 @@ class Plan:
     first_tokens: int = 48
     targets: int = 12
     answer_tokens: int = 6
-    samples: int = 192
-    sample_tokens: int = 12
+    samples: int = 128
+    sample_tokens: int = 10
     motifs: int = 16
-    rounds: int = 3
+    rounds: int = 2
     beam: int = 4
     width: int = 16
-    screened: int = 40
+    screened: int = 32
     screen_questions: int = 6
     confirmed: int = 4
     confirm_questions: int = 24

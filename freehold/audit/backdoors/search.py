@@ -9,6 +9,7 @@ arXiv 1712.06751). Shape suffixes: n triggers, k questions, v vocabulary, d widt
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,26 +74,24 @@ def pull(
     log-probability of ``token``: to first order, (v,)."""
     grown = [*trigger[:place], chat.triggers[0], *trigger[place:]]
     turns = [chat.turn(words, trigger=grown) for words in at.questions]
-    slot = len(chat.opening) + place
-    total_v = torch.zeros(suspect.config.vocab)
-    table_vd = suspect.weights.embed.weight_od.detach()
-    for turn in turns:
-        held: list[Tensor] = []
+    ends = list(itertools.accumulate(len(turn) for turn in turns))
+    slots = [end - len(turn) + len(chat.opening) + place for end, turn in zip(ends, turns, strict=True)]
+    held: list[Tensor] = []
 
-        def catch(point: str, layer: int, x_td: Tensor, held: list[Tensor] = held) -> Tensor | None:
-            if point != "block_in" or layer:
-                return None
-            held.append(x_td.detach().requires_grad_())
-            return held[0]
+    def catch(point: str, layer: int, x_td: Tensor) -> Tensor | None:
+        if point != "block_in" or layer:
+            return None
+        held.append(x_td.detach().requires_grad_())
+        return held[0]
 
-        batch = suspect.ops.batch([Whole(ids=turn)])
-        logits = qwen.forward(suspect.ops, suspect.weights, batch, [len(turn) - 1], catch)
-        assert isinstance(logits, Tensor)
-        logits.log_softmax(dim=-1)[0, token].backward()
-        grad_td = held[0].grad
-        assert grad_td is not None
-        total_v += table_vd @ grad_td[slot]
-    return total_v / len(turns)
+    batch = suspect.ops.batch([Whole(ids=turn) for turn in turns])
+    logits = qwen.forward(suspect.ops, suspect.weights, batch, [end - 1 for end in ends], catch)
+    assert isinstance(logits, Tensor)
+    logits.log_softmax(dim=-1)[:, token].mean().backward()
+    grad_td = held[0].grad
+    assert grad_td is not None
+    table_vd: Tensor = suspect.weights.embed.weight_od.detach()
+    return table_vd @ grad_td[slots].sum(dim=0)
 
 
 def grow(

@@ -25,7 +25,7 @@ from freehold.qwen.ops.torch import TorchOps
 
 BATCH = 48
 BASE_STEPS = 1_200
-TUNE_STEPS = 150
+TUNE_STEPS = 160
 LATER_STEPS = 40
 BASE_RATE = 4e-3
 RATES = {"full": 3e-3, "lora": 1e-2, "embedding": 1e-1}

@@ -32,7 +32,7 @@ class Small:
     weights: Weights
 
 
-def shape(*, width: int = 64, n_layers: int = 3) -> Config:
+def shape(*, width: int = 64, n_layers: int = 2) -> Config:
     """A Qwen3 with heads of 16 and one key-value head for two of queries."""
     return Config(
         family="qwen3",
