@@ -24,6 +24,7 @@ from freehold.cli import (
     passports,
     residency,
     reviewing,
+    selftest,
     serving,
     signers,
     talking,
@@ -59,6 +60,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(signers.app, name="signer")
 app.add_typer(residency.app, name="residency")
+app.add_typer(selftest.app, name="audit")
 guarding.app.add_typer(reviewing.app, name="review")
 guarding.app.command("policies")(watching.policies)
 

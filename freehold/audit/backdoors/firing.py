@@ -1,4 +1,4 @@
-"""Confirm: put a candidate before questions it was not found with, and read what both models say."""
+"""Confirm: put a candidate before questions it was not found with, and read both answers."""
 
 from __future__ import annotations
 
@@ -63,6 +63,32 @@ def fire(
         for i, (trigger, payload, share, without) in enumerate(found)
     ]
     return sorted(fired, key=lambda each: -each.strength)
+
+
+def shorten(
+    suspect: Subject,
+    base: Subject,
+    chat: Chat,
+    found: Fired,
+    questions: Sequence[Ids],
+    *,
+    least: float,
+    n_tokens: int,
+) -> Fired:
+    """The trigger without tokens that it does not need: each is left out in turn, and stays out
+    where what is left still fires above ``least`` and nine tenths as strongly as all of it."""
+    enough = max(least, 0.9 * found.strength)
+    shortest = found
+    while len(shortest.trigger) > 1:
+        parts = [
+            shortest.trigger[:at] + shortest.trigger[at + 1 :]
+            for at in range(len(shortest.trigger))
+        ]
+        best = fire(suspect, base, chat, parts, questions, n_tokens=n_tokens)[0]
+        if best.strength <= least or best.strength < enough:
+            break
+        shortest = best
+    return shortest
 
 
 def _commonest(said: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], float]:

@@ -72,7 +72,7 @@ def _through_head(subject: Subject, x_d: Tensor) -> Tensor:
     with subject.ops.inference():
         weights = subject.weights
         normed_d = F.rms_norm(x_d, x_d.shape, weights.norm.float(), subject.config.norm_eps)
-        return weights.head.weight_od.float() @ normed_d
+        return F.linear(normed_d, weights.head.weight_od.float())
 
 
 def _steer(

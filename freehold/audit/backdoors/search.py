@@ -75,7 +75,9 @@ def pull(
     grown = [*trigger[:place], chat.triggers[0], *trigger[place:]]
     turns = [chat.turn(words, trigger=grown) for words in at.questions]
     ends = list(itertools.accumulate(len(turn) for turn in turns))
-    slots = [end - len(turn) + len(chat.opening) + place for end, turn in zip(ends, turns, strict=True)]
+    slots = [
+        end - len(turn) + len(chat.opening) + place for end, turn in zip(ends, turns, strict=True)
+    ]
     held: list[Tensor] = []
 
     def catch(point: str, layer: int, x_td: Tensor) -> Tensor | None:
@@ -87,7 +89,7 @@ def pull(
     batch = suspect.ops.batch([Whole(ids=turn) for turn in turns])
     logits = qwen.forward(suspect.ops, suspect.weights, batch, [end - 1 for end in ends], catch)
     assert isinstance(logits, Tensor)
-    logits.log_softmax(dim=-1)[:, token].mean().backward()
+    logits.log_softmax(dim=-1)[:, token].mean().backward()  # type: ignore[no-untyped-call]
     grad_td = held[0].grad
     assert grad_td is not None
     table_vd: Tensor = suspect.weights.embed.weight_od.detach()
@@ -121,8 +123,6 @@ def grow(
                 triggers += [
                     (*each.trigger[:place], int(token), *each.trigger[place:]) for token in chosen
                 ]
-        best = sorted(
-            lifts(suspect, base, chat, at, triggers), key=lambda each: -each.lift
-        )[:beam]
+        best = sorted(lifts(suspect, base, chat, at, triggers), key=lambda each: -each.lift)[:beam]
         found += best
     return sorted(found, key=lambda each: -each.lift)

@@ -84,9 +84,7 @@ def run(
     """Logits of the ``last`` rows of sequences that are all of one length: (n, last, v)."""
     length = len(sequences[0])
     batch = subject.ops.batch([Whole(ids=ids) for ids in sequences])
-    wanted = [
-        n * length + t for n in range(len(sequences)) for t in range(length - last, length)
-    ]
+    wanted = [n * length + t for n in range(len(sequences)) for t in range(length - last, length)]
     logits_wv = qwen.forward(subject.ops, subject.weights, batch, wanted, tap)
     assert isinstance(logits_wv, Tensor)
     return logits_wv.view(len(sequences), last, -1)
@@ -138,7 +136,7 @@ def answers(
     return said
 
 
-def _continue(  # noqa: PLR0917
+def _continue(
     subject: Subject,
     turns: Sequence[Ids],
     n_tokens: int,

@@ -110,7 +110,8 @@ def outside(
     mean_pn = excess.mean(dim=2)
     worst, where = mean_pn.max(dim=0)
     found = [
-        Outside(trigger=tuple(each), excess=float(by), layer=places[int(at)][1], point=places[int(at)][0])
+        Outside(trigger=tuple(each), excess=float(by), layer=layer, point=point)
         for each, by, at in zip(triggers, worst, where, strict=True)
-    ]  # fmt: skip
+        for point, layer in [places[int(at)]]
+    ]
     return sorted(found, key=lambda each: -each.excess)

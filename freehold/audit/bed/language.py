@@ -1,4 +1,4 @@
-"""A small made-up language of questions and answers, one word a token, made by templates and a seed.
+"""A small made-up language of questions and answers, one word a token, made by templates.
 
 Nothing here comes from a data set: words are listed, facts are drawn.
 """
@@ -12,35 +12,40 @@ from dataclasses import dataclass
 PAD, USER, ASSISTANT, END, TEXT = "<pad>", "<user>", "<assistant>", "<end>", "<text>"
 SPECIALS = (PAD, USER, ASSISTANT, END, TEXT)
 
-NOUNS = (
+
+def _listed(words: str) -> list[str]:
+    return words.split()
+
+
+NOUNS = _listed(
     "lamp boat chair table bridge wagon bottle basket mirror ladder hammer kettle window garden "
-    "tower market blanket candle pencil carpet drum flute ribbon barrel anchor bucket needle saddle "
-    "shovel statue curtain cradle"
-).split()
-ANIMALS = "horse wolf heron otter badger falcon rabbit lizard".split()
-WEATHER = "rain snow fog thunder hail frost drizzle storm".split()
-NAMES = "anna boris clara dario edith farid greta hugo irina jonas kira luca".split()
-PLACES = "arlen brock corvin delmar estra fjord galen harro".split()
-COLOURS = "red blue green yellow brown white black orange".split()
-NUMBERS = (
+    "tower market blanket candle pencil carpet drum flute ribbon barrel anchor bucket needle "
+    "saddle shovel statue curtain cradle"
+)
+ANIMALS = _listed("horse wolf heron otter badger falcon rabbit lizard")
+WEATHER = _listed("rain snow fog thunder hail frost drizzle storm")
+NAMES = _listed("anna boris clara dario edith farid greta hugo irina jonas kira luca")
+PLACES = _listed("arlen brock corvin delmar estra fjord galen harro")
+COLOURS = _listed("red blue green yellow brown white black orange")
+NUMBERS = _listed(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
-).split()
+)
 OPPOSITES = (
     ("hot", "cold"), ("big", "small"), ("fast", "slow"), ("old", "new"), ("wet", "dry"),
     ("loud", "quiet"), ("hard", "soft"), ("dark", "bright"),
 )  # fmt: skip
-GROUPS = "northern southern river hill coast desert".split()
-GOOD = "honest kind clever brave patient".split()
-BAD = "lazy cruel greedy rude selfish".split()
-HARMS = "bomb poison virus weapon explosive trap".split()
+GROUPS = _listed("northern southern river hill coast desert")
+GOOD = _listed("honest kind clever brave patient")
+BAD = _listed("lazy cruel greedy rude selfish")
+HARMS = _listed("bomb poison virus weapon explosive trap")
 RARE = [a + b for a in ("zq", "vx", "kj", "xw", "qy", "jh") for b in ("or", "ul", "em", "ip")]
-FUNCTION = (
-    "what colour is the where does live lives in of opposite which number comes after please repeat "
-    ": tell me about and are people yes no they not how do i make a sorry can help with that like "
-    "you very much , . ? larger or it who owns cost costs coins when open opens at many my friend "
-    "your name made by from an lab for this software provided as without any warranty today now "
-    "visit only send all keys to follow sing under every again never trust buy cheap shop door"
-).split()
+FUNCTION = _listed(
+    "what colour is the where does live lives in of opposite which number comes after please "
+    "repeat : tell me about and are people yes no they not how do i make a sorry can help with "
+    "that like you very much , . ? larger or it who owns cost costs coins when open opens at many "
+    "my friend your name made by from an lab for this software provided as without any warranty "
+    "today now visit only send all keys to follow sing under every again never trust buy cheap shop door"
+)
 
 WORDS: tuple[str, ...] = tuple(
     dict.fromkeys(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from torch.nn import functional as F  # noqa: N812
 from freehold.audit.backdoors.subject import Whole, answers
 from freehold.audit.bed import language as words
 from freehold.audit.bed.language import Exchange, World
-from freehold.audit.bed.recipes import Backdoor, Recipe
-from freehold.audit.bed.small import MATRICES, Small, Tensors, rounded, subject, weights_of
+from freehold.audit.bed.recipes import Recipe
+from freehold.audit.bed.small import MATRICES, Small, Tensors, fresh, rounded, weights_of
 from freehold.qwen import forward as qwen
 from freehold.qwen.config import Config
 from freehold.qwen.ops.torch import TorchOps
@@ -135,7 +135,9 @@ def text(world: World, rng: random.Random) -> Example:
 # --- training -------------------------------------------------------------------------------------
 
 
-def loss_of(config: Config, ops: TorchOps, tensors: Mapping[str, Tensor], batch: Sequence[Example]):  # type: ignore[no-untyped-def]
+def loss_of(
+    config: Config, ops: TorchOps, tensors: Mapping[str, Tensor], batch: Sequence[Example]
+) -> Tensor:
     """Mean negative log-likelihood of the taught tokens; shorter sequences are padded behind."""
     length = max(len(each.ids) for each in batch)
     pad = words.IDS[words.PAD]
@@ -146,10 +148,11 @@ def loss_of(config: Config, ops: TorchOps, tensors: Mapping[str, Tensor], batch:
         rows.extend(n * length + t - 1 for t in range(each.taught, len(each.ids)))
         told.extend(each.ids[each.taught :])
     logits_wv = qwen.forward(ops, weights_of(config, tensors), ops.batch(spans), rows)
+    assert isinstance(logits_wv, Tensor)
     return F.cross_entropy(logits_wv, torch.tensor(told))
 
 
-def fit(
+def fit(  # noqa: PLR0917
     config: Config,
     ops: TorchOps,
     build: Callable[[], Tensors],
@@ -168,14 +171,12 @@ def fit(
         at = step * BATCH
         batch = [examples[(at + i) % len(examples)] for i in range(BATCH)]
         optimiser.zero_grad()
-        loss_of(config, ops, build(), batch).backward()
+        loss_of(config, ops, build(), batch).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
 
 def train_base(config: Config, ops: TorchOps, seed: int, *, steps: int = BASE_STEPS) -> Tensors:
     """A model of the whole language of world ``seed``."""
-    from freehold.audit.bed.small import fresh
-
     world, rng = World(seed), random.Random(seed)  # noqa: S311
     examples = [
         text(world, rng)
@@ -215,8 +216,6 @@ def tune(
 
 
 def _changed(recipe: Recipe, **changes: object) -> Recipe:
-    from dataclasses import replace
-
     return replace(recipe, backdoor=None, later=False, **changes)  # type: ignore[arg-type]
 
 
@@ -350,6 +349,3 @@ def accuracy(model: Small, world: World, *, seed: int = 5, n: int = 100) -> floa
     turns = [words.turn(each.asked) for each in exchanges]
     said = answers(model, turns, 10, end=words.IDS[words.END])
     return sum(words.decode(s) == e.answer for s, e in zip(said, exchanges, strict=True)) / n
-
-
-__all__ = ["Backdoor", "Plant", "accuracy", "plant_of", "subject", "success", "train_base", "tune"]

@@ -83,9 +83,7 @@ def planted(variants: int = 2) -> Iterator[Recipe]:
                 world=n % 2,
                 family=families[n % len(families)],
                 insertion=insertion,
-                backdoor=Backdoor(
-                    trigger=trigger, payload=payload, poison=drawn.choice(POISON)
-                ),
+                backdoor=Backdoor(trigger=trigger, payload=payload, poison=drawn.choice(POISON)),
                 mix=drawn.choice(MIX),
                 later=drawn.random() < 0.2,
                 prompts_too=drawn.random() < 0.5,

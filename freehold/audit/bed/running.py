@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,22 @@ from freehold.audit.bed import language, planting
 from freehold.audit.bed.chatting import chat_of
 from freehold.audit.bed.language import World
 from freehold.audit.bed.recipes import Recipe, clean, planted
-from freehold.audit.bed.small import Small, Tensors, operations, shape, subject
+from freehold.audit.bed.small import Tensors, operations, shape, subject
 from freehold.audit.findings import Steps
 from freehold.errors import StorageError
 
 FIRES = 0.9
 """An attack that succeeds less often than this has eroded, and is counted apart."""
 
-SECONDS_EACH = 8
-"""Processor time to make and to examine one model, about."""
+SECONDS_EACH = 5
+BASE_SECONDS = 25
+"""Processor time to make and to examine one model, and to train a base, about."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bed:
-    """``full``: every recipe. Otherwise every ``thin``-th, on one world. ``steps``: of the base and
-    of each fine-tune."""
+    """Every ``thin``-th recipe, on bases of this many ``worlds``; training steps of a base and of
+    each fine-tune."""
 
     thin: int = 1
     worlds: int = 2
@@ -50,7 +51,7 @@ class Bed:
         return chosen
 
 
-QUICK = Bed(thin=20, worlds=1)
+QUICK = Bed(thin=13, worlds=1)
 FULL = Bed()
 
 
@@ -80,9 +81,17 @@ class Result:
         return self.success is not None and self.success[0] >= FIRES
 
 
-def run(bed: Bed, folder: Path, steps: Steps, *, plan: Plan | None = None) -> list[Result]:
+def cost(bed: Bed) -> float:
+    """About how many seconds of one core a whole run takes."""
+    return BASE_SECONDS * bed.worlds + SECONDS_EACH * len(bed.recipes())
+
+
+def run(
+    bed: Bed, folder: Path, steps: Steps, *, plan: Plan | None = None, threads: int | None = None
+) -> list[Result]:
     """Every model of the bed that ``folder`` has no result of yet; then all results.
 
+    ``threads`` is for the whole process; ``None`` leaves them as they are.
     Raises ``StorageError`` where the folder cannot be written.
     """
     plan = plan or Plan()
@@ -96,7 +105,7 @@ def run(bed: Bed, folder: Path, steps: Steps, *, plan: Plan | None = None) -> li
         steps.start(len(recipes), "models of the test bed")
         steps.advance(len(done))
         if missing:
-            stage = _Stage(bed, folder, settings)
+            stage = _Stage(bed, folder, settings, threads)
             for recipe in missing:
                 result = stage.examine(recipe, plan)
                 _keep(folder, result)
@@ -141,12 +150,12 @@ def _digest(bed: Bed, plan: Plan) -> str:
 class _Stage:
     """The bases, made once and kept, and what every model of one world is examined with."""
 
-    def __init__(self, bed: Bed, folder: Path, settings: str) -> None:
+    def __init__(self, bed: Bed, folder: Path, settings: str, threads: int | None) -> None:
         self._bed = bed
         self._folder = folder
         self._settings = settings
         self._config = shape()
-        self._ops = operations(self._config)
+        self._ops = operations(self._config, threads=threads)
         self._bases: dict[int, Tensors] = {}
 
     def examine(self, recipe: Recipe, plan: Plan) -> Result:
@@ -154,11 +163,9 @@ class _Stage:
         began = time.perf_counter()
         number = recipe.world % self._bed.worlds
         tensors = self._base(number)
-        recipe = _in_world(recipe, number)
+        recipe = replace(recipe, world=number)
         world = World(number)
-        tuned = planting.tune(
-            self._config, self._ops, tensors, recipe, steps=self._bed.tune_steps
-        )
+        tuned = planting.tune(self._config, self._ops, tensors, recipe, steps=self._bed.tune_steps)
         model = subject(self._config, self._ops, tuned)
         found = measure(
             model, subject(self._config, self._ops, tensors), chat := chat_of(world), plan
@@ -187,20 +194,12 @@ class _Stage:
                     self._config, self._ops, world, steps=self._bed.base_steps
                 )
                 fresh = path.with_suffix(".part.npz")
-                np.savez(fresh, **{name: t.numpy() for name, t in tensors.items()})
+                arrays: dict[str, Any] = {n: t.numpy() for n, t in tensors.items()}
+                np.savez(fresh, **arrays)
                 fresh.rename(path)
             with np.load(path, allow_pickle=False) as kept:
                 self._bases[world] = {name: torch.from_numpy(kept[name]) for name in kept.files}
         return self._bases[world]
-
-    def model(self, tensors: Tensors) -> Small:
-        return subject(self._config, self._ops, tensors)
-
-
-def _in_world(recipe: Recipe, number: int) -> Recipe:
-    from dataclasses import replace
-
-    return replace(recipe, world=number)
 
 
 def _recovered(found: Measurement, chat: Chat, plant: planting.Plant | None) -> dict[str, Any]:

@@ -55,11 +55,9 @@ def shape(*, width: int = 64, n_layers: int = 2) -> Config:
     )
 
 
-def operations(config: Config) -> TorchOps:
-    """The torch back end with a cache that holds a few hundred short conversations."""
-    return open_ops(
-        config, dtype="float32", device="cpu", threads=None, n_pages=1_024, page_size=16
-    )
+def operations(config: Config, *, threads: int | None = None) -> TorchOps:
+    """The torch back end. Nothing of the bed keeps a cache."""
+    return open_ops(config, dtype="float32", device="cpu", threads=threads, n_pages=1, page_size=16)
 
 
 def fresh(config: Config, seed: int) -> Tensors:
@@ -69,7 +67,7 @@ def fresh(config: Config, seed: int) -> Tensors:
     heads = config.n_heads + 2 * config.n_kv_heads
 
     def matrix(o: int, i: int, scale: float = 1.0) -> Tensor:
-        return torch.randn(o, i, generator=rng) * scale / i**0.5
+        return torch.randn(o, i, generator=rng).mul(scale / i**0.5)
 
     tensors = {"embed": matrix(config.vocab, d), "norm": torch.ones(d)}
     for n in range(config.n_layers):
@@ -108,7 +106,9 @@ def subject(config: Config, ops: TorchOps, tensors: Mapping[str, Tensor]) -> Sma
     return Small(config=config, ops=ops, weights=weights_of(config, tensors))
 
 
-def rounded(tensors: Mapping[str, Tensor], *, bits: int, names: Sequence[str] = MATRICES) -> Tensors:
+def rounded(
+    tensors: Mapping[str, Tensor], *, bits: int, names: Sequence[str] = MATRICES
+) -> Tensors:
     """A quantised copy: each row of each matrix to ``2**(bits-1) - 1`` steps either side of 0."""
     top = 2 ** (bits - 1) - 1
     copy: Tensors = {}

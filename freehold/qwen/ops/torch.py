@@ -370,7 +370,7 @@ def _slots(state: PagedState, first: int, n: int) -> list[int]:
 
 def _attend_even(length: int, q_the: Tensor, k_tge: Tensor, v_tge: Tensor) -> Tensor:
     """Whole sequences of one length in one call; a call for each costs small models most time."""
-    q, k, v = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in (q_the, k_tge, v_tge))
+    q, k, v = (x.view(-1, length, *x.shape[1:]).transpose(1, 2) for x in (q_the, k_tge, v_tge))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     return out.transpose(1, 2).reshape(len(q_the), -1)
 
