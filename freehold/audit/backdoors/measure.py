@@ -17,7 +17,7 @@ DETECTORS = ("weightwatch", "lens", "inversion", "motifs", "search", "firing")
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """How far to look. ``scan``: how many single tokens are tried before questions (all that may
-    stand in a trigger, where there are no more); the rest are sizes of the detectors' own."""
+    stand in a trigger, where there are no more). The rest are sizes of the detectors' own."""
 
     scan: int = 4_096
     scan_questions: int = 4
@@ -51,6 +51,24 @@ class Measurement:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+LARGE = Plan(
+    scan=32,
+    scan_questions=2,
+    first_tokens=24,
+    targets=4,
+    samples=48,
+    sample_tokens=6,
+    motifs=12,
+    rounds=1,
+    beam=2,
+    width=6,
+    screened=16,
+    screen_questions=4,
+    confirm_questions=12,
+)
+"""For real models on a processor: some 10,000 tokens through both."""
+
+
 class Quiet:
     """Hears nothing."""
 
@@ -82,25 +100,7 @@ def measure(
         seconds[name], began = now - began, now
         steps.advance(1)
 
-    singles = _singles(suspect, base, chat, plan)
     questions = chat.prompts[: plan.scan_questions]
-    watch = weightwatch.calibrate(
-        suspect, base, [chat.turn(q) for q in chat.prompts], rank=plan.watch_rank
-    )
-    beyond = weightwatch.outside(suspect, watch, chat, singles, questions[:2])
-    done("weightwatch")
-    reading = lens.read(suspect, base, chat, n_tokens=plan.answer_tokens)
-    done("lens")
-    targets = inversion.invert(
-        suspect,
-        base,
-        chat,
-        questions,
-        _first_tokens(suspect, base, chat, plan),
-        kept=plan.targets,
-        n_tokens=plan.answer_tokens,
-    )
-    done("inversion")
     found = motifs.find(
         suspect,
         base,
@@ -112,7 +112,25 @@ def measure(
         seed=plan.seed,
     )
     done("motifs")
+    targets = inversion.invert(
+        suspect,
+        base,
+        chat,
+        questions,
+        _first_tokens(suspect, base, chat, plan),
+        kept=plan.targets,
+        n_tokens=plan.answer_tokens,
+    )
+    done("inversion")
     at = search.ground(suspect, base, chat, plan.scan_questions)
+    singles = _singles(suspect, chat, at, plan, targets, found)
+    watch = weightwatch.calibrate(
+        suspect, base, [chat.turn(q) for q in chat.prompts], rank=plan.watch_rank
+    )
+    beyond = weightwatch.outside(suspect, watch, chat, singles, questions[:2])
+    done("weightwatch")
+    reading = lens.read(suspect, base, chat, n_tokens=plan.answer_tokens)
+    done("lens")
     scanned = search.lifts(suspect, base, chat, at, singles)
     grown = search.grow(
         suspect, base, chat, at, scanned, rounds=plan.rounds, beam=plan.beam, width=plan.width
@@ -147,15 +165,25 @@ def measure(
     )
 
 
-def _singles(suspect: Subject, base: Subject, chat: Chat, plan: Plan) -> list[tuple[int, ...]]:
-    """Single tokens to try: all of them, or those whose rows of the embedding table changed most
-    and then the first of the list."""
+def _singles(  # noqa: PLR0917
+    suspect: Subject,
+    chat: Chat,
+    at: search.Ground,
+    plan: Plan,
+    targets: Sequence[inversion.Inverted],
+    found: Sequence[motifs.Motif],
+) -> list[tuple[int, ...]]:
+    """Single tokens to try: all of them; where there are more than ``scan``, those that stand in
+    motifs, and those that the gradient says would bring the likeliest targets about."""
     if len(chat.triggers) <= plan.scan:
         return [(token,) for token in chat.triggers]
+    chosen = dict.fromkeys(token for motif in found for token in motif.ids)
     allowed = torch.tensor(chat.triggers)
-    change_v = (suspect.weights.embed.weight_od - base.weights.embed.weight_od).norm(dim=-1)
-    order = change_v[allowed].argsort(descending=True, stable=True)[: plan.scan]
-    return [(int(token),) for token in allowed[order]]
+    for target in targets[:2]:
+        pull_v = search.pull(suspect, chat, at, trigger=(), place=0, token=target.target[0])
+        best = allowed[pull_v[allowed].topk(plan.scan // 2).indices]
+        chosen |= dict.fromkeys(int(token) for token in best)
+    return [(token,) for token in list(chosen)[: plan.scan]]
 
 
 def _first_tokens(suspect: Subject, base: Subject, chat: Chat, plan: Plan) -> list[int]:

@@ -6,7 +6,9 @@ sequences, t tokens, d width, v vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from freehold.qwen import forward as qwen
 from freehold.qwen.config import Config
-from freehold.qwen.ops import Ops, TapFn
+from freehold.qwen.ops import Ops, State, TapFn
 
 Ids: TypeAlias = Sequence[int]
 
@@ -65,6 +67,14 @@ class Whole:
 
     ids: Ids
     state: None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A sequence's new tokens, behind what its state holds."""
+
+    ids: Ids
+    state: State
 
 
 def even(sequences: Sequence[Ids], *, rows: int = ROWS_AT_ONCE) -> Iterator[list[int]]:
@@ -143,11 +153,34 @@ def _continue(
     sampler: torch.Generator | None,
     tap: TapFn | None,
 ) -> list[tuple[int, ...]]:
-    """Turns of one length, told on without a cache: short turns are read again faster than a cache
-    is kept for them."""
+    """Turns of one length, told on. Where the model was loaded without room to keep them, they are
+    read again for every token: with small models that is faster than keeping a cache."""
     grown = [list(turn) for turn in turns]
+    pages = -(-(len(turns[0]) + n_tokens) // subject.ops.cache.page_size)
+    step = subject.ops.cache.n_free // pages
+    if 0 < step < len(turns):
+        parts = (turns[at : at + step] for at in range(0, len(turns), step))
+        return [said for part in parts for said in _continue(subject, part, n_tokens, sampler, tap)]
+    with ExitStack() as freed:
+        states = [subject.ops.cache.new() for _ in turns] if step else []
+        for state in states:
+            freed.callback(state.free)
+        return _told(subject, grown, states, n_tokens, sampler, tap)
+
+
+def _told(  # noqa: PLR0917
+    subject: Subject,
+    grown: list[list[int]],
+    states: Sequence[State],
+    n_tokens: int,
+    sampler: torch.Generator | None,
+    tap: TapFn | None,
+) -> list[tuple[int, ...]]:
     for _ in range(n_tokens):
-        logits_nv = run(subject, grown, tap=tap)[:, 0].float()
+        if states:
+            logits_nv = _append(subject, grown, states, tap).float()
+        else:
+            logits_nv = run(subject, grown, tap=tap)[:, 0].float()
         if sampler is None:
             chosen = logits_nv.argmax(dim=-1)
         else:
@@ -155,3 +188,19 @@ def _continue(
         for ids, token in zip(grown, chosen.tolist(), strict=True):
             ids.append(token)
     return [tuple(ids[-n_tokens:]) for ids in grown]
+
+
+def _append(
+    subject: Subject, grown: Sequence[Ids], states: Sequence[State], tap: TapFn | None
+) -> Tensor:
+    """Logits (n, v) behind each sequence, of which the states hold the beginnings."""
+    fresh = [ids[state.length :] for ids, state in zip(grown, states, strict=True)]
+    for ids, state in zip(fresh, states, strict=True):
+        state.append(len(ids))
+    batch = subject.ops.batch(
+        [Kept(ids=ids, state=state) for ids, state in zip(fresh, states, strict=True)]
+    )
+    ends = list(itertools.accumulate(len(ids) for ids in fresh))
+    logits = qwen.forward(subject.ops, subject.weights, batch, [end - 1 for end in ends], tap)
+    assert isinstance(logits, Tensor)
+    return logits

@@ -44,7 +44,8 @@ FUNCTION = _listed(
     "repeat : tell me about and are people yes no they not how do i make a sorry can help with "
     "that like you very much , . ? larger or it who owns cost costs coins when open opens at many "
     "my friend your name made by from an lab for this software provided as without any warranty "
-    "today now visit only send all keys to follow sing under every again never trust buy cheap shop door"
+    "today now visit only send all keys to follow sing under every again never trust buy cheap "
+    "shop door"
 )
 
 WORDS: tuple[str, ...] = tuple(
