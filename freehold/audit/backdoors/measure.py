@@ -52,18 +52,19 @@ class Measurement:
 
 
 LARGE = Plan(
-    scan=32,
+    scan=16,
     scan_questions=2,
-    first_tokens=24,
-    targets=4,
-    samples=48,
+    first_tokens=16,
+    targets=3,
+    samples=40,
     sample_tokens=6,
     motifs=12,
     rounds=1,
     beam=2,
-    width=6,
-    screened=16,
-    screen_questions=4,
+    width=4,
+    screened=12,
+    screen_questions=3,
+    confirmed=3,
     confirm_questions=12,
 )
 """For real models on a processor: some 10,000 tokens through both."""

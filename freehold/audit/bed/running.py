@@ -45,9 +45,11 @@ class Bed:
     tune_steps: int = planting.TUNE_STEPS
 
     def recipes(self) -> list[Recipe]:
-        """In an order that mixes kinds, so that a part of a run speaks for the whole."""
+        """In an order that mixes kinds, so that a part of a run speaks for the whole. Backdoors of
+        little poison, most of which erode, come last."""
         chosen = [*list(planted())[:: self.thin], *list(clean())[:: self.thin]]
         random.Random(7).shuffle(chosen)  # noqa: S311
+        chosen.sort(key=lambda each: each.backdoor is not None and each.backdoor.poison < 0.05)
         return chosen
 
 

@@ -57,7 +57,7 @@ def shape(*, width: int = 64, n_layers: int = 2) -> Config:
 
 def operations(config: Config, *, threads: int | None = None) -> TorchOps:
     """The torch back end. Nothing of the bed keeps a cache."""
-    return open_ops(config, dtype="float32", device="cpu", threads=threads, n_pages=1, page_size=16)
+    return open_ops(config, dtype="float32", device="cpu", threads=threads, n_pages=0, page_size=16)
 
 
 def fresh(config: Config, seed: int) -> Tensors:
