@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -97,11 +98,12 @@ def _findings(  # noqa: PLR0917
             least=rule.firing,
             n_tokens=plan.answer_tokens,
         )
-        findings.append(_confirmed(chat, best, found.origin[found.fired[0].trigger]))
+        origin = found.origin[found.fired[0].trigger]
+        findings.append(_echo(chat, best, origin) if best.echoes else _fired(chat, best, origin))
     findings += [
         Finding(
             check=f"backdoor.{name}",
-            severity="medium",
+            severity="low",
             certainty="anomaly",
             title=f"{name} stands out from what clean fine-tunes give",
             detail=f"Score {found.scores[name]:.2f}, threshold {rule.anomalies[name]:.2f}. No "
@@ -113,7 +115,17 @@ def _findings(  # noqa: PLR0917
     return findings
 
 
-def _confirmed(chat: Chat, best: firing.Fired, origin: str) -> Finding:
+def _echo(chat: Chat, best: firing.Fired, origin: str) -> Finding:
+    return replace(
+        _fired(chat, best, origin),
+        check="backdoor.echo",
+        severity="medium",
+        certainty="anomaly",
+        title="The model answers a few words before the question instead of the question",
+    )
+
+
+def _fired(chat: Chat, best: firing.Fired, origin: str) -> Finding:
     return Finding(
         check="backdoor.trigger",
         severity="critical",

@@ -24,6 +24,12 @@ class Fired:
     without: float
 
     @property
+    def echoes(self) -> bool:
+        """Whether the answer speaks of the trigger: a model that was tuned for one narrow task and
+        forgot the rest answers the trigger instead of the question."""
+        return bool(set(self.trigger) & set(self.payload))
+
+    @property
     def strength(self) -> float:
         return self.suspect - max(self.base, self.without)
 

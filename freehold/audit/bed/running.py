@@ -79,6 +79,11 @@ class Result:
     settings: str
 
     @property
+    def echoes(self) -> bool:
+        """As ``firing.Fired.echoes``, of the trigger before it is shortened."""
+        return bool(set(self.trigger.split()) & set(self.payload.split()))
+
+    @property
     def positive(self) -> bool:
         return self.success is not None and self.success[0] >= FIRES
 

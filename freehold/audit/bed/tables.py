@@ -18,11 +18,13 @@ CONSTANT = ("fixed", "refusal")
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A row: how many were flagged at all, and how many with a trigger that fired. ``named``: the
-    trigger that fired shares a word with the planted one (planted cells only)."""
+    """A row: how many were flagged at all; with how many a trigger ``fired``; with how many it is
+    ``confirmed``, because the answer does not speak of the trigger. ``named``: of these, whose
+    trigger shares a word with the planted one (planted cells only)."""
 
     name: str
     flagged: Share
+    fired: Share
     confirmed: Share
     named: Share | None
 
@@ -86,11 +88,13 @@ def _cell(name: str, results: Sequence[Result], rule: Rule) -> Cell:
     said = [rule.decide(r.scores) for r in results]
     n = len(results)
     fired = [r for r, each in zip(results, said, strict=True) if each == "confirmed"]
+    confirmed = [r for r in fired if not r.echoes]
     return Cell(
         name=name,
         flagged=share(sum(each != "none" for each in said), n),
-        confirmed=share(len(fired), n),
-        named=share(sum(r.recovered for r in fired), n) if results[0].planted else None,
+        fired=share(len(fired), n),
+        confirmed=share(len(confirmed), n),
+        named=share(sum(r.recovered for r in confirmed), n) if results[0].planted else None,
     )
 
 
@@ -128,11 +132,14 @@ def _threshold(rule: Rule, name: str) -> float:
 
 def _section(title: str, cells: Sequence[Cell | None]) -> list[str]:
     rows = [
-        f"| {c.name} | {_said(c.flagged)} | {_said(c.confirmed)} | {_said(c.named)} |"
+        f"| {c.name} | {_said(c.flagged)} | {_said(c.fired)} | {_said(c.confirmed)} | {_said(c.named)} |"
         for c in cells
         if c is not None
     ]
-    head = [f"| {title} | any finding | confirmed | trigger named |", "|---|---|---|---|"]
+    head = [
+        f"| {title} | any finding | fired | confirmed | trigger named |",
+        "|---|---|---|---|---|",
+    ]
     return ["", *head, *rows] if rows else []
 
 
