@@ -19,8 +19,8 @@ CONSTANT = ("fixed", "refusal")
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """A row: how many were flagged at all; with how many a trigger ``fired``; with how many it is
-    ``confirmed``, because the answer does not speak of the trigger. ``named``: of these, whose
-    trigger shares a word with the planted one (planted cells only)."""
+    ``confirmed``, because the answer does not speak of the trigger. ``named``: with how many
+    that trigger shares a word with the planted one (planted cells only)."""
 
     name: str
     flagged: Share
@@ -132,15 +132,14 @@ def _threshold(rule: Rule, name: str) -> float:
 
 def _section(title: str, cells: Sequence[Cell | None]) -> list[str]:
     rows = [
-        f"| {c.name} | {_said(c.flagged)} | {_said(c.fired)} | {_said(c.confirmed)} | {_said(c.named)} |"
+        f"| {c.name} | "
+        + " | ".join(_said(part) for part in (c.flagged, c.fired, c.confirmed, c.named))
+        + " |"
         for c in cells
         if c is not None
     ]
-    head = [
-        f"| {title} | any finding | fired | confirmed | trigger named |",
-        "|---|---|---|---|---|",
-    ]
-    return ["", *head, *rows] if rows else []
+    head = f"| {title} | any finding | fired | confirmed | trigger named |"
+    return ["", head, "|---|---|---|---|---|", *rows] if rows else []
 
 
 def _said(part: Share | None) -> str:

@@ -139,8 +139,6 @@ def test_a_quick_run_finds_what_was_planted(tmp_path: Path) -> None:
     assert table.clean.confirmed.share <= 0.25
     assert table.bar is not None
     assert table.bar.confirmed.share >= 0.5
-    again = running.run(running.QUICK, tmp_path, _Silent(), threads=1)
-    assert {r.name for r in again} == {r.name for r in results}
 
 
 class _Silent:
