@@ -18,13 +18,13 @@ from freehold.cli import (
     converting,
     guarding,
     keys,
+    laboratory,
     ledger,
     models,
     packing,
     passports,
     residency,
     reviewing,
-    selftest,
     serving,
     signers,
     talking,
@@ -60,7 +60,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(signers.app, name="signer")
 app.add_typer(residency.app, name="residency")
-app.add_typer(selftest.app, name="audit")
+app.add_typer(laboratory.app, name="audit")
 guarding.app.add_typer(reviewing.app, name="review")
 guarding.app.command("policies")(watching.policies)
 

@@ -17,19 +17,7 @@ from freehold.errors import UsageError
 if TYPE_CHECKING:
     from freehold.audit.bed.running import Bed, Result
 
-app = typer.Typer(
-    help="Examine a model, and try the means of examining.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 
-
-@app.callback()
-def laboratory() -> None:
-    """Examine a model, and try the means of examining."""
-
-
-@app.command()
 def selftest(
     full: Annotated[
         bool, typer.Option("--full", help="All 178 models, for the table in the docs.")
