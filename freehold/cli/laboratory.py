@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from freehold.cli import selftest
-
-if TYPE_CHECKING:
-    from click import Context
 
 DEFAULT = "model"
 
@@ -18,7 +15,7 @@ DEFAULT = "model"
 class Laboratory(TyperGroup):
     """A group in which ``audit X ...`` is ``audit model X ...``, unless X is a command."""
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
         if args and not named and DEFAULT in self.commands:
             args = [DEFAULT, *args]
