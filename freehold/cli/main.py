@@ -12,6 +12,7 @@ import typer
 
 from freehold import __version__
 from freehold.cli import (
+    auditing,
     benching,
     bundling,
     checking,
@@ -52,6 +53,7 @@ app.command("convert")(converting.convert)
 app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
+app.command("audit")(auditing.audit)
 app.command("bundle")(bundling.bundle)
 app.add_typer(guarding.app, name="guard")
 app.add_typer(passports.app, name="passport")
