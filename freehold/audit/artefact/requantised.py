@@ -86,9 +86,10 @@ def _far(name: str, tensor: RawTensor, source: RawTensor) -> Iterator[tuple[str,
     rms = np.sqrt(np.einsum("rgw,rgw->rg", groups, groups) / np.float32(_GROUP))
     with np.errstate(all="ignore"):
         share = np.where(step > 0, rms / step, np.where(rms > 0, np.inf, 0))
-    count = int((share > FAR).sum()) + int(np.isnan(share).sum())
+        share = np.where(np.isfinite(rms) & np.isfinite(step), share, np.inf)
+    count = int((share > FAR).sum())
     if count:
-        yield name, count, float(np.nanmax(share))
+        yield name, count, float(share.max())
 
 
 def _told(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from freehold.audit.artefact.facts import ENDS, STEERING_KEYS, shape_of
 from freehold.audit.findings import Finding, Severity
@@ -52,6 +53,7 @@ def examine(
     found = [*_tensors(specimen, config), *_known(config), *_numbers(specimen)]
     if base is not None:
         found += _against(config, base)
+        found += _renamed(specimen, base)
     if tables is not None:
         found += _rows(config, tables)
         found += _special(specimen, config, tables, base)
@@ -141,6 +143,28 @@ def _against(config: Config, base: Specimen) -> Iterator[Finding]:
         if mine != theirs:
             told = f"{field} is {_said(mine)}, in {base.name} {_said(theirs)}."
             yield fact("config.base", severity, f"{field} is not the base's", told, _WHERE)
+
+
+def _renamed(specimen: Specimen, base: Specimen) -> Iterator[Finding]:
+    """Tensors whose very bytes stand under another name in the base."""
+    if specimen.format != base.format:
+        return
+    theirs: dict[bytes, list[str]] = {}
+    for name, tensor in base.tensors.items():
+        theirs.setdefault(_digest(tensor), []).append(name)
+    moved = [
+        f"{name} has the bytes of {names[0]}"
+        for name, tensor in specimen.tensors.items()
+        if (names := theirs.get(_digest(tensor), [name])) and name not in names
+        and name in base.tensors
+    ]  # fmt: skip
+    if moved:
+        told = f"Against {base.name}: {'; '.join(moved[:6])}{' ...' if len(moved) > 6 else '.'}"
+        yield fact("config.renamed", "high", "Tensors stand under each other's names", told, _WHERE)
+
+
+def _digest(tensor: RawTensor) -> bytes:
+    return blake3(memoryview(np.ascontiguousarray(tensor.data))).digest()
 
 
 def _said(value: Any) -> str:

@@ -68,6 +68,7 @@ def examine(
         found.append(fact("tokenizer.alone", "low", "A vocabulary of its own", told, "tokenizer"))
     found += _odd_added(tables, reference)
     found += _beside(specimen, tables)
+    found += _around(specimen)
     found += _round_trip(tables, reference)
     return found, tables
 
@@ -280,6 +281,27 @@ def _beside(specimen: Specimen, tables: Tables) -> Iterator[Finding]:
             yield fact(
                 "tokenizer.beside", "high", "Two files give a token two ids", told, "tokenizer"
             )
+
+
+def _around(specimen: Specimen) -> Iterator[Finding]:
+    """What other programs would do before and after the table: put tokens in, change texts."""
+    document = specimen.documents.get("tokenizer.json")
+    for key in ("post_processor", "decoder"):
+        step = document.get(key) if isinstance(document, dict) else None
+        kinds = _kinds(step)
+        if kinds - {"ByteLevel", "Sequence"}:
+            told = (
+                f"{key} is {', '.join(sorted(kinds))}; the family's is ByteLevel alone. Freehold "
+                "does not use it; programs that do read or write other texts."
+            )
+            yield fact("tokenizer.around", "high", f"An unusual {key}", told, "tokenizer.json")
+
+
+def _kinds(step: object) -> set[str]:
+    if not isinstance(step, dict):
+        return set()
+    inner = [*step.get("processors", ()), *step.get("decoders", ())]
+    return {str(step.get("type"))[:40]}.union(*map(_kinds, inner))
 
 
 def corpus() -> list[str]:
