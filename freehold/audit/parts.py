@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from freehold.audit import artefact, rates
+from freehold.audit import artefact, lineage, rates
 from freehold.audit.findings import Examination
 from freehold.audit.running import Context, Part
 from freehold.audit.specimen import read
@@ -10,7 +10,7 @@ from freehold.errors import MalformedError
 from freehold.qwen.tokenizer import Tables
 
 _BYTES_PER_SECOND = 120e6
-"""Weights looked at per second and core where every value is needed (measured, with room)."""
+"""Bytes of weights multiplied out and compared per second and core, roughly."""
 
 
 def reference(context: Context) -> tuple[Tables | None, str]:
@@ -48,6 +48,31 @@ def _artefact(context: Context) -> Examination:
     )
 
 
+def _lineage(context: Context) -> Examination:
+    traced = lineage.examine(
+        context.specimen,
+        base=context.base,
+        candidates=context.candidates,
+        opened=lambda name: read(context.store, name),
+        seed=context.seed,
+        steps=context.steps,
+    )
+    return Examination(
+        part="lineage",
+        title=lineage.TITLE,
+        tried=lineage.TRIED,
+        misses=lineage.MISSES,
+        findings=tuple(traced.findings),
+        rates=rates.of("lineage", "kinship"),
+        figures=traced.figures,
+        seconds=0.0,
+    )
+
+
+def _others(context: Context) -> list[str]:
+    return [context.store.manifest(name).digest for name in context.candidates]
+
+
 def _size(context: Context) -> float:
     both = [context.specimen] if context.base is None else [context.specimen, context.base]
     return float(sum(len(view) for one in both for view in one.files.values()))
@@ -59,8 +84,17 @@ PARTS = (
         title=artefact.TITLE,
         run=_artefact,
         cost=lambda context: 6.0 + (0 if context.base is None else _size(context) / 100e6),
-        depends=lambda context: [
-            context.store.manifest(name).digest for name in context.candidates
-        ],
+        depends=_others,
+    ),
+    Part(
+        name="lineage",
+        title=lineage.TITLE,
+        run=_lineage,
+        cost=lambda context: (
+            5.0 * len(context.candidates)
+            if context.base is None
+            else 5.0 + _size(context) / _BYTES_PER_SECOND * 8
+        ),
+        depends=_others,
     ),
 )

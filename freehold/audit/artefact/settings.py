@@ -164,7 +164,7 @@ def _renamed(specimen: Specimen, base: Specimen) -> Iterator[Finding]:
 
 
 def _digest(tensor: RawTensor) -> bytes:
-    return blake3(memoryview(np.ascontiguousarray(tensor.data))).digest()
+    return blake3(tensor.data.tobytes()).digest()
 
 
 def _said(value: Any) -> str:
