@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from freehold.audit import artefact, lineage, rates
+from freehold.audit import artefact, lineage, rates, served
 from freehold.audit.findings import Examination
+from freehold.audit.noting import fact
 from freehold.audit.running import Context, Part
 from freehold.audit.specimen import read
 from freehold.errors import MalformedError
@@ -69,6 +70,36 @@ def _lineage(context: Context) -> Examination:
     )
 
 
+def _served(context: Context) -> Examination:
+    name = context.specimen.name
+    if context.specimen.manifest is None:
+        told = "Only a model of the vault is served: pull it first."
+        looked = served.Served(
+            findings=[fact("served.untried", "info", "Not served from here", told, name)],
+            figures={},
+        )
+    else:
+        looked = served.examine(context.store, context.packs, name, context.steps)
+    return Examination(
+        part="served",
+        title=served.TITLE,
+        tried=served.TRIED,
+        misses=served.MISSES,
+        findings=tuple(looked.findings),
+        figures=looked.figures,
+        seconds=0.0,
+    )
+
+
+def _pack_state(context: Context) -> str:
+    """Which pack there is: a part about it is done anew for another."""
+    manifest = context.specimen.manifest
+    if context.packs is None or manifest is None:
+        return ""
+    record = context.packs.record(manifest.name)
+    return "" if record is None else record.blake3
+
+
 def _others(context: Context) -> list[str]:
     return [context.store.manifest(name).digest for name in context.candidates]
 
@@ -96,5 +127,14 @@ PARTS = (
             else 5.0 + _size(context) / _BYTES_PER_SECOND * 8
         ),
         depends=_others,
+    ),
+    Part(
+        name="served",
+        title=served.TITLE,
+        run=_served,
+        cost=lambda context: (
+            1.0 if context.specimen.manifest is None else 5 + _size(context) / 12e6
+        ),
+        depends=_pack_state,
     ),
 )

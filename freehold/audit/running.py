@@ -24,7 +24,7 @@ from freehold import __version__, strictjson
 from freehold.audit.findings import Examination, Steps
 from freehold.audit.specimen import Specimen
 from freehold.errors import StorageError, UsageError
-from freehold.store import Store
+from freehold.store import Packs, Store
 from freehold.store.passport import Entry
 
 MAX_PART = 64 << 20
@@ -42,6 +42,7 @@ class Context:
     entries: tuple[Entry, ...]
     seed: int
     steps: Steps
+    packs: Packs | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -12,7 +12,7 @@ import typer
 from freehold.cli.home import at_home, existing
 from freehold.cli.output import Bar, emit, one_line, say
 from freehold.cli.passphrases import PassphraseFd, signing_key
-from freehold.cli.places import root
+from freehold.cli.places import pack_secret, root
 from freehold.cli.settings import read_settings
 from freehold.cli.trust import trusted
 from freehold.errors import StorageError, UsageError
@@ -114,6 +114,7 @@ class _Job:
     def run(self, *, quiet: bool) -> tuple[Report, list[Done]]:
         from freehold.audit import parts, running
         from freehold.audit.specimen import read
+        from freehold.store import Packs
 
         chosen = running.chosen(parts.PARTS, self._parts)
         with Bar(quiet=quiet, of_bytes=False) as bar:
@@ -129,6 +130,7 @@ class _Job:
                 candidates=self._candidates(),
                 entries=tuple(self._entries()),
                 seed=self._seed,
+                packs=Packs(self._store, pack_secret()),
                 steps=bar,
             )
             self.folder = self._audits / running.key_of(self.specimen, base)

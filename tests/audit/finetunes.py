@@ -62,7 +62,7 @@ TUNES = [
     Tune(rank=4, dtype="Q8_0", base="BF16", modules="gate down"),
     Tune(rank=32, dtype="Q8_0", base="Q8_0", size=0.15, modules=EVERY),
     Tune(rank=8, dtype="Q4_1", base="Q4_1", size=0.3), Tune(rank=2, dtype="Q4_1", size=0.2),
-    Tune(rank=16, noise=0.002), Tune(rank=8, noise=0.01, size=0.1), Tune(rank=4, noise=0.005, dtype="BF16"),
+    Tune(rank=16, noise=0.002), Tune(rank=8, noise=0.01, size=0.1), Tune(rank=4, noise=0.005, dtype="BF16"),  # noqa: E501
     Tune(rank=1, dtype="Q8_0", base="Q8_0", modules="v"), Tune(rank=48, modules="q o", size=0.1),
     Tune(rank=24, modules="up down", layers=(0, 5)), Tune(rank=12, modules="k v", layers=(4,)),
     Tune(rank=0, size=0.02), Tune(rank=0, size=0.05, dtype="BF16", base="BF16"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from freehold.audit import lineage
 from freehold.audit.lineage.delta import Story, compare, spans, story
 from freehold.audit.lineage.kinship import RELATED, Kinship, fisher, kinship, spearman
-from freehold.audit.lineage.spectra import _law, singular_values, spectrum
+from freehold.audit.lineage.spectra import Noise, _law, singular_values, spectrum
 from tests.audit import bed
 from tests.audit.bed import Silent
 from tests.audit.finetunes import TUNES, Tensors, Tune, base_weights, stored, strangers, tuned
@@ -142,7 +142,7 @@ def test_a_sketch_finds_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     low = random.standard_normal((500, 24)) @ random.standard_normal((24, 700))
     matrix = (low + 0.01 * random.standard_normal((500, 700))).astype(np.float32)
-    found = spectrum(matrix, 0.0)
+    found = spectrum(matrix, Noise())
     assert (found.rank, found.whole) == (24, False)
     wanted = np.linalg.svd(matrix.astype("f8"), compute_uv=False)[:24]
     np.testing.assert_allclose(found.values[:24], wanted, rtol=1e-4)
@@ -171,7 +171,7 @@ def test_pure_noise_has_no_rank_and_a_low_rank_is_counted(rank: int, seed: int) 
     random = np.random.default_rng(seed)
     noise = random.standard_normal((64, 160))
     low = random.standard_normal((64, rank)) @ random.standard_normal((rank, 160)) if rank else 0.0
-    found = spectrum((low * 2 + noise * 0.1).astype(np.float32), 0.1)
+    found = spectrum((low * 2 + noise * 0.1).astype(np.float32), Noise(size=0.1))
     assert found.rank == rank
 
 

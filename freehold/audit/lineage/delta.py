@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from freehold.audit.artefact.requantised import steps_of
 from freehold.audit.findings import Steps
-from freehold.audit.lineage.spectra import Spectrum, spectrum
+from freehold.audit.lineage.spectra import Noise, Spectrum, noise_floor, spectrum
+from freehold.qwen.pack import PLAIN
+from freehold.qwen.plain import to_bfloat16
+from freehold.qwen.quantise import FORMATS, quantise
 from freehold.qwen.quants import dequantise
 from freehold.types import RawTensor
 
@@ -20,6 +23,9 @@ Floats = npt.NDArray[np.float32]
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+?)(?:_proj)?\.(weight|bias)")
 ROWS = "model.embed_tokens.weight", "lm_head.weight"
 _MAX_GAP = 1
+_PIECE, _LARGE = 1 << 22, 1 << 26
+_BITS = {"BF16": 8, "F16": 11}
+"""Significant bits of a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,35 +77,75 @@ def compare(
 def _change(mine: RawTensor, theirs: RawTensor, name: str, seed: int) -> Change:
     if mine.dtype == theirs.dtype and np.array_equal(mine.data, theirs.data):
         return Change(name=name, relative=0.0, noise=0.0, spectrum=None)
-    base, tuned = dequantise(theirs), dequantise(mine)
-    delta = tuned - base
+    base, delta = dequantise(theirs), dequantise(mine)
+    norm = float(np.linalg.norm(base)) or 1.0
+    rounded = _rounded(base, mine, theirs)
+    delta -= base if rounded is None else rounded  # in place: an embedding takes half a gigabyte
     if not np.isfinite(delta).all():
         return Change(name=name, relative=float("inf"), noise=0.0, spectrum=None)
-    norm = float(np.linalg.norm(base)) or 1.0
-    # Codes are rounded once in each model; a plain value only where it is not the other's.
-    expected = float(np.sqrt(_noise(mine, tuned) + _noise(theirs, base)) / norm)
     relative = float(np.linalg.norm(delta)) / norm
+    own = _squares(mine, base) * (1 if rounded is None else 2)
+    before = _squares(theirs, base)
+    if (relative * norm) ** 2 < 0.7 * before:
+        before = 0.0  # made from the base's codes, not from what they were rounded from
+    expected = float(np.sqrt(own + before) / norm)
     noise = expected * norm / np.sqrt(delta.size)
-    found = spectrum(delta, noise, seed) if _worth(delta, relative) else None
+    found = None
+    if _worth(delta, relative, expected):
+        sources = [(mine, base, own)] + ([(theirs, base, before)] if before else [])
+        floor = noise_floor(delta.shape, [_steps(*one) for one in sources if one[2]], seed)
+        found = spectrum(delta, Noise(size=noise, floor=floor), seed)
     rows = _rows(delta, noise) if name in ROWS else ()
     return Change(name=name, relative=relative, noise=expected, spectrum=found, rows=rows)
 
 
-def _worth(delta: Floats, relative: float) -> bool:
-    return delta.ndim == 2 and min(delta.shape) >= 8 and relative > 0 and delta.size < 1 << 29
+def _rounded(base: Floats, mine: RawTensor, theirs: RawTensor) -> Floats | None:
+    """The base's values rounded as ``mine`` is stored: what an untouched tensor holds. ``None``
+    where there is no knowing (other codes), or nothing to round."""
+    if mine.dtype == "BF16":
+        return np.asarray((to_bfloat16(base).astype(np.uint32) << 16).view(np.float32))
+    if mine.dtype == "F16":
+        with np.errstate(over="ignore"):
+            return np.asarray(base.astype(np.float16).astype(np.float32))
+    if mine.dtype in FORMATS and theirs.dtype in PLAIN and mine.shape == theirs.shape:
+        data = quantise(theirs, mine.dtype)
+        return dequantise(replace(mine, data=data)) if data.nbytes == mine.data.nbytes else None
+    return None
 
 
-def _noise(tensor: RawTensor, values: Floats) -> float:
+def _worth(delta: Floats, relative: float, expected: float) -> bool:
+    """Whether singular values are worth their time: not of vectors, nor of large tables that
+    rounding explains."""
+    if delta.ndim != 2 or min(delta.shape) < 8 or not relative:
+        return False
+    return delta.size < _LARGE or relative > 1.25 * expected
+
+
+def _squares(tensor: RawTensor, values: Floats) -> float:
     """Sum of squares that rounding to this type leaves: a twelfth of each step's square."""
-    steps = steps_of(tensor) if len(tensor.shape) == 2 else None
-    if steps is not None:
-        return float(np.square(steps.astype(np.float64)).sum()) * 32 / 12
-    bits = {"BF16": 8, "F16": 11}.get(tensor.dtype)
-    if bits is None:
+    codes = steps_of(tensor) if len(tensor.shape) == 2 else None
+    if codes is not None:
+        return float(np.square(codes.astype(np.float64)).sum()) * 32 / 12
+    total, flat = 0.0, values.reshape(-1)
+    if tensor.dtype not in _BITS:
         return 0.0
-    with np.errstate(all="ignore"):
-        ulp = np.exp2(np.floor(np.log2(np.abs(values))) - (bits - 1))
-    return float(np.square(np.where(np.isfinite(ulp), ulp, 0.0), dtype=np.float64).sum()) / 12
+    for start in range(0, len(flat), _PIECE):
+        ulp = _ulp(flat[start : start + _PIECE], _BITS[tensor.dtype])
+        total += float(np.square(ulp, dtype=np.float64).sum())
+    return total / 12
+
+
+def _steps(tensor: RawTensor, values: Floats, _squares: float) -> Floats:
+    """The step of each element."""
+    codes = steps_of(tensor)
+    if codes is None:
+        return _ulp(values, _BITS[tensor.dtype])
+    return np.repeat(codes, 32, axis=1)
+
+
+def _ulp(values: Floats, bits: int) -> Floats:
+    _, exponent = np.frexp(values)
+    return np.asarray(np.ldexp(np.float32(1), exponent - bits), np.float32)
 
 
 def _rows(delta: Floats, noise: float) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ EXACT = 1_600
 """Smaller dimension up to which all singular values are computed, by the Gram matrix."""
 SKETCH = 192
 """Singular values that are looked for in larger matrices."""
-_OVERSAMPLE, _POWERS = 16, 2
+_OVERSAMPLE, _POWERS, _TURNS = 16, 2, 24
 SLACK = 1.06
 """What is added to the law's edge: fluctuations of the largest value of pure noise."""
 MOST = 0.7
@@ -43,9 +43,36 @@ class Spectrum:
     whole: bool
 
 
-def spectrum(delta: Floats, noise: float, seed: int = 0) -> Spectrum:
-    """Of a matrix. ``noise`` is the root mean square of what rounding alone may have put into each
-    element."""
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """What rounding alone may have put into a difference: its root mean square, and the largest
+    singular value that noise with the very steps of these tensors has."""
+
+    size: float = 0.0
+    floor: float = 0.0
+
+
+def noise_floor(shape: tuple[int, ...], steps: list[Floats], seed: int = 0) -> float:
+    """Of noise drawn evenly within half a step of each element, for each of ``steps`` (of that
+    shape). Real weights have loud rows and columns, so their rounding is louder there, and no law
+    of even noise tells where it ends."""
+    if not steps:
+        return 0.0
+    random = np.random.default_rng(seed)
+    drawn = np.zeros(shape, np.float32)
+    for one in steps:
+        drawn += one * (random.random(shape, np.float32) - np.float32(0.5))
+    vector = random.standard_normal(shape[1]).astype(np.float32)
+    largest = 0.0
+    for _ in range(_TURNS):
+        vector = drawn.T @ (drawn @ vector)
+        largest = float(np.linalg.norm(vector))
+        vector /= np.float32(largest or 1.0)
+    return float(np.sqrt(largest)) * SLACK
+
+
+def spectrum(delta: Floats, noise: Noise, seed: int = 0) -> Spectrum:
+    """Of a matrix."""
     values, rest = singular_values(delta, seed)
     whole = rest is None
     rank, edge = _cliff(values, delta.shape, noise, rest)
@@ -81,18 +108,20 @@ def _gram(wide: Floats) -> Doubles:
 
 
 def _cliff(
-    values: Doubles, shape: tuple[int, ...], noise: float, left: float | None
+    values: Doubles, shape: tuple[int, ...], noise: Noise, left: float | None
 ) -> tuple[int | None, float]:
     rows, cols = sorted(shape)
     whole = left is None
     if values[0] <= 0:
         return 0, 0.0
-    expected = noise * (np.sqrt(rows) + np.sqrt(cols)) * SLACK
+    expected = max(noise.size * (np.sqrt(rows) + np.sqrt(cols)) * SLACK, noise.floor)
     # What float32's own rounding leaves, where nothing was rounded further.
     floor = max(expected, values[0] * 3e-7 * np.sqrt(cols))
     rank = int((values > floor).sum())
     limit = int(MOST * rows) if whole else len(values) - 8
-    if rank <= limit and _is_noise(values, rank, shape, whole):
+    below = float(np.square(values[rank:]).sum()) + (left or 0.0)
+    explained = below <= 1.6 * noise.size**2 * rows * cols
+    if rank <= limit and (explained or _is_noise(values, rank, shape, whole)):
         return rank, float(floor)
     # More noise than rounding explains: its size is taken from the spectrum itself.
     for guess in _edges(values, rows, cols, left):
