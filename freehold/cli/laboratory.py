@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from freehold.cli import selftest
+from freehold.cli import auditing, selftest
 
 DEFAULT = "model"
 
@@ -35,4 +35,5 @@ def laboratory() -> None:
     """Examine a model, and try the means of examining."""
 
 
+app.command(DEFAULT)(auditing.audit)
 app.command("selftest")(selftest.selftest)
