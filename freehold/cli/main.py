@@ -19,6 +19,7 @@ from freehold.cli import (
     evaluating,
     guarding,
     keys,
+    laboratory,
     ledger,
     models,
     packing,
@@ -61,6 +62,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(signers.app, name="signer")
 app.add_typer(residency.app, name="residency")
+app.add_typer(laboratory.app, name="audit")
 guarding.app.add_typer(reviewing.app, name="review")
 guarding.app.command("policies")(watching.policies)
 
