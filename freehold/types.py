@@ -109,8 +109,8 @@ class ModelCard:
     ``context`` is in tokens. ``numerics`` names the arithmetic (for example ``torch-float32``).
     ``bytes_per_token`` is how many bytes of weights one decoded token reads, as they are held.
     ``isa`` is what it runs on (an instruction set, a device).
-    ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``, ``grammar`` and
-    ``embed``.
+    ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``, ``grammar``,
+    ``embed`` and ``readout``.
     """
 
     name: str
@@ -225,22 +225,25 @@ class Tap:
 
 @dataclass(frozen=True, kw_only=True)
 class Prefilled:
-    """The prompt is in the cache; ``cached_tokens`` of it were there already."""
+    """The prompt is in the cache; ``cached_tokens`` of it were there already. ``readout`` is what
+    an engine that was given a readout reads off the prompt's rows: (prompt_tokens, channels)."""
 
     prompt_tokens: int
     cached_tokens: int
+    readout: Floats | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
     """One new token. ``logprob`` and ``top`` (id, logprob), best first, come from the model's own
     distribution, before penalties and temperature. ``taps``: what the read taps saw at the row that
-    produced this token, keyed by ``(point, layer)``."""
+    produced this token, keyed by ``(point, layer)``. ``readout`` (channels,) is of the same row."""
 
     id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     taps: Mapping[tuple[str, int], Floats] = field(default_factory=dict)
+    readout: Floats | None = None
 
 
 FinishReason: TypeAlias = Literal["stop", "length"]
