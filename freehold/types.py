@@ -395,6 +395,16 @@ class Decoder(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One part of a prompt as its ids have it: who speaks, and the ids ``start`` to ``stop`` (not
+    among them) of what is said."""
+
+    role: str
+    start: int
+    stop: int
+
+
 class Codec(Protocol):
     """Messages and text to ids and back. Made by ``qwen``, handed to ``serve`` by ``cli``."""
 
@@ -413,6 +423,11 @@ class Codec(Protocol):
         """Render with the model's own template and tokenise. Control tokens come from the template
         alone: one that is written in a message or a tool is text. ``options`` reach the template
         (``enable_thinking``, ...). Raises ``UsageError`` naming ``messages`` or ``tools``."""
+        ...
+
+    def turns(self, prompt: Ids) -> tuple[Turn, ...]:
+        """What ``chat`` put into these ids, part by part; ids without any turn are one of the
+        user's."""
         ...
 
     def text(self, prompt: str) -> list[int]:
@@ -520,9 +535,10 @@ class Verdict:
 
     ``flagged`` are the categories whose score passed the policy's threshold; ``reasons`` are one
     sentence each, fit to show to the owner: they never hold any of the text. ``tier`` is the one
-    that decided (``fast``, ``model``, ``tools``, or ``failure`` where one that was asked did not
-    answer). ``text`` is what may be passed on in place of the original where ``action`` is
-    ``mask``, and the call of a tool that a person is to approve where it is ``review``.
+    that decided (``fast``, ``probe``, ``model``, ``tools``, or ``failure`` where one that was
+    asked did not answer). ``text`` is what may be passed on in place of the original where
+    ``action`` is ``mask``, and the call of a tool that a person is to approve where it is
+    ``review``.
     """
 
     action: Action
@@ -636,6 +652,11 @@ class Watch(Protocol):
 
     async def prompt(self, said: Sequence[Part]) -> Checked:
         """Judge what a client wrote."""
+        ...
+
+    async def read(self, turns: Sequence[tuple[str, Floats]]) -> Verdict | None:
+        """Judge the prompt by what a readout of the served model says of each turn (who speaks, and
+        its rows); ``None`` where nothing here can read that, or the policy does not ask for it."""
         ...
 
     def answer(self, approved: Callable[[str], Awaitable[bool]]) -> StreamGuard:

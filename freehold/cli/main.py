@@ -22,6 +22,7 @@ from freehold.cli import (
     models,
     packing,
     passports,
+    probing,
     residency,
     reviewing,
     serving,
@@ -61,6 +62,7 @@ app.add_typer(signers.app, name="signer")
 app.add_typer(residency.app, name="residency")
 guarding.app.add_typer(reviewing.app, name="review")
 guarding.app.command("policies")(watching.policies)
+guarding.app.command("probe")(probing.probe)
 
 
 def _version(value: bool) -> None:

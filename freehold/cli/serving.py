@@ -21,7 +21,7 @@ from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
 from freehold.cli.telemetry import collector_of, telling
 from freehold.cli.upstream import hosting, upstream_of
-from freehold.cli.watching import Rules, guarded, judge_starting, rules_of
+from freehold.cli.watching import Rules, guarded, judge_starting, readout_of, rules_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -144,7 +144,7 @@ def serve(
         home.shut_files()
         # Only now: what is imported here starts threads of its own where it is allowed to.
         with (
-            starting(settings, home, above) as child,
+            starting(settings, home, above, readout_of(settings, rules)) as child,
             judge_starting(settings, home) as judge,
         ):
             from freehold.serve.run import Binding, check
