@@ -76,6 +76,9 @@ def serve(
     guard_policy: Annotated[
         str | None, typer.Option(help="Policy of keys that name none [warn].")
     ] = None,
+    guard_probe: Annotated[
+        str | None, typer.Option(help="A probe for this model, made by `guard probe` [none].")
+    ] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(help="Context held by all requests together, in tokens [32768].")
     ] = None,
@@ -116,6 +119,7 @@ def serve(
         ledger_content=ledger_content,
         guard=guard,
         guard_policy=guard_policy,
+        guard_probe=guard_probe,
         cache_tokens=cache_tokens,
         max_running=max_running,
         max_waiting=max_waiting,

@@ -33,15 +33,12 @@ Vectors = Callable[[Sequence[str]], Floats]
 class Recipe:
     """What decides the weights, besides the texts and the model.
 
-    ``per_set`` texts of each guard set and kind are taken, ``per_other`` of each other set,
-    ``per_own`` of our own of each kind in English, ``per_own_other`` in each other language.
+    ``per_set`` texts of each guard set and kind are taken and as many of our own of each kind in
+    English, a fifth of that of each other set, a sixth of our own of each other language.
     ``inverse_penalty`` is the C of a logistic regression on features of unit variance.
     """
 
     per_set: int = 400
-    per_other: int = 80
-    per_own: int = 400
-    per_own_other: int = 67
     inverse_penalty: float = 1e-3
     iterations: int = 60
     texts: Texts = field(default_factory=Texts)
@@ -52,10 +49,10 @@ def choose(sets: Sequence[DataSet], recipe: Recipe) -> list[Group]:
     groups = []
     for each in sets:
         for kind, rows, family in kinds_of(each):
-            most = recipe.per_other if family is None else recipe.per_set
+            most = recipe.per_set // 5 if family is None else recipe.per_set
             groups.append(_group((each.name, family, each.ship_ok, kind), rows, most))
     for language in synthetic.LANGUAGES + synthetic.MORE_LANGUAGES:
-        most = recipe.per_own if language == "en" else recipe.per_own_other
+        most = recipe.per_set if language == "en" else recipe.per_set // 6
         for kind, texts in write_own(sets, language, recipe.texts):
             own = tuple(Row(text=text, kind=kind, language=language) for text in texts)
             groups.append(_group((f"own_{kind}_{language}", None, True, kind), own, most))

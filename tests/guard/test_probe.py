@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freehold.errors import MalformedError
-from freehold.guard import corpus, probing
+from freehold.guard import corpus, probing, synthetic
 from freehold.guard.evaluation import comparing
 from freehold.guard.fast import CATEGORIES
 from freehold.guard.probe import STRIDE, WINDOW, Probe, load, save, windows
@@ -55,7 +55,9 @@ def planted(groups: list[Group]) -> list[Group]:
 @pytest.fixture(scope="module")
 def small(small_manifest: Path) -> tuple[list[corpus.DataSet], list[Group], probing.Recipe]:
     sets = corpus.read(small_manifest)
-    recipe = probing.Recipe(per_own=20, per_own_other=10, inverse_penalty=0.1)
+    kinds: tuple[synthetic.Kind, ...] = (*CATEGORIES, "benign")  # type: ignore[assignment]
+    few = probing.Texts(synthetic=tuple((kind, 16) for kind in kinds), english=1, iterations=8)
+    recipe = probing.Recipe(inverse_penalty=0.1, texts=few)
     return sets, planted(probing.choose(sets, recipe)), recipe
 
 
@@ -77,6 +79,7 @@ def test_a_planted_direction_is_found_and_left_out_sets_are_caught(
     assert probe.read(rows.astype(np.float32)).scores["injection"] > 0.9
 
 
+@pytest.mark.slow
 def test_tiers_are_compared_on_the_same_texts(
     small: tuple[list[corpus.DataSet], list[Group], probing.Recipe],
 ) -> None:
