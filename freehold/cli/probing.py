@@ -235,7 +235,7 @@ class _Kept:
                         self.found[names[32 * i : 32 * i + 32]] = vectors
         except OSError as error:
             raise StorageError(f"{self.folder} cannot be used: {error.strerror}") from error
-        except (ValueError, KeyError, BadZipFile) as error:
+        except (ValueError, KeyError, EOFError, BadZipFile) as error:
             raise MalformedError(
                 f"{path} is no file of vectors ({error}): delete it, and they are read anew",
                 file=str(path),

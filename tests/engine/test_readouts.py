@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from freehold import types
 from freehold.engine import EngineProcess, EngineSettings
 from freehold.engine.pooling import LayerPooler
 from freehold.engine.runner import Runner
@@ -206,3 +209,30 @@ async def test_rows_come_through_the_process(
     assert rows == pytest.approx(rows_by_taps(model, settings.readout, ids), rel=1e-3, abs=1e-3)  # type: ignore[arg-type]
     assert pooled.shape == (2, 2, 64)
     assert rows[-1].tobytes() == events[1].readout.tobytes()  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_the_real_model_answers_alike_with_and_without(
+    real_gguf: Path, tmp_path: Path
+) -> None:
+    from freehold.store import Store, pull
+    from tests.engine.test_real import _Quiet
+
+    manifest = pull(Store(tmp_path), str(real_gguf.absolute()), sources=[], progress=_Quiet())
+    width, prompt = 896, np.random.default_rng(3).integers(1000, 50_000, 30).tolist() * 2
+    weights = np.random.default_rng(5).normal(size=(3, width, 4)).astype("<f4").tobytes()
+    answers, settings = [], EngineSettings(root=str(tmp_path), model=manifest.name, threads=1)
+    readout: Readout | None = None
+    for _ in range(2):
+        told = msgspec.structs.replace(settings, readout=readout)
+        async with await EngineProcess.start(told) as engine:
+            digest = engine.card.digest
+            sampling = Sampling(temperature=0, max_tokens=40, logprobs=5)
+            events = [event async for event in engine.generate(prompt, sampling)]
+        tokens = [event for event in events if isinstance(event, types.Token)]
+        answers.append([(token.id, token.logprob, token.top) for token in tokens])
+        rows = [token.readout for token in tokens]
+        assert all((row is None) is (readout is None) for row in rows)
+        readout = Readout(digest=digest, layers=[11, 14, 17], channels=4, weights=weights)
+    assert answers[0] == answers[1]

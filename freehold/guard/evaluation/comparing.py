@@ -2,7 +2,7 @@
 
 Together: the sum of both tiers' logits of a category, each scaled by how much it varies over what
 its classifiers were trained on, the probe's counted twice. All three are judged as any tier is
-(``protocol``): sets are left out in five groups, or one attack set and one harmless set at a time.
+(``protocol``): sets are left out in five groups, and thresholds are nested.
 """
 
 from __future__ import annotations
