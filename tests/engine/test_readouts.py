@@ -18,6 +18,7 @@ from freehold.engine.wire import AnyEvent, Embedded, Generate, Pool, Prefilled, 
 from freehold.errors import UsageError
 from freehold.qwen.model import Model, Span
 from freehold.types import Floats, Sampling
+from tests.engine.conftest import _Quiet
 from tests.engine.test_runner import prompt_of
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
@@ -211,21 +212,23 @@ async def test_rows_come_through_the_process(
     assert rows[-1].tobytes() == events[1].readout.tobytes()  # type: ignore[union-attr]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-async def test_the_real_model_answers_alike_with_and_without(
-    real_gguf: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def real_settings(real_gguf: Path, tmp_path: Path) -> EngineSettings:
     from freehold.store import Store, pull
-    from tests.engine.test_real import _Quiet
 
     manifest = pull(Store(tmp_path), str(real_gguf.absolute()), sources=[], progress=_Quiet())
+    return EngineSettings(root=str(tmp_path), model=manifest.name, threads=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_the_real_model_answers_alike_with_and_without(real_settings: EngineSettings) -> None:
     width, prompt = 896, np.random.default_rng(3).integers(1000, 50_000, 30).tolist() * 2
     weights = np.random.default_rng(5).normal(size=(3, width, 4)).astype("<f4").tobytes()
-    answers, settings = [], EngineSettings(root=str(tmp_path), model=manifest.name, threads=1)
+    answers: list[Any] = []
     readout: Readout | None = None
     for _ in range(2):
-        told = msgspec.structs.replace(settings, readout=readout)
+        told = msgspec.structs.replace(real_settings, readout=readout)
         async with await EngineProcess.start(told) as engine:
             digest = engine.card.digest
             sampling = Sampling(temperature=0, max_tokens=40, logprobs=5)

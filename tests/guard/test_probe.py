@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freehold.errors import MalformedError
-from freehold.guard import corpus, probing, synthetic
+from freehold.guard import corpus, probing, synthetic, training
 from freehold.guard.evaluation import comparing
 from freehold.guard.fast import CATEGORIES
 from freehold.guard.probe import STRIDE, WINDOW, Probe, load, save, windows
@@ -55,8 +55,8 @@ def planted(groups: list[Group]) -> list[Group]:
 @pytest.fixture(scope="module")
 def small(small_manifest: Path) -> tuple[list[corpus.DataSet], list[Group], probing.Recipe]:
     sets = corpus.read(small_manifest)
-    kinds: tuple[synthetic.Kind, ...] = (*CATEGORIES, "benign")  # type: ignore[assignment]
-    few = probing.Texts(synthetic=tuple((kind, 16) for kind in kinds), english=1, iterations=8)
+    kinds = get_args(synthetic.Kind)
+    few = training.Recipe(synthetic=tuple((kind, 16) for kind in kinds), english=1, iterations=8)
     recipe = probing.Recipe(inverse_penalty=0.1, texts=few)
     return sets, planted(probing.choose(sets, recipe)), recipe
 
