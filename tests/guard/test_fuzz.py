@@ -50,7 +50,7 @@ BLOCKS = (
 
 def hostile(rng: random.Random, longest: int) -> str:
     """Random Unicode, something repeated, or some of both; most are short."""
-    size = min(longest, int(10 ** rng.uniform(0, 3.1)) if rng.random() < 0.999 else longest)
+    size = min(longest, int(10 ** rng.uniform(0, 2.8)) if rng.random() < 0.999 else longest)
     kind = rng.random()
     if kind < 0.3:
         low, end = rng.choice(BLOCKS)
@@ -112,13 +112,22 @@ def paths() -> dict[str, Path]:
 
 
 async def cost(way: Path, text: str) -> float:
-    """Seconds of processor time for 10 kB of UTF-8, or for a shorter text; of what seems slow, the
-    fastest of five, since others use the machine."""
-    share, best = max(1.0, len(text.encode(errors="surrogatepass")) / 10_000), float("inf")
-    for _ in range(5):
+    """Seconds of processor time for 10 kB of UTF-8, or for a shorter text."""
+    share = max(1.0, len(text.encode(errors="surrogatepass")) / 10_000)
+
+    async def once() -> float:
         begun = time.process_time()
         await way(text)
-        best = min(best, (time.process_time() - begun) / share)
+        return (time.process_time() - begun) / share
+
+    return await fastest(once)
+
+
+async def fastest(once: Callable[[], Awaitable[float]]) -> float:
+    """Of what seems slow, the fastest of five, since others use the machine."""
+    best = float("inf")
+    for _ in range(5):
+        best = min(best, await once())
         if best <= PER_10_KB:
             break
     return best
@@ -131,9 +140,9 @@ async def nobody(_: str) -> bool:
 PIECES = 1_500
 
 
-async def stream(cascade: Cascade, text: str, rng: random.Random) -> tuple[float, str]:
-    """Feed ``text`` in pieces of a token's size: the longest that one took, and what came out."""
-    watch, out, worst, at = cascade.watch(None).answer(nobody), [], 0.0, 0
+async def stream(cascade: Cascade, text: str, seed: int) -> float:
+    """Feed ``text`` in pieces of a token's size: seconds of processor time of the slowest piece."""
+    rng, watch, worst, at = random.Random(seed), cascade.watch(None).answer(nobody), 0.0, 0
     least = 1 + len(text) // PIECES
     while True:
         piece = text[at : at + rng.randint(least, least + 8)]
@@ -141,9 +150,8 @@ async def stream(cascade: Cascade, text: str, rng: random.Random) -> tuple[float
         begun = time.process_time()
         release = await watch.feed(Heard(words=piece), last=at >= len(text))
         worst = max(worst, time.process_time() - begun)
-        out += [one.words for one in release.heard]
         if at >= len(text) or (release.verdict is not None and release.verdict.stops):
-            return worst, "".join(out)
+            return worst
 
 
 async def over_every_path(count: int, longest: int, seed: int) -> dict[str, float]:
@@ -153,29 +161,29 @@ async def over_every_path(count: int, longest: int, seed: int) -> dict[str, floa
     cascade = guard()
     for way in ways.values():
         await way("warm é")
-    for _ in range(count):
+    for n in range(count):
         text = hostile(rng, longest)
         for name, way in ways.items():
             taken = await cost(way, text)
             slowest[name] = max(slowest[name], taken)
             assert taken <= PER_10_KB, (name, len(text), ascii(text[:80]), taken)
         if len(text) <= longest // 10:
-            worst, _ = await stream(cascade, text, rng)
-            slowest["stream"] = max(slowest["stream"], worst)
-            assert worst <= PER_10_KB, ("stream", len(text), ascii(text[:80]), worst)
+            taken = await fastest(lambda text=text, n=n: stream(cascade, text, n))
+            slowest["stream"] = max(slowest["stream"], taken)
+            assert taken <= PER_10_KB, ("stream", len(text), ascii(text[:80]), taken)
     return slowest
 
 
 async def test_hostile_texts_are_harmless() -> None:
-    await over_every_path(250, 20_000, seed=1)
+    await over_every_path(200, 20_000, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("shard", range(10))
+@pytest.mark.parametrize("shard", range(20))
 async def test_100_000_hostile_texts(shard: int) -> None:
     """At most 50 ms of processor time for 10 kB, on every path."""
-    slowest = await over_every_path(10_000, 1_000_000, seed=100 + shard)
+    slowest = await over_every_path(5_000, 1_000_000, seed=100 + shard)
     told = ", ".join(f"{name} {1000 * taken:.1f}" for name, taken in slowest.items())
     print(f"slowest, ms for 10 kB: {told}")
 
