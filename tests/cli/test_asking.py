@@ -19,8 +19,10 @@ NAME = "Qwen3Guard-Gen-0.6B"
 
 
 class Judge(HTTPServer):
-    """Finds bombs unsafe; ``says`` is a whole reply in its place. Keeps what it was asked."""
+    """Finds what holds ``bad`` unsafe; ``says`` is a whole reply in its place. Keeps what it was
+    asked."""
 
+    bad = "bomb"
     says: tuple[int, bytes] | None = None
 
     def __init__(self) -> None:
@@ -34,7 +36,7 @@ class _Answers(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.asked.append((self.path, body))
-        unsafe = "bomb" in body["messages"][-1]["content"]
+        unsafe = self.server.bad in body["messages"][-1]["content"]
         said = "Safety: Unsafe\nCategories: Violent" if unsafe else "Safety: Safe\nCategories: None"
         message = {"role": "assistant", "content": said}
         whole = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
