@@ -69,9 +69,10 @@ def views(text: str) -> dict[str, str]:
     ``plain``, the canonical form."""
     basic = _basic(text)
     lower = basic.casefold()
+    said = decoded(basic)
     forms = {
         "plain": basic,
-        "decoded": _unmixed(_compatible(decoded(basic))),
+        "decoded": basic if said == basic and basic.isascii() else _unmixed(_compatible(said)),
         "folded": _bare(lower),
         "joined": _INSIDE.sub("", _SPACED.sub(_join, lower)),
         "rot13": lower.translate(_ROT13),
@@ -82,6 +83,8 @@ def views(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     seen: set[str] = set()
     for name, form in forms.items():
+        if name != "plain" and (form is basic or form == lower):
+            continue  # most texts hide nothing
         finished = _finish(form)
         if finished not in seen:
             seen.add(finished)
