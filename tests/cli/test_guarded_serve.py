@@ -182,8 +182,8 @@ def assert_a_tainted_call_is_stopped(client: httpx.Client, *, stream: bool) -> N
         assert reply.status_code == 200, reply.text
         told = reply.text.splitlines() if stream else [f"data: {reply.text}"]
         found = [json.loads(line[6:]) for line in told if line.startswith("data: {")]
-        parts = [c.get("delta") or c.get("message") for one in found for c in one["choices"]]
-        calls = [call for part in parts for call in part.get("tool_calls", ())]
+        parts = [c.get("delta") or c.get("message") or {} for one in found for c in one["choices"]]
+        calls = [call for part in parts for call in part.get("tool_calls") or ()]
         written = "".join(call["function"]["arguments"] for call in calls)
         assert (json.loads(written) == {"to": stranger}) if passes else not calls, reply.text
         assert ("content_filter" in reply.text) != passes
