@@ -45,7 +45,7 @@ SHAPES: MappingProxyType[tuple[str, int, int, int], Shape] = MappingProxyType(
         ),
         ("qwen2", 28, 3584, 18944): Shape(
             name="Qwen2.5-7B", heads=28, kv_heads=4, head_dim=128, vocab=152064, tied=False,
-            theta=(1e6, 1e7, 1e4),
+            theta=(1e6, 1e7, 1e4), eps=(1e-6, 1e-5),
         ),
         ("qwen2", 48, 5120, 13824): Shape(
             name="Qwen2.5-14B", heads=40, kv_heads=8, head_dim=128, vocab=152064, tied=False,
