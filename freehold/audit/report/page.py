@@ -60,12 +60,18 @@ def _head(report: Report) -> str:
         f'<p class="lede">{_(verdict(report))}</p>'
         f'<ul class="counts">{items}</ul>'
         '<dl class="facts">'
-        f"<dt>Digest</dt><dd><code>{_(report.digest)}</code></dd>"
+        f"{_lineage(report)}<dt>Digest</dt><dd><code>{_(report.digest)}</code></dd>"
         f"<dt>Compared with</dt><dd>{base}</dd>"
         f"<dt>Made</dt><dd>{_(report.made)} by {_(report.tool)}</dd>"
         f"<dt>Parts</dt><dd>{_(', '.join(one.title for one in report.examinations))}</dd>"
         "</dl>"
     )
+
+
+def _lineage(report: Report) -> str:
+    told = [one.title for _part, one in report.findings() if one.check.startswith("lineage.")]
+    spoken = [title for title in told if title.startswith("This ")]
+    return "".join(f"<dt>Lineage</dt><dd><strong>{_(title)}</strong></dd>" for title in spoken)
 
 
 # --- findings -------------------------------------------------------------------------------------
