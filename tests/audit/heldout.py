@@ -11,9 +11,9 @@ import json
 
 import numpy as np
 
-from tests.audit import bed
+from tests.audit import artefacts as bed
+from tests.audit.artefacts import Files, Made
 from tests.audit.attacks import Attack, first, inside, swap
-from tests.audit.bed import Files, Made
 from tests.store.malformed import ARR, I32, STR, array, text
 
 HELD = ("template", "tokenizer", "config", "files", "served")

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freehold.audit.specimen import Specimen
-from tests.audit import bed, heldout
+from tests.audit import artefacts as bed
+from tests.audit import heldout
 from tests.audit.attacks import ATTACKS, Attack
 
 ORDER = ("info", "low", "medium", "high", "critical")

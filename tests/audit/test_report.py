@@ -20,8 +20,8 @@ from freehold.audit.report import Report, plots, verdict
 from freehold.audit.report.page import page
 from freehold.errors import UsageError
 from freehold.store import Store
-from tests.audit import bed
-from tests.audit.bed import Silent
+from tests.audit import artefacts as bed
+from tests.audit.artefacts import Silent
 
 FORBIDDEN = re.compile(r"\b(clean|safe|cleanly|safely|harmless|trustworthy)\b", re.IGNORECASE)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.audit import bed
+from tests.audit import artefacts as bed
 from tests.cli.conftest import Run
 
 
