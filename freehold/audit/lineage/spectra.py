@@ -121,7 +121,8 @@ def _cliff(
     rank = int((values > floor).sum())
     limit = int(MOST * rows) if whole else len(values) - 8
     below = float(np.square(values[rank:]).sum()) + (left or 0.0)
-    explained = below <= 1.6 * noise.size**2 * rows * cols + rows * exact**2
+    room = (rows - rank) * (cols - rank)  # what is left for noise to fill
+    explained = below <= 1.6 * noise.size**2 * room + rows * exact**2
     if rank <= limit and explained:
         return rank, float(floor)
     # More noise than rounding explains: its size is taken from the spectrum itself.
