@@ -18,6 +18,7 @@ from freehold.cli import (
     converting,
     evaluating,
     guarding,
+    inspecting,
     keys,
     laboratory,
     ledger,
@@ -56,6 +57,7 @@ app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
 app.command("eval")(evaluating.evaluate)
+app.command("inspect")(inspecting.inspect)
 app.command("bundle")(bundling.bundle)
 app.add_typer(guarding.app, name="guard")
 app.add_typer(passports.app, name="passport")
