@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from freehold.cli.home import stay_single
 from freehold.cli.settings import Settings
 from freehold.cli.upstream import peer_of
 from freehold.errors import EngineError, UsageError
@@ -32,8 +33,6 @@ class Endpoint:
 def endpoint_of(settings: Settings) -> Endpoint | None:
     """The address of the guard model, if one is named. Raises ``UsageError``: for one that is not
     on this machine, since whoever judges is shown every prompt and answer."""
-    from freehold.engine.wire import Remote
-
     address, name = settings.guard_endpoint, settings.guard_endpoint_model
     if settings.guard == "off" or not address:
         return None
@@ -54,6 +53,9 @@ def endpoint_of(settings: Settings) -> Endpoint | None:
             "every prompt, so it must be on this one",
             param="guard_endpoint",
         )
+    stay_single()
+    from freehold.engine.wire import Remote
+
     remote = Remote(address=address, ip=ip, what=f"guard model at {address}", name=name)
     return Endpoint(remote=remote, peer=peer)
 
