@@ -77,15 +77,15 @@ def test_what_is_left_out_leaves_no_trace(small_manifest: Path) -> None:
     assert np.allclose(without.weights, by_skipping.weights, atol=1e-4)
 
 
-def test_twins_of_what_is_left_out_are_skipped(small_manifest: Path) -> None:
+def test_twins_of_what_is_left_out_areskipped(small_manifest: Path) -> None:
     groups = prepare(corpus.read(small_manifest), SMALL)
     cluster = protocol.twins(groups, Quiet())
     one = next(group for group in groups if group.name == "attack_one")
     copy = next(group for group in groups if group.name == "attack_two")
     cluster[copy.name, copy.kind, 7] = cluster[one.name, one.kind, 3]
-    assert ("attack_two", 7) in protocol._skipped(groups, ["attack_one"], cluster)
+    assert ("attack_two", 7) in protocol.skipped(groups, ["attack_one"], cluster)
     assert all(
-        name != "attack_one" for name, _ in protocol._skipped(groups, ["attack_one"], cluster)
+        name != "attack_one" for name, _ in protocol.skipped(groups, ["attack_one"], cluster)
     )
 
 

@@ -87,7 +87,7 @@ def twins(groups: Sequence[Group], steps: Steps) -> dict[tuple[str, str, int], i
     return dict(zip(keys, dedup.clusters(np.concatenate(found)).tolist(), strict=True))
 
 
-def _skipped(
+def skipped(
     groups: Sequence[Group], without: Sequence[str], cluster: dict[tuple[str, str, int], int]
 ) -> set[tuple[str, int]]:
     """Texts of other sets that are near twins of texts in the families left out, or of texts that
@@ -121,7 +121,7 @@ def run(groups: Sequence[Group], recipe: Recipe, steps: Steps) -> Result:
 
     def trained(*folds: int) -> Heads:
         without = [family for fold in folds for family in dealt[fold]]
-        heads = fit(groups, recipe, without=without, skip=_skipped(groups, without, cluster))
+        heads = fit(groups, recipe, without=without, skip=skipped(groups, without, cluster))
         steps.advance(1)
         return heads
 
@@ -170,8 +170,8 @@ def offsets(groups: Sequence[Group], recipe: Recipe, steps: Steps) -> Floats:
     steps.start(FOLDS, "training without each group, for the threshold")
     members = []
     for families in dealt:
-        skipped = _skipped(groups, families, cluster)
-        members.append(fit(groups, recipe, without=families, skip=skipped))
+        twinned = skipped(groups, families, cluster)
+        members.append(fit(groups, recipe, without=families, skip=twinned))
         steps.advance(1)
     logits = _score(harmless, members, steps)
     found, limit = judge(
