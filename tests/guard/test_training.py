@@ -77,7 +77,7 @@ def test_what_is_left_out_leaves_no_trace(small_manifest: Path) -> None:
     assert np.allclose(without.weights, by_skipping.weights, atol=1e-4)
 
 
-def test_twins_of_what_is_left_out_areskipped(small_manifest: Path) -> None:
+def test_twins_of_what_is_left_out_are_skipped(small_manifest: Path) -> None:
     groups = prepare(corpus.read(small_manifest), SMALL)
     cluster = protocol.twins(groups, Quiet())
     one = next(group for group in groups if group.name == "attack_one")
