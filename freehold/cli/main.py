@@ -16,12 +16,15 @@ from freehold.cli import (
     bundling,
     checking,
     converting,
+    evaluating,
     guarding,
     keys,
+    laboratory,
     ledger,
     models,
     packing,
     passports,
+    probing,
     residency,
     reviewing,
     serving,
@@ -52,6 +55,7 @@ app.command("convert")(converting.convert)
 app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
+app.command("eval")(evaluating.evaluate)
 app.command("bundle")(bundling.bundle)
 app.add_typer(guarding.app, name="guard")
 app.add_typer(passports.app, name="passport")
@@ -59,8 +63,10 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(signers.app, name="signer")
 app.add_typer(residency.app, name="residency")
+app.add_typer(laboratory.app, name="audit")
 guarding.app.add_typer(reviewing.app, name="review")
 guarding.app.command("policies")(watching.policies)
+guarding.app.command("probe")(probing.probe)
 
 
 def _version(value: bool) -> None:

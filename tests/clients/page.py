@@ -12,6 +12,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 PAGE = HERE.parents[1] / "docs" / "clients.md"
+ENGINES = ("native", "vllm")
 FEATURES = ("chat", "streaming", "tools", "structured output")
 
 
@@ -147,8 +148,18 @@ Python would have been ended had they asked anybody but this server.
 Generated from the recorded results by `make clients`, which gets the clients at these versions,
 each into an environment of its own, and tries them again.
 
-| client | version | chat | streaming | tools | structured output | what it calls |
+"""
+
+TABLE = """| client | version | chat | streaming | tools | structured output | what it calls |
 |---|---|---|---|---|---|---|
+"""
+
+VLLM = """
+## The same with vLLM behind the counter
+
+`freehold serve {model} --engine vllm`, by `pytest -m slow tests/house/test_vllm.py` after
+`make clients cluster`. Vectors of texts are left out there: vLLM serves either text or vectors.
+
 """
 
 MIDDLE = """
@@ -161,19 +172,24 @@ temporary one of `--temporary-key`), the model's name one of `/v1/models`.
 
 def page(results: Mapping[str, Any]) -> str:
     """The page, whole."""
-    found = results["clients"]
-    parts = [INTRO.format(model=results["model"])]
+    native, vllm = results["native"], results["vllm"]
+    parts = [INTRO.format(model=native["model"]), _table(native["clients"])]
+    parts += [VLLM.format(model=vllm["model"]), _table(vllm["clients"]), MIDDLE]
+    for client in CLIENTS:
+        parts.append(f"\n### {client.title}\n```{client.language}\n{client.how}\n```\n")
+        parts.append(f"{client.notes}\n" if client.notes else "")
+    return "".join(parts)
+
+
+def _table(found: Mapping[str, Any]) -> str:
+    lines = [TABLE]
     for client in CLIENTS:
         one = found[client.name]
         marks = " | ".join("yes" if one[feature] else "**no**" for feature in FEATURES)
         calls = ", ".join(f"`{path}`" for path in one["calls"])
         name = f"{client.title} (`{client.package}`)"
-        parts.append(f"| {name} | {one['version']} | {marks} | {calls} |\n")
-    parts.append(MIDDLE)
-    for client in CLIENTS:
-        parts.append(f"\n### {client.title}\n```{client.language}\n{client.how}\n```\n")
-        parts.append(f"{client.notes}\n" if client.notes else "")
-    return "".join(parts)
+        lines.append(f"| {name} | {one['version']} | {marks} | {calls} |\n")
+    return "".join(lines)
 
 
 def load() -> Any:
@@ -181,11 +197,13 @@ def load() -> Any:
     return json.loads(RESULTS.read_text())
 
 
-def record(model: str, name: str, result: Mapping[str, Any]) -> None:
-    """Keep what came of one client, and write the page if there is something of each."""
-    results = load() if RESULTS.exists() else {"clients": {}}
-    found = {**results["clients"], name: dict(result)}
-    results = {"model": model, "clients": dict(sorted(found.items()))}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    if all(client.name in found for client in CLIENTS):
+def record(engine: str, model: str, name: str, result: Mapping[str, Any]) -> None:
+    """Keep what came of one client with that engine, and write the page if there is something of
+    each."""
+    results = load() if RESULTS.exists() else {}
+    found = {**results.get(engine, {}).get("clients", {}), name: dict(result)}
+    results[engine] = {"model": model, "clients": dict(sorted(found.items()))}
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=False) + "\n")
+    names = {client.name for client in CLIENTS}
+    if all(names <= results.get(each, {}).get("clients", {}).keys() for each in ENGINES):
         PAGE.write_text(page(results))

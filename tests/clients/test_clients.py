@@ -1,37 +1,22 @@
 """Other people's clients, unmodified, against a real server of the real default model.
 
 Each runs in its own environment, made by ``make clients``; one that is not there is skipped. What
-comes of them is recorded in ``results.json`` and told in ``docs/clients.md``.
+comes of them is recorded in ``results.json`` and told in ``docs/clients.md``. The same clients
+against vLLM: ``tests/house/test_vllm.py``.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from tests.clients.page import CLIENTS, FEATURES, HERE, record
+from tests.clients.page import CLIENTS, record
+from tests.clients.trying import attempt
 from tests.house.running import DEFAULT, Server, start
 
 pytestmark = pytest.mark.slow
-
-ENVIRONMENTS = HERE.parents[1] / ".clients"
-QUIET = {
-    "DO_NOT_TRACK": "1",
-    "LANGSMITH_TRACING": "false",
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-}
-"""What turns off whatever a client would tell others."""
-GIVEN = ("QUESTION", "MOST", "CITY", "WEATHER", "TOOL", "TOOL_TEXT", "TOOL_SCHEMA", "FOUND")
 
 
 @pytest.fixture(scope="module")
@@ -42,79 +27,10 @@ def server(real_root: Path) -> Iterator[Server]:
     assert running.stop() == 0
 
 
-def _command(name: str) -> tuple[list[str], Path]:
-    """What runs a client's program, and the folder to run it in."""
-    if name == "node":
-        folder = HERE / "node"
-        there, command = folder / "node_modules", ["node", "with_openai.mjs"]
-    else:
-        folder = HERE / "programs"
-        there = ENVIRONMENTS / name / "bin" / "python"
-        command = [str(there), "-B", f"with_{name.replace('-', '_')}.py"]
-    if not there.exists():
-        pytest.skip(f"needs the client {name}: run `make clients`")
-    return command, folder
-
-
-def _case() -> str:
-    """What ``programs/case.py`` asks of every client, for those that are not in Python."""
-    told = "import case, json, sys; sys.stderr.write(json.dumps({n: getattr(case, n) for n in %r}))"
-    empty = {"CLIENT_ADDRESS": "", "CLIENT_KEY": "", "CLIENT_MODEL": ""}
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", told % (GIVEN,)],
-        cwd=HERE / "programs",
-        env=os.environ | empty,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.dumps({name.lower(): value for name, value in json.loads(done.stderr).items()})
-
-
-def _try(server: Server, name: str, home: Path) -> dict[str, Any]:
-    command, folder = _command(name)
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        # Nothing of this machine's: neither keys nor settings of a client's own.
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "CLIENT_ADDRESS": server.address,
-            "CLIENT_KEY": server.key,
-            "CLIENT_MODEL": DEFAULT,
-            "CLIENT_CASE": _case() if name == "node" else "",
-            **QUIET,
-        },
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def _paths(server: Server, before: int, mark: str) -> list[str]:
-    """What the server's log says was asked since line ``before``, up to a request of our own."""
-    httpx.get(f"{server.address}/{mark}", headers={"authorization": f"Bearer {server.key}"})
-    until = time.monotonic() + 30
-    while not any(mark in line for line in server.said[before:]):
-        assert time.monotonic() < until, "the log does not show our own request"
-        time.sleep(0.05)
-    lines = "".join(server.said[before:])
-    asked = re.findall(r"freehold\.access: [A-Z]+ (/\S*) \d{3} ", lines)
-    return sorted({path for path in asked if mark not in path})
-
-
 @pytest.mark.parametrize("name", [client.name for client in CLIENTS])
 @pytest.mark.timeout(2400)
 def test_client(server: Server, name: str, tmp_path: Path) -> None:
-    before = len(server.said)
-    found = _try(server, name, tmp_path)
-    calls = _paths(server, before, f"tried-{name}")
-    done = {feature: found["failed"][feature] is None for feature in FEATURES}
-    record(DEFAULT, name, {"version": found["version"], **done, "calls": calls})
-    for feature, went_wrong in found["failed"].items():
+    told, failed = attempt(server, DEFAULT, name, tmp_path)
+    record("native", DEFAULT, name, told)
+    for feature, went_wrong in failed.items():
         assert went_wrong is None, f"{feature}:\n{went_wrong}"

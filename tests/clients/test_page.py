@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import re
 
-from tests.clients.page import CLIENTS, FEATURES, HERE, PAGE, load, page
+import pytest
+
+from tests.clients.page import CLIENTS, ENGINES, FEATURES, HERE, PAGE, load, page
 
 
 def test_the_page_is_the_one_that_the_results_make() -> None:
     assert PAGE.read_text() == page(load()), "run `make clients`"
 
 
-def test_every_client_was_tried_and_could_do_everything() -> None:
-    found = load()["clients"]
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_client_was_tried_and_could_do_everything(engine: str) -> None:
+    found = load()[engine]["clients"]
     assert found.keys() == {client.name for client in CLIENTS}
     for name, one in found.items():
         assert all(one[feature] for feature in FEATURES), name
         assert one["calls"], name
 
 
-def test_the_versions_told_are_the_versions_pinned() -> None:
-    for name, one in load()["clients"].items():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_versions_told_are_the_versions_pinned(engine: str) -> None:
+    for name, one in load()[engine]["clients"].items():
         if name == "node":
             lock = json.loads((HERE / "node" / "package-lock.json").read_text())
             assert one["version"] == lock["packages"]["node_modules/openai"]["version"]

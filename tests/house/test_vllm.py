@@ -23,6 +23,9 @@ from openai import AsyncOpenAI, BadRequestError, OpenAI, OpenAIError
 
 from freehold.residency import landlock, seccomp
 from freehold.store import Store
+from tests.clients.page import CLIENTS as OTHERS
+from tests.clients.page import record
+from tests.clients.trying import attempt
 from tests.house.running import DEFAULT, FREEHOLD, Server, start
 from tests.residency.conftest import REPOSITORY
 
@@ -121,6 +124,14 @@ def test_forms_and_tools(client: OpenAI) -> None:
     (call,) = called.choices[0].message.tool_calls
     assert call.function.name == "weather"
     assert json.loads(call.function.arguments).keys() == {"name", "age"}
+
+
+@pytest.mark.parametrize("name", [client.name for client in OTHERS])
+def test_other_peoples_clients(server: Server, name: str, tmp_path: Path) -> None:
+    told, failed = attempt(server, MODEL, name, tmp_path, embeds=False)
+    record("vllm", MODEL, name, told)
+    for feature, went_wrong in failed.items():
+        assert went_wrong is None, f"{feature}:\n{went_wrong}"
 
 
 def test_what_it_cannot_do_is_refused(client: OpenAI) -> None:

@@ -18,6 +18,8 @@ from collections.abc import Callable
 ADDRESS = os.environ["CLIENT_ADDRESS"]
 KEY = os.environ["CLIENT_KEY"]
 MODEL = os.environ["CLIENT_MODEL"]
+EMBEDS = bool(os.environ["CLIENT_EMBEDS"])
+"""Whether the server gives vectors of texts."""
 
 FEATURES = ("chat", "streaming", "tools", "structured output")
 

@@ -48,11 +48,9 @@ def chat() -> None:
     case.check_words(client.responses.create(**ASK_RESPONSES).output_text)
     text = client.completions.create(model=case.MODEL, prompt="1, 2, 3, 4, 5,", max_tokens=6)
     assert text.choices[0].text
-    assert (
-        client.embeddings.create(model=case.MODEL, input="spring", encoding_format="float")
-        .data[0]
-        .embedding
-    )
+    if case.EMBEDS:
+        found = client.embeddings.create(model=case.MODEL, input="spring", encoding_format="float")
+        assert found.data[0].embedding
 
 
 def streaming() -> None:
