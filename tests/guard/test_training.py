@@ -83,9 +83,9 @@ def test_twins_of_what_is_left_out_are_skipped(small_manifest: Path) -> None:
     one = next(group for group in groups if group.name == "attack_one")
     copy = next(group for group in groups if group.name == "attack_two")
     cluster[copy.name, copy.kind, 7] = cluster[one.name, one.kind, 3]
-    assert ("attack_two", 7) in protocol._skipped(groups, ["attack_one"], cluster)
+    assert ("attack_two", 7) in protocol.skipped(groups, ["attack_one"], cluster)
     assert all(
-        name != "attack_one" for name, _ in protocol._skipped(groups, ["attack_one"], cluster)
+        name != "attack_one" for name, _ in protocol.skipped(groups, ["attack_one"], cluster)
     )
 
 

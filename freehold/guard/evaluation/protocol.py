@@ -130,7 +130,7 @@ def twins(groups: Sequence[Group], steps: Steps) -> dict[tuple[str, str, int], i
     return dict(zip(keys, dedup.clusters(np.concatenate(found)).tolist(), strict=True))
 
 
-def _skipped(
+def skipped(
     groups: Sequence[Group], without: Sequence[str], cluster: dict[tuple[str, str, int], int]
 ) -> set[tuple[str, int]]:
     """Texts of other sets that are near twins of texts in the families left out, or of texts that
@@ -167,7 +167,7 @@ def run(
 
     def trained(*folds: int) -> Any:
         without = [family for fold in folds for family in dealt[fold]]
-        heads = tier.fit(groups, without=without, skip=_skipped(groups, without, cluster))
+        heads = tier.fit(groups, without=without, skip=skipped(groups, without, cluster))
         steps.advance(1)
         return heads
 
@@ -219,8 +219,8 @@ def offsets(
     steps.start(FOLDS, "training without each group, for the threshold")
     members = []
     for families in dealt:
-        skipped = _skipped(groups, families, cluster)
-        members.append(tier.fit(groups, without=families, skip=skipped))
+        twinned = skipped(groups, families, cluster)
+        members.append(tier.fit(groups, without=families, skip=twinned))
         steps.advance(1)
     logits = tier.score(harmless, members, steps)
     found, limit = judge(
