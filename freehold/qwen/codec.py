@@ -72,6 +72,10 @@ class QwenCodec:
         """Raises ``UsageError`` naming ``prompt`` where it is no valid Unicode."""
         return self._tokenizer.encode(plain(prompt, param="prompt"), param="prompt")
 
+    def plain(self, text: str) -> list[int]:
+        """Token ids of a text in which nothing is a control token. Raises as ``text`` does."""
+        return self._tokenizer.encode_parts([plain(text, param="text")], param="text")
+
     def token_bytes(self, token: int) -> bytes:
         return self._tokenizer.token_bytes(token)
 

@@ -33,10 +33,14 @@ ATTEND_MULTIPLE = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """A linear layer: ``weight_od``, and ``bias_o`` if it has one."""
+    """A linear layer: ``weight_od``, and ``bias_o`` if it has one. Training puts layers of its own
+    in place of these, which are called in the same way."""
 
     weight_od: Tensor
     bias_o: Tensor | None = None
+
+    def __call__(self, x_td: Tensor) -> Tensor:
+        return F.linear(x_td, self.weight_od, self.bias_o)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,10 +276,10 @@ class TorchOps:
         return F.rms_norm(x, (x.shape[-1],), weight, self.config.norm_eps)
 
     def norm_linear(self, x_td: Tensor, norm_d: Tensor, weights: Linear) -> Tensor:
-        return F.linear(self._norm(x_td, norm_d), weights.weight_od, weights.bias_o)
+        return weights(self._norm(x_td, norm_d))
 
     def linear_add(self, x_td: Tensor, a_tk: Tensor, weights: Linear) -> Tensor:
-        return x_td + F.linear(a_tk, weights.weight_od, weights.bias_o)
+        return x_td + weights(a_tk)
 
     def mlp_add(self, x_td: Tensor, norm_d: Tensor, gate_up: Linear, down: Linear) -> Tensor:
         gate, up = self.norm_linear(x_td, norm_d, gate_up).chunk(2, dim=-1)
@@ -303,8 +307,8 @@ class TorchOps:
         self._remember(batch, layer, k_tge, v_tge)
         window = self.config.windows[layer]
         pieces = [self._attend_chunk(c, layer, (q_the, k_tge, v_tge)) for c in batch.chunks]
-        if not batch.groups and len(pieces) == 1:
-            return pieces[0]
+        if not batch.groups:
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         out_tk = q_the.new_empty(len(q_the), h * self.config.head_dim)
         for chunk, piece in zip(batch.chunks, pieces, strict=True):
             out_tk[chunk.start : chunk.stop] = piece
