@@ -62,7 +62,7 @@ def write_merged(
 ) -> None:
     """Write the changed model into ``folder``, which is there and empty: bfloat16 safetensors and
     what transformers needs beside them. Raises ``MalformedError``, ``OSError``."""
-    whole = parameters if lora is not None else _unfused(config_of(model), parameters)
+    whole = parameters if lora is not None else unfused(config_of(model), parameters)
 
     def change(name: str, values: Floats) -> Floats:
         if lora is None:
@@ -78,7 +78,7 @@ def write_merged(
     plain.write(model, folder, change=change, progress=progress)
 
 
-def _unfused(config: Config, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unfused(config: Config, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The values of fully trained weights, by their names in transformers."""
     found = {HF.whole("norm"): parameters["norm"], HF.whole("embed"): parameters["embed.weight"]}
     if not config.tied_head:
