@@ -77,6 +77,23 @@ def read(paths: Sequence[Path]) -> Read:
     return found
 
 
+def values(paths: Sequence[Path]) -> Iterator[Any]:
+    """What any JSON lines and plain texts hold, in no form of ours: values and documents. Raises as
+    ``read``, and ``UsageError`` naming the line that is wrong."""
+    for path in _files(paths):
+        if _kind(path) == ".jsonl":
+            for number, line in _lines(path):
+                if isinstance(line, Problem):
+                    raise UsageError(str(line), param="data")
+                if line.strip():
+                    yield strictjson.parse(line, file=f"{path}:{number}", max_bytes=MAX_LINE)
+        else:
+            for item in _items(path):
+                if isinstance(item, Problem):
+                    raise UsageError(str(item), param="data")
+                yield item.content
+
+
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if not path.exists():

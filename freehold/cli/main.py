@@ -12,6 +12,7 @@ import typer
 
 from freehold import __version__
 from freehold.cli import (
+    adapting,
     benching,
     bundling,
     checking,
@@ -53,6 +54,7 @@ app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
 app.command("bundle")(bundling.bundle)
+app.add_typer(adapting.app, name="adapt")
 app.add_typer(guarding.app, name="guard")
 app.add_typer(passports.app, name="passport")
 app.add_typer(keys.app, name="keys")

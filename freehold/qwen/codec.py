@@ -68,6 +68,11 @@ class QwenCodec:
         parts = self._template.parts(flat, tools=tools, options=options)
         return self._tokenizer.encode_parts(parts, param="messages")
 
+    @property
+    def text_end(self) -> int | None:
+        """The token that ended each document when the model was made, if it has one."""
+        return self._tokenizer.added_id(STOP_TOKENS[1])
+
     def text(self, prompt: str) -> list[int]:
         """Raises ``UsageError`` naming ``prompt`` where it is no valid Unicode."""
         return self._tokenizer.encode(plain(prompt, param="prompt"), param="prompt")

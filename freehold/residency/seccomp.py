@@ -88,6 +88,7 @@ ROLES = {
     "keeper": Powers(writes=True),
     "keeper-remote": Powers(writes=True, connects=True),
     "front": Powers(writes=True),
+    "workshop": Powers(writes=True),
     "watchman": Powers(messages=True, takes=True, looks=True),
     "broker": Powers(messages=True, takes=True, looks=True, brokers=True),
     "remote": Powers(messages=True, connects=True),
@@ -97,7 +98,8 @@ ROLES = {
 whose keys lie in one or that sends traces, ``broker`` the watchman that connects them. ``remote``
 speaks to an engine elsewhere in the same way, and ``vllm`` is such an engine where Freehold starts
 it, with all its processes. The engine writes the pack it has made, then calls ``forgo_writing``.
-``front`` is the process that ``chat`` or ``bench`` runs in."""
+``front`` is the process that ``chat`` or ``bench`` runs in, ``workshop`` the one that ``adapt``
+trains in."""
 
 
 def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:

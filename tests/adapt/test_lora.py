@@ -142,9 +142,7 @@ def test_a_hundred_steps_have_pefts_loss_curve(kind: str, tmp_path: Path) -> Non
     student = student_of(ours, recipe)
     export.write_adapter(tmp_path / "start", KINDS[kind], student.parameters, base="small")
     events: list[dict[str, Any]] = []
-    run = Run(
-        student, recipe, Lessons(data=data), tmp_path, model_digest="x", report=events.append
-    )
+    run = Run(student, recipe, Lessons(data=data), tmp_path, model_digest="x", report=events.append)
     order = packing_of(data, recipe)
     run.go()
     theirs = PeftModel.from_pretrained(hf, str(tmp_path / "start"), is_trainable=True)
@@ -208,7 +206,13 @@ def test_other_data_does_not_take_up_a_run(tmp_path: Path) -> None:
         else:
             with pytest.raises(UsageError, match="another run"):
                 run.go()
+    changed = replace(recipe, learning_rate=1e-3)
+    run = Run(
+        student_of(ours, changed),
+        changed,
+        Lessons(data=lessons(4)),
+        tmp_path,
+        model_digest="x",
+    )
     with pytest.raises(UsageError, match="another run"):
-        changed = replace(recipe, learning_rate=1e-3)
-        student = student_of(ours, changed)
-        Run(student, changed, Lessons(data=lessons(4)), tmp_path, model_digest="x").go()
+        run.go()
