@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,19 +50,27 @@ def start(folder: Path) -> int:
     return child
 
 
-def killed(folder: Path, times: int, longest: float) -> int:
-    """Train, killed at ``times`` random moments; how often that struck a run at work."""
+def killed(folder: Path, times: int, longest: float) -> Iterator[Path]:
+    """Train, killed ``times`` times at random moments. Whenever a run comes to its end in spite of
+    it, its folder is given, and another begins."""
     draw = random.Random(5)
-    struck = 0
-    for _ in range(times):
-        child = start(folder)
-        time.sleep(draw.uniform(0, longest))
-        os.kill(child, signal.SIGKILL)
+    struck = runs = 0
+    while True:
+        run = folder / str(runs)
+        run.mkdir(exist_ok=True)
+        child = start(run)
+        if struck < times:
+            time.sleep(draw.uniform(0, longest))
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        struck += os.WIFSIGNALED(status)
-    _, status = os.waitpid(start(folder), 0)
-    assert status == 0
-    return struck
+        if os.WIFSIGNALED(status):
+            struck += 1
+            continue
+        assert status == 0
+        yield run
+        runs += 1
+        if struck == times:
+            return
 
 
 def left(folder: Path) -> dict[str, bytes]:
@@ -79,15 +88,13 @@ def left(folder: Path) -> dict[str, bytes]:
     "times", [3, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
 def test_kills_change_no_bit(tmp_path: Path, times: int) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole, timed = tmp_path / "whole", tmp_path / "timed"
     whole.mkdir()
-    cut.mkdir()
-    (tmp_path / "timed").mkdir()
+    timed.mkdir()
     train(whole)  # also imports what the processes below would each import anew
     began = time.monotonic()
-    train(tmp_path / "timed")
-    # Later runs have less left to do: most kills must strike early to strike at all.
-    struck = killed(cut, times, (time.monotonic() - began) / 2)
-    print(f"{struck} of {times} kills struck")
-    assert struck
-    assert left(cut) == left(whole)
+    train(timed)
+    ended = list(killed(tmp_path, times, time.monotonic() - began))
+    assert ended
+    for run in (timed, *ended):
+        assert left(run) == left(whole), run
