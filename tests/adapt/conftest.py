@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from freehold.adapt.encoding import Sample
 from freehold.qwen.model import Model, load
-from tests.qwen.conftest import from_hf, random_hf
+from freehold.store import Store, pull
+from tests.engine.conftest import CONFIG, _Quiet, _weights
+from tests.qwen.conftest import from_hf, random_hf, small_tokenizer_json
 
 VOCAB = 199
 
@@ -37,3 +42,32 @@ def lessons(n: int, *, seed: int = 0, low: int = 5, high: int = 60) -> list[Samp
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}"  # a template's own last line end would not count
+)
+
+
+@pytest.fixture
+def brought(tmp_path: Path) -> Path:
+    """A small model with a tokenizer and a chat template, as transformers would save it."""
+    folder = tmp_path / "brought" / "small"
+    folder.mkdir(parents=True)
+    documents = {
+        "config.json": CONFIG | {"eos_token_id": 266},
+        "tokenizer.json": small_tokenizer_json(),
+        "tokenizer_config.json": {"chat_template": TEMPLATE},
+    }
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document), encoding="utf-8")
+    save_file(_weights(), folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, brought: Path) -> Path:
+    """A vault that holds that model as ``small``."""
+    pull(Store(tmp_path / "home"), str(brought), sources=[], progress=_Quiet())
+    return tmp_path / "home"
