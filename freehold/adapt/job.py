@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from freehold import pair
-from freehold.adapt import cleaning, encoding, plan, reading, wire
+from freehold.adapt import cleaning, curve, encoding, plan, reading, wire
 from freehold.adapt.encoding import Sample
 from freehold.adapt.reading import Read
 from freehold.adapt.recipe import Recipe, canonical, from_plain
@@ -140,6 +140,11 @@ class _Job:
             report=self._stepped,
         )
         outcome = run.go(self._stopped)
+        curve.write(
+            self._folder / training.LOG,
+            self._folder / "loss.html",
+            title=f"{self._folder.name}, {self._recipe.name} of {model.name}",
+        )
         result = {"outcome": asdict(outcome), "facts": facts, "base": model.digest}
         if outcome.why == "stopped":
             return result

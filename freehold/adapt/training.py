@@ -72,7 +72,7 @@ class Run:
     ) -> None:
         self._student, self._recipe, self._lessons = student, recipe, lessons
         self._folder, self._report = folder, report
-        self._optimiser = _optimiser(student, recipe)
+        self._optimiser = optimiser_of(student, recipe)
         lengths = [len(sample.ids) for sample in lessons.data]
         replayed = [len(sample.ids) for sample in lessons.replay]
         self.steps = packing.count(lengths, replayed, recipe)
@@ -184,7 +184,7 @@ def held_out_loss(student: Student, samples: Sequence[Sample], room: int) -> flo
     return total / taught
 
 
-def _optimiser(student: Student, recipe: Recipe) -> torch.optim.AdamW:
+def optimiser_of(student: Student, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW (arXiv 1711.05101); norms, biases and magnitudes do not decay."""
     decaying = [v for name, v in student.parameters.items() if name not in student.vectors]
     steady = [v for name, v in student.parameters.items() if name in student.vectors]
