@@ -128,6 +128,7 @@ class _Job:
             dtype=self._recipe.dtype,
             threads=self._job.threads,
             cache_tokens=1,
+            codes=self._recipe.codes,
             progress=lambda done, total: self._work("Loading", done, total),
         )
         learner = student.student_of(loaded, self._recipe)

@@ -26,7 +26,7 @@ from freehold.adapt.recipe import Lora
 from freehold.qwen.config import Config
 from freehold.qwen.forward import Weights
 from freehold.qwen.names import HF, Part, block_shapes
-from freehold.qwen.ops.torch import Linear
+from freehold.qwen.ops.torch import Codes, Linear
 
 Fused = Literal["qkv", "out", "gate_up", "down"]
 FUSED: dict[Fused, tuple[Part, ...]] = {
@@ -51,7 +51,7 @@ class Side:
 class Adapted:
     """A frozen layer with adapters beside it; called like ``ops.torch.Linear``."""
 
-    def __init__(self, base: Linear, sides: Sequence[Side], scale: float) -> None:
+    def __init__(self, base: Linear | Codes, sides: Sequence[Side], scale: float) -> None:
         self.base = base
         self.sides = tuple(sides)
         self.scale = scale
@@ -93,7 +93,7 @@ class _Beside(torch.autograd.Function):
     def forward(  # noqa: PLR0917  (autograd passes by position)
         ctx: Any,
         x_td: Tensor,
-        base: Linear,
+        base: Linear | Codes,
         bias_o: Tensor | None,
         scale: float,
         bounds: list[tuple[int, int]],
@@ -171,7 +171,7 @@ def attach(
     for layer, block in enumerate(weights.blocks):
         changed: dict[str, Any] = {}
         for fused, parts in FUSED.items():
-            base: Linear = getattr(block, fused)
+            base: Linear | Codes = getattr(block, fused)
             sides = list(_sides(layer, parts, lora, shapes, given))
             if not sides:
                 continue

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freehold.qwen.ops.torch import Linear
+from freehold.qwen.ops.torch import Codes, Linear
 
 ROWS = 256
 """Rows whose logits exist at the same time."""
@@ -23,12 +23,13 @@ class Surprise:
     """A head that answers with the sum of -log p over its ``targets_w`` in nats, in place of
     logits; called like ``ops.torch.Linear``."""
 
-    def __init__(self, head: Linear, targets_w: Tensor) -> None:
+    def __init__(self, head: Linear | Codes, targets_w: Tensor) -> None:
         self._head = head
         self._targets_w = targets_w
 
     def __call__(self, x_wd: Tensor) -> Tensor:
-        total: Tensor = _Surprise.apply(x_wd, self._head.weight_od, self._targets_w)  # type: ignore[no-untyped-call]
+        weight_vd = self._head.weight_od
+        total: Tensor = _Surprise.apply(x_wd, weight_vd, self._targets_w)  # type: ignore[no-untyped-call]
         return total
 
 

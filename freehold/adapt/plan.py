@@ -77,7 +77,10 @@ def memory(config: Config, recipe: Recipe) -> int:
     means, activations of a micro-batch, and logits of some rows."""
     size = 4 if recipe.dtype == "float32" else 2
     untied = 0 if config.tied_head else config.vocab * config.width
-    held = (weights(config) + untied) * size
+    # Packed codes take about 8 bits a value at most; the head is multiplied out as one.
+    unpacked = (weights(config) + untied) * size
+    held = weights(config) + untied + config.vocab * config.width * size
+    held = held if recipe.codes else unpacked
     trained = parameters(config, recipe) * (16 if recipe.lora is not None else 12)
     inner = sum(a + b for a, b in _matrices(config)) + 6 * config.width
     block = recipe.micro_batch * inner * size

@@ -44,7 +44,8 @@ class Recipe:
     to zero along ``decay``. ``held_out`` is the share of the data that is only measured, every
     ``measure_every`` steps; after ``patience`` measures without a new best (0: never) training
     stops. ``replay``: the share of each epoch's tokens that comes from the replay data.
-    ``recompute`` keeps only what is between blocks for the gradient.
+    ``codes`` leaves the frozen weights packed as in the model's file. ``recompute`` keeps only what
+    is between blocks for the gradient.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Recipe:
     save_every: int = 20
     replay: float = 0.0
     recompute: bool = False
+    codes: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,6 +91,8 @@ class Recipe:
             raise _wrong("max_length", self.max_length, "must fit into micro_batch")
         if self.lora is not None and self.lora.rank < 1:
             raise _wrong("rank", self.lora.rank, "must be at least 1")
+        if self.lora is None and self.codes:
+            raise _wrong("codes", True, "is for adapters: what is trained cannot stay packed")
         if self.lora is None and self.dtype != "float32":
             raise _wrong("dtype", self.dtype, "must be float32 where every weight is trained")
 
@@ -127,6 +131,12 @@ def dora() -> Recipe:
     return Recipe(name="dora", lora=Lora(magnitude=True))
 
 
+def qlora() -> Recipe:
+    """LoRA on weights that stay packed in the model's file, multiplied out layer by layer: least
+    memory. After QLoRA (arXiv 2305.14314), with the file's own codes in place of NF4."""
+    return Recipe(name="qlora", codes=True, recompute=True)
+
+
 def full() -> Recipe:
     """Every weight, in float32: 16 bytes of memory for each."""
     return Recipe(name="full", lora=None, learning_rate=2e-5, weight_decay=0.01)
@@ -147,6 +157,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "lora": lora,
     "rslora": rslora,
     "dora": dora,
+    "qlora": qlora,
     "full": full,
     "pretrain": pretrain,
 }

@@ -50,7 +50,9 @@ def train(
         list[Path], typer.Option("--data", help="A file or folder to learn from. Repeatable.")
     ],
     name: Annotated[str, typer.Option(help="The new model's name. [MODEL-adapted]")] = "",
-    recipe: Annotated[str, typer.Option(help="lora, rslora, dora, full or pretrain.")] = "lora",
+    recipe: Annotated[
+        str, typer.Option(help="lora, rslora, dora, qlora, full or pretrain.")
+    ] = "lora",
     replay: Annotated[
         list[Path] | None,
         typer.Option("--replay", help="Data to mix in, so that less is forgotten. Repeatable."),
@@ -79,6 +81,9 @@ def train(
     ] = None,
     max_length: Annotated[int | None, typer.Option(help="Longest text, in tokens.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    save_every: Annotated[
+        int | None, typer.Option(help="Steps after which the state is kept. [20]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides order and first values.")] = None,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and end.")] = False,
@@ -109,6 +114,7 @@ def train(
         micro_batch=micro_batch,
         max_length=max_length,
         dtype=dtype or _dtype(recipe),
+        save_every=save_every,
         seed=seed,
     )
     new = name or f"{source.name.replace('/', '-').replace(':', '-')}-adapted"

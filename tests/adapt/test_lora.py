@@ -16,6 +16,8 @@ from freehold.adapt.encoding import Sample
 from freehold.adapt.recipe import Lora, Recipe
 from freehold.adapt.student import Student, student_of
 from freehold.adapt.training import Lessons, Run
+from freehold.qwen.model import load
+from freehold.store import Store, verify
 from tests.adapt.conftest import lessons, made
 
 KINDS = {
@@ -108,6 +110,20 @@ def test_a_text_learns_nothing_from_its_neighbours() -> None:
     assert student.surprise(samples).item() == pytest.approx(alone, rel=1e-5)
     turned = student.surprise(samples[::-1]).item()
     assert turned == pytest.approx(alone, rel=1e-5)
+
+
+def test_packed_weights_teach_the_same_to_the_bit(home: Path) -> None:
+    """Codes multiplied out at each use, or once: the same numbers."""
+    model = verify(Store(home), "small")
+    found = []
+    for codes in (False, True):
+        student = student_of(load(model, codes=codes), Recipe(name="test", lora=KINDS["dora"]))
+        drawn(student)
+        total = student.surprise(lessons(4))
+        total.backward()  # type: ignore[no-untyped-call]
+        found.append([total, *(values.grad for values in student.parameters.values())])
+    for plain, packed in zip(*found, strict=True):
+        assert torch.equal(plain, packed)
 
 
 def test_computing_blocks_again_changes_no_bit() -> None:
