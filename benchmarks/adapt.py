@@ -125,7 +125,7 @@ def _ours(model: Any, recipe: Any, fresh: Any, args: argparse.Namespace) -> Any:
             Sample(ids=np.array(text, np.int32), taught=np.ones(len(text), np.bool_))
             for text in texts
         ]
-        loss = student.surprise(samples) / sum(len(text) - 1 for text in texts)
+        loss = student.surprise(samples).sum() / sum(len(text) - 1 for text in texts)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(values, recipe.clip)
         optimiser.step()

@@ -103,7 +103,9 @@ def _hidden(record: Record, mask: pii.Mask, counts: dict[str, int]) -> Record:
         return mask.hide(text, spans)
 
     messages = tuple(_each_text(message, hide) for message in record.messages)
-    return replace(record, messages=messages, text=hide(record.text) if record.text else "")
+    rejected = tuple(_each_text(message, hide) for message in record.rejected)
+    text = hide(record.text) if record.text else ""
+    return replace(record, messages=messages, rejected=rejected, text=text)
 
 
 def _each_text(value: Any, hide: Callable[[str], str]) -> Any:

@@ -7,7 +7,8 @@ taught, with the token that ends it. Of plain text every token is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,56 @@ class Sample:
 
     ids: npt.NDArray[np.int32]
     taught: npt.NDArray[np.bool_]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def weight(self) -> int:
+        """What it counts in a mean: a token is as much as any other."""
+        return int(self.taught[1:].sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two answers to the same, the first liked better."""
+
+    chosen: Sample
+    rejected: Sample
+
+    @property
+    def tokens(self) -> int:
+        return self.chosen.tokens + self.rejected.tokens
+
+    @property
+    def weight(self) -> int:
+        """What it counts in a mean: a pair is as much as any other."""
+        return 1
+
+
+Lesson: TypeAlias = Sample | Pair
+
+
+def pairs(record: Record, codec: QwenCodec, *, max_length: int) -> Iterator[Pair]:
+    """The last answers of a preference, each cut at ``max_length`` tokens. Left out where one of
+    them teaches nothing. Raises as ``samples`` does."""
+    found = []
+    for messages in (record.messages, record.rejected):
+        whole = replace(record, messages=messages, rejected=())
+        *_, last = [None, *samples(whole, codec, max_length=max_length, end=None)]
+        if last is not None:
+            found.append(_last_answer(last))
+    if len(found) == 2:
+        yield Pair(chosen=found[0], rejected=found[1])
+
+
+def _last_answer(sample: Sample) -> Sample:
+    """Only the last run of taught tokens."""
+    untaught = np.flatnonzero(~sample.taught)
+    taught = np.zeros_like(sample.taught)
+    taught[untaught[-1] + 1 if len(untaught) else 0 :] = True
+    return replace(sample, taught=taught)
 
 
 def samples(

@@ -13,7 +13,7 @@ from typing import Any
 
 from freehold import pair
 from freehold.adapt import cleaning, curve, encoding, plan, reading, wire
-from freehold.adapt.encoding import Sample
+from freehold.adapt.encoding import Lesson
 from freehold.adapt.reading import Read
 from freehold.adapt.recipe import Recipe, canonical, from_plain
 from freehold.adapt.records import Record
@@ -108,9 +108,18 @@ class _Job:
 
     def _samples(
         self, records: Sequence[Record], codec: QwenCodec, end: int | None, what: str
-    ) -> list[Sample]:
-        found: list[Sample] = []
+    ) -> list[Lesson]:
+        found: list[Lesson] = []
         for n, record in enumerate(records, 1):
+            if bool(record.rejected) != bool(self._recipe.beta):
+                raise UsageError(
+                    f"{record.where}: the recipe dpo learns from preferences (prompt, chosen, "
+                    "rejected), and only it does",
+                    param="recipe",
+                )
+            if record.rejected:
+                found += encoding.pairs(record, codec, max_length=self._recipe.max_length)
+                continue
             found += encoding.samples(record, codec, max_length=self._recipe.max_length, end=end)
             self._work(what, n, len(records))
         return found

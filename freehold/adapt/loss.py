@@ -20,8 +20,9 @@ ROWS = 256
 
 
 class Surprise:
-    """A head that answers with the sum of -log p over its ``targets_w`` in nats, in place of
-    logits; called like ``ops.torch.Linear``."""
+    """A head that answers with -log p of each of its ``targets_w`` in nats, float32, in place of
+    logits; called like ``ops.torch.Linear``. Where its own weights are trained, every row's
+    gradient must be the same, as it is of a sum."""
 
     def __init__(self, head: Linear | Codes, targets_w: Tensor) -> None:
         self._head = head
@@ -29,8 +30,8 @@ class Surprise:
 
     def __call__(self, x_wd: Tensor) -> Tensor:
         weight_vd = self._head.weight_od
-        total: Tensor = _Surprise.apply(x_wd, weight_vd, self._targets_w)  # type: ignore[no-untyped-call]
-        return total
+        rows_w: Tensor = _Surprise.apply(x_wd, weight_vd, self._targets_w)  # type: ignore[no-untyped-call]
+        return rows_w
 
 
 class _Surprise(torch.autograd.Function):
@@ -39,13 +40,13 @@ class _Surprise(torch.autograd.Function):
         wanted_x, wanted_w = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         dx_wd = torch.empty_like(x_wd) if wanted_x else None
         dw_vd = torch.zeros_like(weight_vd) if wanted_w else None
-        total = torch.zeros((), dtype=torch.float32, device=x_wd.device)
+        rows_w = torch.empty(len(x_wd), dtype=torch.float32, device=x_wd.device)
         for start in range(0, len(x_wd), ROWS):
             piece = slice(start, start + ROWS)
             logits_rv = (x_wd[piece] @ weight_vd.T).float()
             aims_r1 = targets_w[piece, None]
             norm_r1 = torch.logsumexp(logits_rv, dim=1, keepdim=True)
-            total += (norm_r1 - logits_rv.gather(1, aims_r1)).sum()
+            rows_w[piece] = (norm_r1 - logits_rv.gather(1, aims_r1))[:, 0]
             if dx_wd is None and dw_vd is None:
                 continue
             # softmax - one-hot, in the logits' own memory.
@@ -58,12 +59,17 @@ class _Surprise(torch.autograd.Function):
                 dw_vd.addmm_(slope_rv.T, x_wd[piece])
         ctx.save_for_backward(*(g for g in (dx_wd, dw_vd) if g is not None))
         ctx.wanted = (wanted_x, wanted_w)
-        return total
+        return rows_w
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (scale,) = grads
+        (scale_w,) = grads
         kept = iter(ctx.saved_tensors)
-        dx, dw = ((next(kept) * scale if wanted else None) for wanted in ctx.wanted)
-        # float32 times a half type is the half type only where the factor is a scalar tensor.
-        return (dx, dw, None)
+        dx_wd = dw_vd = None
+        if ctx.wanted[0]:
+            dx_wd = next(kept)
+            dx_wd = dx_wd * scale_w[:, None].to(dx_wd.dtype)
+        if ctx.wanted[1]:
+            assert bool((scale_w == scale_w[0]).all()), "rows were summed with weights"
+            dw_vd = next(kept) * scale_w[0]
+        return (dx_wd, dw_vd, None)

@@ -20,8 +20,8 @@ def plan(
 ) -> dict[str, Any]:
     """The plan in plain values: ``steps``, ``tokens`` of an epoch, ``memory`` in bytes, ``seconds``
     by the speed of a matrix product just timed here, ``kilowatt_hours``."""
-    lengths = [len(sample.ids) for sample in lessons.data]
-    replayed = [len(sample.ids) for sample in lessons.replay]
+    lengths = [lesson.tokens for lesson in lessons.data]
+    replayed = [lesson.tokens for lesson in lessons.replay]
     steps = packing.count(lengths, replayed, recipe)
     of_epoch = packing.epoch(lengths, replayed, recipe, 0)
     tokens = sum(

@@ -44,6 +44,7 @@ class Recipe:
     to zero along ``decay``. ``held_out`` is the share of the data that is only measured, every
     ``measure_every`` steps; after ``patience`` measures without a new best (0: never) training
     stops. ``replay``: the share of each epoch's tokens that comes from the replay data.
+    ``beta`` above 0 learns from preferences (DPO), and is how much of the model they leave.
     ``codes`` leaves the frozen weights packed as in the model's file. ``recompute`` keeps only what
     is between blocks for the gradient.
     """
@@ -68,29 +69,33 @@ class Recipe:
     patience: int = 3
     save_every: int = 20
     replay: float = 0.0
+    beta: float = 0.0
     recompute: bool = False
     codes: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("learning_rate", 0), ("epochs", 0), ("clip", 0), ("epsilon", 0),
-        ):  # fmt: skip
-            if not getattr(self, name) > least or not math.isfinite(getattr(self, name)):
+        for name in ("learning_rate", "epochs", "clip", "epsilon"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise _wrong(name, getattr(self, name), "must be above 0")
         for name in ("max_length", "batch", "micro_batch", "measure_every", "save_every"):
             if getattr(self, name) < 1:
                 raise _wrong(name, getattr(self, name), "must be at least 1")
-        for name in ("warm_up", "held_out", "replay", "weight_decay"):
+        for name in ("warm_up", "held_out", "beta", "replay", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise _wrong(name, getattr(self, name), "must be from 0 to below 1")
         for name in ("steps", "patience"):
             if getattr(self, name) < 0:
                 raise _wrong(name, getattr(self, name), "must not be below 0")
+        self._check_together()
+
+    def _check_together(self) -> None:
         if self.max_length > self.micro_batch:
             raise _wrong("max_length", self.max_length, "must fit into micro_batch")
         if self.lora is not None and self.lora.rank < 1:
             raise _wrong("rank", self.lora.rank, "must be at least 1")
+        if self.beta and (self.lora is None or self.replay):
+            raise _wrong("beta", self.beta, "is for adapters, and without replay")
         if self.lora is None and self.codes:
             raise _wrong("codes", True, "is for adapters: what is trained cannot stay packed")
         if self.lora is None and self.dtype != "float32":
@@ -142,6 +147,11 @@ def full() -> Recipe:
     return Recipe(name="full", lora=None, learning_rate=2e-5, weight_decay=0.01)
 
 
+def dpo() -> Recipe:
+    """Preferences between two answers, by adapters (arXiv 2305.18290)."""
+    return Recipe(name="dpo", beta=0.1, learning_rate=5e-5)
+
+
 def pretrain() -> Recipe:
     """Continued pretraining on plain text, with a quarter of each epoch from the replay data, by
     adapters of a high rank."""
@@ -160,6 +170,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "qlora": qlora,
     "full": full,
     "pretrain": pretrain,
+    "dpo": dpo,
 }
 
 

@@ -4,6 +4,7 @@
     ShareGPT           {"conversations": [{"from": "human", "value": "..."}, ...]}
     Alpaca             {"instruction": "...", "input": "...", "output": "..."}
     prompt/completion  {"prompt": "...", "completion": "..."}
+    preference         {"prompt": "...", "chosen": "...", "rejected": "..."}
     plain text         {"text": "..."}
 
 Other members (an id, a source) are passed over; members of two forms at once are refused.
@@ -35,6 +36,7 @@ _FORMS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "ShareGPT": (frozenset({"conversations"}), frozenset({"system"})),
     "Alpaca": (frozenset({"instruction", "output"}), frozenset({"input", "system"})),
     "prompt/completion": (frozenset({"prompt", "completion"}), frozenset()),
+    "preference": (frozenset({"prompt", "chosen", "rejected"}), frozenset()),
     "plain text": (frozenset({"text"}), frozenset()),
 }
 
@@ -45,11 +47,13 @@ class Bad(Exception):  # noqa: N818  (never leaves this room: it becomes a ``Pro
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """``messages`` of a conversation, or ``text``. ``file`` and ``line`` (from 1) say where."""
+    """``messages`` of a conversation, or ``text``. ``rejected`` is the same conversation with the
+    answer that is liked less. ``file`` and ``line`` (from 1) say where."""
 
     file: str
     line: int
     messages: tuple[Mapping[str, Any], ...] = ()
+    rejected: tuple[Mapping[str, Any], ...] = ()
     text: str = ""
 
     @property
@@ -61,7 +65,8 @@ class Record:
         """Everything that is said in it."""
         if not self.messages:
             return self.text
-        return "\n".join(str(message.get("content") or "") for message in self.messages)
+        said = (*self.messages, *self.rejected[-1:])
+        return "\n".join(str(message.get("content") or "") for message in said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +90,13 @@ def record_of(value: Any, *, file: str, line: int) -> Record:
         return Record(file=file, line=line, text=_bounded(_said(value, "text")))
     messages = _READERS[form](value)
     _check_order(messages)
-    record = Record(file=file, line=line, messages=tuple(messages))
+    rejected: list[Mapping[str, Any]] = []
+    if form == "preference":
+        rejected = _answered(value, "rejected")
+        _check_order(rejected)
+        if rejected == messages:
+            raise Bad("chosen and rejected are the same")
+    record = Record(file=file, line=line, messages=tuple(messages), rejected=tuple(rejected))
     _bounded(record.content)
     return record
 
@@ -142,9 +153,18 @@ def _alpaca(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _prompt(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if isinstance(value["prompt"], list) and isinstance(value["completion"], list):
-        return _messages({"messages": [*value["prompt"], *value["completion"]]})
-    return _turn(_said(value, "prompt"), _said(value, "completion"))
+    return _answered(value, "completion")
+
+
+def _preference(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return _answered(value, "chosen")
+
+
+def _answered(value: Mapping[str, Any], answer: str) -> list[Mapping[str, Any]]:
+    """A prompt and an answer, both as texts or both as messages."""
+    if isinstance(value["prompt"], list) and isinstance(value[answer], list):
+        return _messages({"messages": [*value["prompt"], *value[answer]]})
+    return _turn(_said(value, "prompt"), _said(value, answer))
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], list[Mapping[str, Any]]]] = {
@@ -152,6 +172,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], list[Mapping[str, Any]]]] = {
     "ShareGPT": _sharegpt,
     "Alpaca": _alpaca,
     "prompt/completion": _prompt,
+    "preference": _preference,
 }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from freehold.adapt import packing, state
-from freehold.adapt.encoding import Sample
+from freehold.adapt.encoding import Lesson, Pair
 from freehold.adapt.recipe import Recipe, canonical
 from freehold.adapt.state import Progress
 from freehold.adapt.student import Report, Student
@@ -32,18 +32,20 @@ STATE, BEST, LOG = "state.safetensors", "best.safetensors", "log.jsonl"
 class Lessons:
     """What is trained on, what is mixed in, and what is only measured. ``digest`` is of it all."""
 
-    data: Sequence[Sample]
-    replay: Sequence[Sample] = ()
-    held_out: Sequence[Sample] = ()
+    data: Sequence[Lesson]
+    replay: Sequence[Lesson] = ()
+    held_out: Sequence[Lesson] = ()
 
     @property
     def digest(self) -> str:
         whole = hashlib.sha256()
         for part in (self.data, self.replay, self.held_out):
             whole.update(len(part).to_bytes(8, "little"))
-            for sample in part:
-                whole.update(len(sample.ids).to_bytes(8, "little"))
-                whole.update(sample.ids.astype("<i4").tobytes() + sample.taught.tobytes())
+            for lesson in part:
+                both = (lesson.chosen, lesson.rejected) if isinstance(lesson, Pair) else (lesson,)
+                for sample in both:
+                    whole.update(len(sample.ids).to_bytes(8, "little"))
+                    whole.update(sample.ids.astype("<i4").tobytes() + sample.taught.tobytes())
         return whole.hexdigest()
 
 
@@ -73,8 +75,8 @@ class Run:
         self._student, self._recipe, self._lessons = student, recipe, lessons
         self._folder, self._report = folder, report
         self._optimiser = optimiser_of(student, recipe)
-        lengths = [len(sample.ids) for sample in lessons.data]
-        replayed = [len(sample.ids) for sample in lessons.replay]
+        lengths = [lesson.tokens for lesson in lessons.data]
+        replayed = [lesson.tokens for lesson in lessons.replay]
         self.steps = packing.count(lengths, replayed, recipe)
         self._plan = packing.steps(lengths, replayed, recipe)
         self._every = [*lessons.data, *lessons.replay]
@@ -127,10 +129,10 @@ class Run:
     def _step(self, micros: packing.Step) -> None:
         began = time.monotonic()
         batches = [[self._every[place] for place in micro] for micro in micros]
-        taught = sum(int(s.taught[1:].sum()) for batch in batches for s in batch)
+        weight = sum(lesson.weight for batch in batches for lesson in batch)
         total = 0.0
         for batch in batches:
-            loss = self._student.surprise(batch) / taught
+            loss = self._student.loss(batch) / weight
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         parameters = list(self._student.parameters.values())
@@ -148,7 +150,7 @@ class Run:
                 "loss": total,
                 "rate": rate,
                 "gradient": float(length),
-                "tokens": sum(len(s.ids) for batch in batches for s in batch),
+                "tokens": sum(one.tokens for batch in batches for one in batch),
                 "seconds": round(time.monotonic() - began, 3),
             }
         )
@@ -172,16 +174,16 @@ class Run:
         self._report({"event": "step", "steps": self.steps, **event})
 
 
-def held_out_loss(student: Student, samples: Sequence[Sample], room: int) -> float:
-    """Mean -log p in nats over the taught tokens of ``samples``."""
-    total, taught = 0.0, 0
-    lengths = [len(sample.ids) for sample in samples]
+def held_out_loss(student: Student, samples: Sequence[Lesson], room: int) -> float:
+    """The mean loss of ``samples``: nats per taught token, or per pair."""
+    total, weight = 0.0, 0
+    lengths = [sample.tokens for sample in samples]
     with torch.no_grad():
         for micro in packing.filled(range(len(samples)), lengths, room):
             batch = [samples[place] for place in micro]
-            total += student.surprise(batch).item()
-            taught += sum(int(sample.taught[1:].sum()) for sample in batch)
-    return total / taught
+            total += student.loss(batch).item()
+            weight += sum(sample.weight for sample in batch)
+    return total / weight
 
 
 def optimiser_of(student: Student, recipe: Recipe) -> torch.optim.AdamW:

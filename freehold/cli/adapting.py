@@ -51,7 +51,7 @@ def train(
     ],
     name: Annotated[str, typer.Option(help="The new model's name. [MODEL-adapted]")] = "",
     recipe: Annotated[
-        str, typer.Option(help="lora, rslora, dora, qlora, full or pretrain.")
+        str, typer.Option(help="lora, rslora, dora, qlora, full, pretrain or dpo.")
     ] = "lora",
     replay: Annotated[
         list[Path] | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional as F  # noqa: N812
 
 from freehold.adapt import export, lora, state
-from freehold.adapt.encoding import Sample
+from freehold.adapt.encoding import Pair, Sample
 from freehold.adapt.recipe import Lora, Recipe
 from freehold.adapt.student import Student, student_of
 from freehold.adapt.training import Lessons, Run
@@ -64,7 +65,7 @@ def test_loss_and_gradients_equal_pefts(kind: str, family: str, tmp_path: Path) 
     export.write_adapter(tmp_path, KINDS[kind], student.parameters, base="small")
     theirs = PeftModel.from_pretrained(hf, str(tmp_path), is_trainable=True)
     samples = lessons(7)
-    ours_total, their_total = student.surprise(samples), their_surprise(theirs, samples)
+    ours_total, their_total = student.surprise(samples).sum(), their_surprise(theirs, samples)
     assert torch.allclose(ours_total, their_total, rtol=1e-5)
     ours_total.backward()  # type: ignore[no-untyped-call]
     their_total.backward()
@@ -89,7 +90,7 @@ def test_every_weights_gradient_equals_transformers(family: str) -> None:
     hf, ours = made(family, tie_word_embeddings=True)
     student = student_of(ours, Recipe(name="test", lora=None))
     samples = lessons(5)
-    student.surprise(samples).backward()  # type: ignore[no-untyped-call]
+    student.surprise(samples).sum().backward()  # type: ignore[no-untyped-call]
     their_surprise(hf, samples).backward()
     config = ours.config
     grads = {name: values.grad for name, values in student.parameters.items()}
@@ -107,9 +108,46 @@ def test_a_text_learns_nothing_from_its_neighbours() -> None:
     drawn(student)
     samples = lessons(6)
     alone = sum(student.surprise([sample]).item() for sample in samples)
-    assert student.surprise(samples).item() == pytest.approx(alone, rel=1e-5)
-    turned = student.surprise(samples[::-1]).item()
+    assert student.surprise(samples).sum().item() == pytest.approx(alone, rel=1e-5)
+    turned = student.surprise(samples[::-1]).sum().item()
     assert turned == pytest.approx(alone, rel=1e-5)
+
+
+def test_a_preference_is_the_papers_and_begins_at_one_bit() -> None:
+    """-log sigmoid(beta (log pi/ref of the better - of the worse)), by transformers' own logits."""
+    hf, ours = made()
+    recipe = Recipe(name="test", lora=KINDS["lora"], beta=0.3)
+    student = student_of(ours, recipe)
+    samples = lessons(6)
+    pairs = [Pair(chosen=a, rejected=b) for a, b in zip(samples[::2], samples[1::2], strict=True)]
+    fresh = student.loss(pairs).item()
+    assert fresh == pytest.approx(3 * math.log(2), rel=1e-5)
+    drawn(student)
+    before = [their_surprise(hf, [sample]).item() for sample in samples]
+    after = [student.surprise([sample]).item() for sample in samples]
+    gained = [b - a for b, a in zip(before, after, strict=True)]
+    wanted = [
+        math.log1p(math.exp(-recipe.beta * (gained[i] - gained[i + 1])))
+        for i in range(0, len(samples), 2)
+    ]
+    assert student.loss(pairs).item() == pytest.approx(sum(wanted), rel=1e-3)
+
+
+def test_preferences_are_learnt(tmp_path: Path) -> None:
+    _, ours = made()
+    samples = lessons(40, low=10, high=20)
+    pairs = [Pair(chosen=a, rejected=b) for a, b in zip(samples[::2], samples[1::2], strict=True)]
+    recipe = Recipe(
+        name="test", lora=KINDS["lora"], beta=0.3, steps=30, learning_rate=5e-3,
+        batch=128, micro_batch=128, max_length=64, held_out=0.0,
+    )  # fmt: skip
+    events: list[dict[str, Any]] = []
+    Run(
+        student_of(ours, recipe), recipe, Lessons(data=pairs), tmp_path, model_digest="x",
+        report=events.append,
+    ).go()  # fmt: skip
+    assert events[0]["loss"] == pytest.approx(math.log(2), rel=0.01)
+    assert sum(event["loss"] for event in events[-5:]) / 5 < 0.5
 
 
 def test_packed_weights_teach_the_same_to_the_bit(home: Path) -> None:
@@ -119,7 +157,7 @@ def test_packed_weights_teach_the_same_to_the_bit(home: Path) -> None:
     for codes in (False, True):
         student = student_of(load(model, codes=codes), Recipe(name="test", lora=KINDS["dora"]))
         drawn(student)
-        total = student.surprise(lessons(4))
+        total = student.surprise(lessons(4)).sum()
         total.backward()  # type: ignore[no-untyped-call]
         found.append([total, *(values.grad for values in student.parameters.values())])
     for plain, packed in zip(*found, strict=True):
@@ -133,7 +171,7 @@ def test_computing_blocks_again_changes_no_bit() -> None:
         recipe = Recipe(name="test", lora=KINDS["lora"], recompute=recompute)
         student = student_of(ours, recipe)
         drawn(student)
-        student.surprise(lessons(4)).backward()  # type: ignore[no-untyped-call]
+        student.surprise(lessons(4)).sum().backward()  # type: ignore[no-untyped-call]
         grads.append([values.grad for values in student.parameters.values()])
     for kept, again in zip(*grads, strict=True):
         assert kept is not None

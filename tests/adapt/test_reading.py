@@ -26,6 +26,7 @@ GOOD: list[dict[str, Any]] = [
     {"instruction": "Sapa.", "output": "Halo."},
     {"prompt": "1 + 1?", "completion": "2"},
     {"prompt": [ASKED], "completion": [SAID]},
+    {"prompt": "Halo?", "chosen": "Halo.", "rejected": "Pergi."},
     {"text": "Sebuah teks."},
 ]
 
@@ -67,6 +68,7 @@ LINES: dict[str, tuple[bytes, str]] = {
         "unknown member 'wieght'",
     ),
     "a deep one": (b'{"text": ' + b"[" * 50 + b"]" * 50 + b"}", "nested deeper"),
+    "no preference": (b'{"prompt": "a", "chosen": "b", "rejected": "b"}', "are the same"),
     "100k tokens": (json.dumps({"text": "a b " * MAX_CHARS}).encode(), "more than"),
     "a long record": (json.dumps({"text": "ab" * (MAX_CHARS // 2 + 1)}).encode(), "characters"),
 }

@@ -120,7 +120,13 @@ def test_kills_change_no_bit_of_the_real_adapter(real_root: Path, tmp_path: Path
     data.write_text(
         "\n".join(json.dumps({"prompt": a, "completion": b}) for a, b in SAID), encoding="utf-8"
     )
-    env = {**os.environ, "FREEHOLD_HOME": str(real_root)}
+    # A vault of its own: what is trained must not come into this user's.
+    home, folder = tmp_path / "home", tmp_path / "brought"
+    folder.mkdir()
+    file = Store(real_root).manifest(DEFAULT).files[0].path
+    (folder / file).symlink_to(Store(real_root).weights_path(DEFAULT).resolve())
+    pull(Store(home), DEFAULT, sources=[FolderSource(folder)], progress=_Quiet())
+    env = {**os.environ, "FREEHOLD_HOME": str(home)}
 
     def command(name: str) -> list[str]:
         small = ["--steps", "8", "--max-length", "64", "--micro-batch", "64", "--batch", "64"]
@@ -128,7 +134,7 @@ def test_kills_change_no_bit_of_the_real_adapter(real_root: Path, tmp_path: Path
         program = [sys.executable, "-m", "freehold.cli", "adapt", DEFAULT, "--data", str(data)]
         return [*program, *small, "--name", name]
 
-    whole, cut = real_root / "adapt" / "whole", real_root / "adapt" / "cut"
+    whole, cut = home / "adapt" / "whole", home / "adapt" / "cut"
     for step in (1, 4, 7):
         running = subprocess.Popen(command("cut"), env=env, stderr=subprocess.DEVNULL)
         log = cut / "log.jsonl"
