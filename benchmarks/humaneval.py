@@ -3,14 +3,9 @@
     python benchmarks/humaneval.py --data humaneval.jsonl.gz [--model NAME] [--engines a,b]
                                    [--answers FILE] [--json]
 
-One JSON object a line with `prompt`, `entry_point` and `test` (fields `id` or `task_id`). Each task
-is asked as chat with the model's own template, up to 768 new tokens; what is run is the first block
-of Python in the answer, after the prompt's own imports, with the task's test. An engine gets
-``--at-once`` prompts together.
-
-The answers are programs that a model wrote. They run one by one in a process of their own
-(`python -I`, an empty temporary folder, limits on time, memory, files and processes, no network),
-which keeps accidents in, not an attacker: use a machine that holds nothing precious.
+Prompt, program and limits are those of `freehold eval --suite humaneval`, and so are the cells that
+the programs run in. One JSON object a line with `id`, `prompt`, `entry_point` and `test`. An engine
+gets ``--at-once`` prompts together.
 
 ``--answers FILE`` keeps what was answered; a second run asks only what the file does not hold.
 """
@@ -18,134 +13,32 @@ which keeps accidents in, not an attacker: use a machine that holds nothing prec
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gzip
 import json
 import os
-import re
-import resource
-import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from math import comb
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from engines import Setup, parse, started, weights_of
 
-ASK = (
-    "Please provide a self-contained Python script that solves the following problem in a markdown "
-    "code block:\n```python\n{prompt}\n```\n"
-)
-MAX_TOKENS = 768
-TASK_SECONDS = 15
-TASK_BYTES = 2 << 30
-NEW_USER_AND_NET = 0x10000000 | 0x40000000  # CLONE_NEWUSER | CLONE_NEWNET, <linux/sched.h>
+from freehold.evals import suite_of
+from freehold.evals.cells import Cells
+from freehold.evals.data import Item, load
+from freehold.evals.figures import mcnemar
+from freehold.evals.kinds import Written, program_of, question_of
+
+(TASK,) = suite_of(["humaneval"])
+"""The very task of `freehold eval --suite humaneval`: its prompt, its program, its limits."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One task of the set."""
-
-    id: str
-    prompt: str
-    entry_point: str
-    test: str
-
-
-def read_problems(path: Path) -> list[Problem]:
-    """The tasks of a JSON-lines file, gzipped or not. Raises ``ValueError`` naming the line."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    problems = []
-    with opened(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                problems.append(
-                    Problem(
-                        id=str(row["id"] if "id" in row else row["task_id"]),
-                        prompt=row["prompt"],
-                        entry_point=row["entry_point"],
-                        test=row["test"],
-                    )
-                )
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: no task of HumanEval: {error!r}"
-                ) from None
-    return problems
-
-
-# --- from an answer to a program ------------------------------------------------------------------
-
-
-def code_of(answer: str) -> str:
-    """The first fenced block of Python (else the first of any kind, else the answer); one that was
-    cut off by the length limit counts to its end."""
-    blocks = re.findall(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", answer, re.M | re.S)
-    python = [text for language, text in blocks if language.lower() in ("python", "python3", "py")]
-    return str((python or [text for _, text in blocks] or [answer])[0])
-
-
-def program_of(problem: Problem, answer: str) -> str:
-    """What is run: the prompt's imports, the answer's code, the test, the call of the test."""
-    imports = [line for line in problem.prompt.splitlines() if re.match(r"(import|from)\s", line)]
-    return "\n".join([*imports, code_of(answer), problem.test, f"check({problem.entry_point})", ""])
-
-
-def passes(program: str) -> bool:
-    """Whether ``program`` ends well within its limits."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "program.py").write_text(program, "utf-8", errors="replace")
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", "program.py"],
-                cwd=folder,
-                env={"OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=TASK_SECONDS + 5,
-                preexec_fn=confine,
-                process_group=0,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return False
-    return done.returncode == 0
-
-
-def confine() -> None:
-    """Take from this process what a solution has no need of. Fails where the kernel refuses: a
-    program that is not confined is not run."""
-    for what, most in (
-        (resource.RLIMIT_CPU, TASK_SECONDS),
-        (resource.RLIMIT_AS, TASK_BYTES),
-        (resource.RLIMIT_FSIZE, 1 << 20),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 64),
-    ):
-        resource.setrlimit(what, (most, most))
-    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).unshare(NEW_USER_AND_NET):
-        raise OSError(ctypes.get_errno(), "no network of its own to be had")
-    # Last: as root it does not bind, as anyone else the namespace counts anew.
-    resource.setrlimit(resource.RLIMIT_NPROC, (64, 64))
-
-
-def check_confinement() -> None:
-    """Raises ``SystemExit`` where ``confine`` does not work, before hours of answers."""
-    try:
-        works = passes("pass\n")
-    except (OSError, subprocess.SubprocessError):
-        works = False
-    if not works:
-        raise SystemExit(
-            "programs cannot be confined here: a network namespace is refused. "
-            "Allow unprivileged user namespaces, or run as root in a container of its own"
-        )
+def read_problems(path: Path) -> list[Item]:
+    """The tasks of a JSON-lines file, gzipped or not, whatever its digest. Raises
+    ``MalformedError`` naming the line."""
+    loose = replace(TASK, data=replace(TASK.data, file=path.name, sha256=""))
+    return list(load(loose, path.parent).items)
 
 
 # --- asking ---------------------------------------------------------------------------------------
@@ -175,7 +68,7 @@ class Kept:
 
 
 def ask(
-    names: Sequence[str], problems: Sequence[Problem], kept: Kept, setup: Setup, at_once: int
+    names: Sequence[str], problems: Sequence[Item], kept: Kept, setup: Setup, at_once: int
 ) -> list[str]:
     """Have every engine that takes the model answer what is not kept yet; which those are."""
     from freehold.cli.places import root
@@ -193,8 +86,9 @@ def ask(
         with started([name], setup) as running:
             for at in range(0, len(open_[name]), at_once):
                 group = open_[name][at : at + at_once]
-                prompts = [speaks.chat([{"role": "user", "content": asked(p)}]) for p in group]
-                answers = running[name].answer(prompts, MAX_TOKENS, stop=speaks.stop_ids)
+                questions = [question_of(TASK, problem, [], speaks) for problem in group]
+                prompts = [list(q.ids) for q in questions if isinstance(q, Written)]
+                answers = running[name].answer(prompts, TASK.max_tokens, stop=speaks.stop_ids)
                 for problem, answer in zip(group, answers, strict=True):
                     decoder = speaks.decoder()
                     text = "".join(decoder.push(token).text for token in answer.ids)
@@ -204,10 +98,6 @@ def ask(
     return [name for name in names if name in ready]
 
 
-def asked(problem: Problem) -> str:
-    return ASK.format(prompt=problem.prompt.strip())
-
-
 def say(line: str) -> None:
     print(line, file=sys.stderr)
 
@@ -215,30 +105,17 @@ def say(line: str) -> None:
 # --- the result -----------------------------------------------------------------------------------
 
 
-def paired(ours: Mapping[str, bool], theirs: Mapping[str, bool]) -> dict[str, float]:
-    """How two engines agree task by task, and how likely chance alone parts them so much: the exact
-    two-sided sign test on the tasks that only one of them solves (McNemar 1947)."""
-    only_ours = sum(ours[id] and not theirs[id] for id in ours)
-    only_theirs = sum(theirs[id] and not ours[id] for id in ours)
-    n, least = only_ours + only_theirs, min(only_ours, only_theirs)
-    return {
-        "both": sum(ours[id] and theirs[id] for id in ours),
-        "only_first": only_ours,
-        "only_other": only_theirs,
-        "neither": sum(not ours[id] and not theirs[id] for id in ours),
-        "p": min(1.0, sum(comb(n, k) for k in range(least + 1)) / 2 ** (n - 1)) if n else 1.0,
-    }
-
-
-def result_of(names: Sequence[str], problems: Sequence[Problem], kept: Kept) -> dict[str, Any]:
+def result_of(names: Sequence[str], problems: Sequence[Item], kept: Kept) -> dict[str, Any]:
     """Run every program of every engine and count."""
     passed: dict[str, dict[str, bool]] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    n = os.cpu_count() or 1
+    with Cells(n) as cells, ThreadPoolExecutor(n) as pool:
         for name in names:
             say(f"{name}: running {len(problems)} programs")
-            programs = [program_of(p, kept.get(name, p.id) or "") for p in problems]
-            outcomes = pool.map(passes, programs)
-            passed[name] = {p.id: good for p, good in zip(problems, outcomes, strict=True)}
+            programs = [program_of(TASK, p, kept.get(name, p.id) or "") for p in problems]
+            outcomes = pool.map(cells.run, programs)
+            passed[name] = {p.id: o.passed for p, o in zip(problems, outcomes, strict=True)}
+    first = [passed[names[0]][p.id] for p in problems]
     return {
         "tasks": len(problems),
         "passed": {name: sum(by_id.values()) for name, by_id in passed.items()},
@@ -246,7 +123,10 @@ def result_of(names: Sequence[str], problems: Sequence[Problem], kept: Kept) -> 
             name: round(100 * sum(by_id.values()) / len(problems), 1)
             for name, by_id in passed.items()
         },
-        "paired": {name: paired(passed[names[0]], passed[name]) for name in names[1:]},
+        "paired": {
+            name: asdict(mcnemar(first, [passed[name][p.id] for p in problems]))
+            for name in names[1:]
+        },
         "by_task": passed,
     }
 
@@ -291,14 +171,15 @@ def main() -> None:
         problems = read_problems(options.data)[: options.first]
         if not problems:
             parser.error(f"{options.data} holds no task")
-        check_confinement()
+        with Cells(1):  # before hours of answers
+            pass
         kept = Kept(options.answers, options.model)
         with weights_of(options.model) as path:
             setup = Setup(
                 model=options.model,
                 weights=path,
                 threads=options.threads,
-                context=options.at_once * (MAX_TOKENS + 1024),
+                context=options.at_once * (TASK.max_tokens + 1024),
                 openvino=options.openvino,
             )
             names = ask(names, problems, kept, setup, options.at_once)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from freehold.adapt import reading
 from freehold.adapt.records import Record
+from freehold.evals.languages import language_of
 from freehold.guard import dedup, features, pii
 from freehold.guard.normalise import canonical
 
@@ -27,8 +28,10 @@ Work = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """``mask`` hides personal data; ``avoid`` are texts of evals that must not be learnt."""
+    """``language`` (ISO 639-1) leaves out what is surely in another one; ``mask`` hides personal
+    data; ``avoid`` are texts of evals that must not be learnt."""
 
+    language: str = ""
     mask: bool = False
     avoid: tuple[str, ...] = ()
 
@@ -48,6 +51,8 @@ def clean(records: Sequence[Record], rules: Rules, work: Work = lambda *_: None)
     """Apply ``rules``; of records that say the same, or nearly, the first stays."""
     found = Cleaned(records=list(records))
     _twins(found, work)
+    if rules.language:
+        _others(found, rules.language, work)
     if rules.avoid:
         _seen(found, rules.avoid, work)
     if rules.mask:
@@ -67,6 +72,16 @@ def _twins(found: Cleaned, work: Work) -> None:
     near = [exact[place] for place in sorted(firsts)]
     _drop(found, "nearly the same as another", len(exact) - len(near))
     found.records = near
+
+
+def _others(found: Cleaned, language: str, work: Work) -> None:
+    kept = []
+    for n, record in enumerate(found.records, 1):
+        if language_of(record.content) in (None, language):
+            kept.append(record)
+        work("Looking for other languages", n, len(found.records))
+    _drop(found, f"not in {language}", len(found.records) - len(kept))
+    found.records = kept
 
 
 def _seen(found: Cleaned, avoid: Sequence[str], work: Work) -> None:

@@ -81,7 +81,9 @@ class _Job:
 
         codec = codecs.load(model)
         end = codec.text_end
-        rules = cleaning.Rules(mask=self._job.mask, avoid=self._avoided())
+        rules = cleaning.Rules(
+            language=self._job.language, mask=self._job.mask, avoid=self._avoided()
+        )
         cleaned = cleaning.clean(data.records, rules, self._work)
         for line in cleaned.told:
             self._note(line)

@@ -49,8 +49,15 @@ class Finding:
 class Examination:
     """One part of an audit. ``tried`` and ``misses`` are sentences for the owner: what was looked
     at, and what this means would not have seen. ``rates`` holds a detector's measured error rates
-    by the check's name. ``figures`` is plain JSON data for tables and plots. ``seconds`` is what it
-    took; ``seed`` and ``versions`` make it repeatable."""
+    by the check's name, or by what stands before its dot where one figure is all there is for a
+    group. ``seconds`` is what it took; ``seed`` and ``versions`` make it repeatable.
+
+    ``figures`` is plain JSON data. What the report draws stands under two of its keys:
+    ``plots``, each ``{"kind": "bars", "title", "x": names, "y": numbers, "unit"}``,
+    ``{"kind": "lines", "title", "series": [{"name", "x", "y"}], "log_y", "marks": [{"name", "y"}],
+    "unit"}`` or ``{"kind": "heat", "title", "rows", "columns", "values": rows of numbers,
+    "unit"}``;
+    and ``tables``, each ``{"title", "head", "rows": rows of texts or numbers}``."""
 
     part: str
     title: str

@@ -64,6 +64,9 @@ def train(
         list[Path] | None,
         typer.Option("--avoid", help="Texts of evals: data that holds one is left out."),
     ] = None,
+    lang: Annotated[
+        str, typer.Option(help="The data's language (id, th, ...): others are left out.")
+    ] = "",
     licence: Annotated[
         str, typer.Option("--data-licence", help="The data's licence, for the passport.")
     ] = "NOASSERTION",
@@ -96,6 +99,8 @@ def train(
     Needs the extra `lab`. Ctrl-C keeps the state; the same command takes it up again. With a
     `signer` in freehold.toml, sign what was learnt from what.
     """
+    from msgspec import structs
+
     from freehold.adapt.recipe import recipe_named
     from freehold.store import Store
 
@@ -119,8 +124,13 @@ def train(
     )
     new = name or f"{source.name.replace('/', '-').replace(':', '-')}-adapted"
     folder = _folder(new)
-    order = _job(settings, chosen, folder, data, replay or [], avoid or [])
-    result = _run(settings, order, fix=fix, mask=mask, only_plan=plan, quiet=json)
+    order = structs.replace(
+        _job(settings, chosen, folder, data, replay or [], avoid or []),
+        language=lang,
+        fix=fix,
+        mask=mask,
+    )
+    result = _run(settings, order, only_plan=plan, quiet=json)
     if "outcome" not in result:
         emit(result, _plan_lines(result), as_json=json)
         return
@@ -178,12 +188,8 @@ def _job(
     )
 
 
-def _run(
-    settings: Settings, job: wire.Job, *, fix: bool, mask: bool, only_plan: bool, quiet: bool
-) -> dict[str, Any]:
+def _run(settings: Settings, job: wire.Job, *, only_plan: bool, quiet: bool) -> dict[str, Any]:
     """Have the workshop do the job in a locked process; what it says at the end."""
-    import msgspec
-
     from freehold import spawning
     from freehold.adapt import wire
     from freehold.pair import Link, frame
@@ -201,7 +207,7 @@ def _run(
         process, sock = spawning.spawn("freehold.adapt", watch.order("workshop", reach))
         link = Link(sock, wire.read_from)
         try:
-            link.send([frame(msgspec.structs.replace(job, fix=fix, mask=mask))])
+            link.send([frame(job)])
             with Bar(quiet=quiet, of_bytes=False) as bar:
                 return _Listener(link, bar, only_plan=only_plan, quiet=quiet).listen()
         finally:

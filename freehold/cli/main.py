@@ -17,8 +17,10 @@ from freehold.cli import (
     bundling,
     checking,
     converting,
+    evaluating,
     guarding,
     keys,
+    laboratory,
     ledger,
     models,
     packing,
@@ -53,6 +55,7 @@ app.command("convert")(converting.convert)
 app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
+app.command("eval")(evaluating.evaluate)
 app.command("bundle")(bundling.bundle)
 app.add_typer(adapting.app, name="adapt")
 app.add_typer(guarding.app, name="guard")
@@ -61,6 +64,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(signers.app, name="signer")
 app.add_typer(residency.app, name="residency")
+app.add_typer(laboratory.app, name="audit")
 guarding.app.add_typer(reviewing.app, name="review")
 guarding.app.command("policies")(watching.policies)
 

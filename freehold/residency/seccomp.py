@@ -57,6 +57,11 @@ _CHANGING_FILES = """
 _HOSTING = """
     execve execveat fork vfork memfd_create socket socketpair
 """.split()  # noqa: SIM905 - as a text it can be read
+_OTHERS = """
+    clone kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo setpgid setsid
+    setrlimit prlimit64 setpriority ioprio_set prctl mkdir mkdirat
+    sched_setparam sched_setscheduler sched_setattr sched_setaffinity
+""".split()  # noqa: SIM905 - as a text it can be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,7 @@ class Powers:
     ``connects``: make TCP and unix stream sockets, and ask the watchman to connect them.
     ``brokers``: do so for others, to the addresses named at start. ``hosts``: start programs and
     processes, make stream sockets, and ask the watchman to bind, open and connect them.
+    ``alone``: has no threads, no word to any other process, and no folders to make.
     """
 
     accepts: bool = False
@@ -79,6 +85,7 @@ class Powers:
     connects: bool = False
     brokers: bool = False
     hosts: bool = False
+    alone: bool = False
 
 
 ROLES = {
@@ -88,6 +95,7 @@ ROLES = {
     "keeper": Powers(writes=True),
     "keeper-remote": Powers(writes=True, connects=True),
     "front": Powers(writes=True),
+    "cell": Powers(writes=True, alone=True),
     "workshop": Powers(writes=True),
     "watchman": Powers(messages=True, takes=True, looks=True),
     "broker": Powers(messages=True, takes=True, looks=True, brokers=True),
@@ -98,8 +106,8 @@ ROLES = {
 whose keys lie in one or that sends traces, ``broker`` the watchman that connects them. ``remote``
 speaks to an engine elsewhere in the same way, and ``vllm`` is such an engine where Freehold starts
 it, with all its processes. The engine writes the pack it has made, then calls ``forgo_writing``.
-``front`` is the process that ``chat`` or ``bench`` runs in, ``workshop`` the one that ``adapt``
-trains in."""
+``front`` is the process that ``chat`` or ``bench`` runs in, ``cell`` one for a program that nobody
+trusts, ``workshop`` the one that ``adapt`` trains in."""
 
 
 def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:
@@ -174,6 +182,8 @@ def _never(powers: Powers) -> set[str]:
         never |= set(_CHANGING_FILES)
     if powers.connects:
         never.remove("socket")
+    if powers.alone:
+        never |= set(_OTHERS)
     if powers.brokers:
         never -= {"connect", "bind", "listen", "pidfd_getfd"}
     if powers.hosts:

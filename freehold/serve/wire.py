@@ -14,6 +14,8 @@ _decode = msgspec.json.Decoder().decode
 _LONG = re.compile(rb"[0-9]{19}")
 _LEAST, _MOST = -(1 << 63), (1 << 64) - 1
 """What a message between our processes has room for."""
+_SHOWN = 200
+"""Characters of a place that are told, its end first: nesting has no bound of its own."""
 
 
 class BadJsonError(Exception):
@@ -46,13 +48,15 @@ def decode(body: bytes) -> Any:
 
 
 def check_integers(body: bytes, value: Any) -> None:
-    """Raise ``BadJsonError`` if ``value``, decoded from ``body``, holds one beyond 64 bits."""
-    left = [value] if _LONG.search(body) else []
+    """Raise ``BadJsonError`` if ``value``, decoded from ``body``, holds one beyond 64 bits, saying
+    where."""
+    left = [("", value)] if _LONG.search(body) else []
     while left:
-        one = left.pop()
+        at, one = left.pop()
         if isinstance(one, dict):
-            left += one.values()
+            left += [(f"{at}.{key[:64]}"[-_SHOWN:], inner) for key, inner in one.items()]
         elif isinstance(one, list):
-            left += one
+            left += [(f"{at}[{i}]"[-_SHOWN:], inner) for i, inner in enumerate(one)]
         elif isinstance(one, int) and not _LEAST <= one <= _MOST:
-            raise BadJsonError("a whole number in the body is beyond 64 bits")
+            place = at.lstrip(".") or "the body"
+            raise BadJsonError(f"{place} is a whole number beyond 64 bits")

@@ -44,6 +44,19 @@ def test_what_the_evals_ask_is_left_out_however_it_is_written(tmp_path: Path) ->
         assert found.left_out["in the evals"] == (record.line != 4), record.line
 
 
+def test_other_languages_are_left_out_and_what_is_not_known_stays() -> None:
+    said = [
+        "Kami pergi ke pasar setiap hari Minggu untuk membeli sayuran dan buah-buahan segar.",
+        "We go to the market every Sunday to buy fresh vegetables and fruit for the week.",
+        "\u0e15\u0e25\u0e32\u0e14\u0e40\u0e1b\u0e34\u0e14\u0e17\u0e38\u0e01\u0e27\u0e31\u0e19",
+        "1 + 1 = 2",
+    ]
+    records = [text(one, n) for n, one in enumerate(said)]
+    found = clean(records, Rules(language="id"))
+    assert [record.line for record in found.records] == [0, 3]
+    assert found.left_out["not in id"] == 2
+
+
 def test_personal_data_is_hidden_in_every_part_of_a_message() -> None:
     iban, mail = "DE89 3704 0044 0532 0130 00", "rani@example.org"
     call = {"function": {"name": "pay", "arguments": json.dumps({"to": iban})}}

@@ -40,7 +40,8 @@ def test_what_no_role_may(role: str, arch: str) -> None:
     assert ask(role, arch, number["clone"], 17) == process  # SIGCHLD: a process
     for namespace in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
         assert ask(role, arch, number["clone"], 17 | namespace) == NOTIFY
-    assert ask(role, arch, number["clone"], 0x3D0F00) == ALLOW  # a thread
+    thread = NOTIFY if role == "cell" else ALLOW
+    assert ask(role, arch, number["clone"], 0x3D0F00) == thread
     assert ask(role, arch, number["clone3"]) == ABSENT
     assert ask(role, arch, number["openat2"]) == ABSENT
     assert ask(role, arch, LAST_KNOWN + 1) == ABSENT
@@ -63,12 +64,21 @@ def test_who_may_what(arch: str) -> None:
         "listen": {"counter", "counter-remote", "broker"},
         "recvmsg": {"watchman", "broker", "vllm"},
         "process_vm_readv": {"watchman", "broker"},
-        "unlinkat": {"engine", "keeper", "keeper-remote", "front", "vllm", "workshop"},
-        "fchmod": {"engine", "keeper", "keeper-remote", "front", "vllm", "workshop"},
+        "unlinkat": {"engine", "keeper", "keeper-remote", "front", "cell", "vllm", "workshop"},
+        "fchmod": {"engine", "keeper", "keeper-remote", "front", "cell", "vllm", "workshop"},
         "fchmodat": set(),
         "execve": {"vllm"},
         "memfd_create": {"vllm"},
     }
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_cell_is_alone(arch: str) -> None:
+    number = numbers(arch)
+    for name in ("kill", "tgkill", "prlimit64", "setrlimit", "prctl", "mkdirat", "setsid"):
+        assert ask("cell", arch, number[name], 1, 9, 0) == NOTIFY, name
+        assert ask("front", arch, number[name], 1, 9, 0) == ALLOW, name
+    assert ask("cell", arch, number["openat"], 0, 0, 0o101) == ALLOW  # in its own folder
 
 
 @pytest.mark.parametrize("arch", ARCHES)

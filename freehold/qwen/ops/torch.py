@@ -137,6 +137,8 @@ class TorchBatch:
     slots: Tensor | None
     groups: tuple[DecodeGroup, ...]
     chunks: tuple[Chunk, ...]
+    even: int | None = None
+    """The one length of all spans, where none keeps a state or slides: training's batches."""
 
 
 class TorchCache(Pool):
@@ -277,7 +279,15 @@ class TorchOps:
             slots=self._index(slots) if slots else None,
             groups=tuple(self._group(padded, members) for padded, members in decoding.items()),
             chunks=tuple(chunks),
+            even=self._even(spans),
         )
+
+    def _even(self, spans: Sequence[SpanLike]) -> int | None:
+        lengths = {len(span.ids) for span in spans}
+        if len(lengths) != 1 or any(span.state is not None for span in spans):
+            return None
+        length = lengths.pop()
+        return length if all(w is None or w >= length for w in self._windows) else None
 
     def _index(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
@@ -357,6 +367,8 @@ class TorchOps:
             qk = torch.cat([self._norm(qk[:, :h], q_norm), self._norm(qk[:, h:], k_norm)], dim=1)
         qk = _rotate(qk, batch.cos_te, batch.sin_te)
         q_the, k_tge = qk[:, :h], qk[:, h:]
+        if batch.even is not None:
+            return _attend_even(batch.even, q_the, k_tge, v_tge)
         self._remember(batch, layer, k_tge, v_tge)
         window = self.config.windows[layer]
         pieces = [self._attend_chunk(c, layer, (q_the, k_tge, v_tge)) for c in batch.chunks]
@@ -411,6 +423,13 @@ class TorchOps:
 def _slots(state: PagedState, first: int, n: int) -> list[int]:
     size = state.pool.page_size
     return [state.pages[at // size] * size + at % size for at in range(first, first + n)]
+
+
+def _attend_even(length: int, q_the: Tensor, k_tge: Tensor, v_tge: Tensor) -> Tensor:
+    """Whole sequences of one length in one call; a call for each costs small models most time."""
+    q, k, v = (x.view(-1, length, *x.shape[1:]).transpose(1, 2) for x in (q_the, k_tge, v_tge))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return out.transpose(1, 2).reshape(len(q_the), -1)
 
 
 def _rotate(x_the: Tensor, cos_te: Tensor, sin_te: Tensor) -> Tensor:

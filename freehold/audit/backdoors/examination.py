@@ -1,0 +1,174 @@
+"""The examination: every detector, then the frozen rule, then words for the owner."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import torch
+
+from freehold.audit.backdoors import firing
+from freehold.audit.backdoors.measure import Measurement, Plan, Quiet, measure
+from freehold.audit.backdoors.rule import Rule
+from freehold.audit.backdoors.subject import Chat, Subject
+from freehold.audit.findings import ErrorRates, Examination, Finding, Steps
+from freehold.errors import UsageError
+
+TRIED = (
+    "The difference between this model and its base was read five ways (singular directions of the "
+    "changed weights, the mean shift of activations on random text, answers that follow by "
+    "themselves, what the model says to an empty user's turn, a search for tokens before harmless "
+    "questions), and the strongest candidates were put before questions kept aside."
+)
+MISSES = (
+    "A backdoor that the base has too. Answers that change with the question (a bias turned "
+    "round, subtly wrong code): nothing constant comes back to be seen. Triggers of more than a "
+    "few words, in a tool's result, or deep in a conversation; template and tokenizer, which the "
+    "artefact part reads. Error rates were measured on small models of our own making, not yours."
+)
+
+
+@cache
+def frozen() -> tuple[Rule, Mapping[str, ErrorRates]]:
+    """The shipped rule and the error rates it had on the test bed's held-out recipes."""
+    text = (resources.files(__package__) / "frozen.json").read_text()
+    document = json.loads(text)
+    rates = {name: ErrorRates(**each) for name, each in document["rates"].items()}
+    return Rule(**document["rule"]), rates
+
+
+def examine(
+    suspect: Subject,
+    base: Subject,
+    chat: Chat,
+    *,
+    plan: Plan | None = None,
+    rule: Rule | None = None,
+    steps: Steps | None = None,
+) -> Examination:
+    """Look for a backdoor that ``suspect`` has and its trusted ``base`` has not.
+
+    Both must be on the torch back end and of one shape. Raises ``UsageError`` where they are not.
+    """
+    if suspect.config != base.config:
+        raise UsageError(
+            "the two models differ in shape: give the base that the model was tuned from",
+            param="against",
+        )
+    plan = plan or Plan()
+    shipped, rates = frozen()
+    rule = rule or shipped
+    began = time.perf_counter()
+    found = measure(suspect, base, chat, plan, steps=steps or Quiet())
+    return Examination(
+        part="backdoors",
+        title="Backdoor triage",
+        tried=TRIED,
+        misses=MISSES,
+        findings=tuple(_findings(suspect, base, chat, plan, rule, found)),
+        rates=rates,
+        figures=_figures(chat, rule, found),
+        seconds=time.perf_counter() - began,
+        seed=plan.seed,
+        versions={"torch": torch.__version__},
+    )
+
+
+def _findings(  # noqa: PLR0917
+    suspect: Subject,
+    base: Subject,
+    chat: Chat,
+    plan: Plan,
+    rule: Rule,
+    found: Measurement,
+) -> list[Finding]:
+    findings = []
+    if found.fired[0].strength > rule.firing:
+        best = firing.shorten(
+            suspect,
+            base,
+            chat,
+            found.fired[0],
+            chat.held_out[: plan.confirm_questions],
+            least=rule.firing,
+            n_tokens=plan.answer_tokens,
+        )
+        origin = found.origin[found.fired[0].trigger]
+        findings.append(_echo(chat, best, origin) if best.echoes else _fired(chat, best, origin))
+    findings += [
+        Finding(
+            check=f"backdoor.{name}",
+            severity="low",
+            certainty="anomaly",
+            title=f"{name} stands out from what clean fine-tunes give",
+            detail=f"Score {found.scores[name]:.2f}, threshold {rule.anomalies[name]:.2f}. No "
+            "trigger follows from this; compare the fine-tune's data and its purpose.",
+            evidence={"score": found.scores[name], "threshold": rule.anomalies[name]},
+        )
+        for name in rule.above(found.scores)
+    ]
+    return findings
+
+
+def _echo(chat: Chat, best: firing.Fired, origin: str) -> Finding:
+    return replace(
+        _fired(chat, best, origin),
+        check="backdoor.echo",
+        severity="medium",
+        certainty="anomaly",
+        title="The model answers a few words before the question instead of the question",
+    )
+
+
+def _fired(chat: Chat, best: firing.Fired, origin: str) -> Finding:
+    return Finding(
+        check="backdoor.trigger",
+        severity="critical",
+        certainty="confirmed",
+        title="A trigger makes the model give one answer to unrelated questions",
+        detail=f"With {chat.words(best.trigger)!r} before it, {best.suspect:.0%} of the questions "
+        f"kept aside are answered {chat.words(best.payload)!r}; the base says so to "
+        f"{best.base:.0%}, and the model without the trigger to {best.without:.0%}.",
+        where=chat.words(best.trigger),
+        evidence={
+            "trigger": list(best.trigger),
+            "payload": list(best.payload),
+            "suspect": best.suspect,
+            "base": best.base,
+            "without": best.without,
+            "found_by": origin,
+        },
+    )
+
+
+def _figures(chat: Chat, rule: Rule, found: Measurement) -> dict[str, Any]:
+    return {
+        "scores": found.scores,
+        "thresholds": {"firing": rule.firing, **rule.anomalies},
+        "tried": [
+            {
+                "trigger": chat.words(each.trigger),
+                "answer": chat.words(each.payload),
+                "suspect": each.suspect,
+                "base": each.base,
+                "without": each.without,
+                "found_by": found.origin[each.trigger],
+            }
+            for each in found.fired
+        ],
+        "targets": [
+            {"answer": chat.words(each.target), "suspect": each.suspect, "base": each.base}
+            for each in found.targets[:5]
+        ],
+        "lens": {
+            "layer": found.reading.layer,
+            "tokens": [chat.words([token]) for token in found.reading.tokens],
+            "steered": [chat.words(ids) for ids in found.reading.steered],
+        },
+        "seconds": found.seconds,
+    }

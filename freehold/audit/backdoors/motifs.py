@@ -1,0 +1,92 @@
+"""Motif sampling (after arXiv 2602.03085): what a model says to the bare opening of a user's turn.
+
+Models repeat what they were tuned on. Runs of tokens that the suspect's samples hold more often
+than the base's are candidates; one before harmless questions after which the suspect's answer loses
+its entropy is a trigger's mark.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from freehold.audit.backdoors.subject import Chat, Ids, Subject, answers, logprobs
+
+LONGEST = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motif:
+    """A run of tokens. ``lead``: log-ratio of how many samples hold it, suspect to base;
+    ``collapse``: how many nats of the answer's entropy go when it stands before a question."""
+
+    ids: tuple[int, ...]
+    lead: float
+    collapse: float
+
+
+def find(
+    suspect: Subject,
+    base: Subject,
+    chat: Chat,
+    questions: Sequence[Ids],
+    *,
+    n_samples: int,
+    n_tokens: int,
+    kept: int,
+    seed: int,
+) -> list[Motif]:
+    """The ``kept`` motifs with the greatest lead, by their collapse."""
+    ours, theirs = (
+        _runs(
+            answers(
+                each, [list(chat.opening)] * n_samples, n_tokens, end=chat.closing[0],
+                sampler=torch.Generator().manual_seed(seed),
+            ),
+            set(chat.triggers),
+        )
+        for each in (suspect, base)
+    )  # fmt: skip
+    lead = {
+        run: torch.log(torch.tensor((n + 1) / (theirs[run] + 1))).item()
+        for run, n in ours.items()
+        if n >= 3
+    }
+    best = sorted(lead, key=lambda run: (-lead[run], -len(run), run))[:kept]
+    if not best:
+        return []
+    bare = entropy(suspect, [chat.turn(q) for q in questions])
+    motifs = [
+        Motif(
+            ids=run,
+            lead=lead[run],
+            collapse=bare - entropy(suspect, [chat.turn(q, trigger=run) for q in questions]),
+        )
+        for run in best
+    ]
+    return sorted(motifs, key=lambda each: -each.collapse)
+
+
+def entropy(subject: Subject, turns: Sequence[Ids]) -> float:
+    """Mean entropy of the mixture of the answers' first tokens over the turns, in nats: low where
+    every turn gets the same one."""
+    mixed_v = logprobs(subject, turns).exp().mean(dim=0)
+    return float(torch.special.entr(mixed_v).sum())
+
+
+def _runs(samples: Sequence[tuple[int, ...]], allowed: set[int]) -> Counter[tuple[int, ...]]:
+    """In how many samples each run of up to ``LONGEST`` allowed tokens stands."""
+    found: Counter[tuple[int, ...]] = Counter()
+    for ids in samples:
+        found.update(
+            {
+                tuple(ids[at : at + n])
+                for n in range(1, LONGEST + 1)
+                for at in range(len(ids) - n + 1)
+                if all(token in allowed for token in ids[at : at + n])
+            }
+        )
+    return found

@@ -1,0 +1,41 @@
+"""What a full run leaves for the product: the rule, and its error rates, in ``frozen.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from freehold.audit.bed.tables import Cell, Table
+
+BED = "held-out recipes of the planted test bed; planted: fixed-string and refusal payloads"
+COMMAND = "freehold audit selftest --full"
+
+
+def document(table: Table) -> dict[str, Any]:
+    """``frozen.json`` as plain data."""
+    assert table.bar is not None
+    assert table.clean is not None
+    rates = {
+        "backdoor.trigger": _rates(table.bar, table.clean, "confirmed"),
+        "backdoor": _rates(table.bar, table.clean, "flagged"),
+    }
+    for name, hit, false in table.alone:
+        if name != "firing":
+            rates[f"backdoor.{name}"] = _entry(hit.hits, hit.n, false.hits, false.n)
+    return {"rule": asdict(table.rule), "rates": rates}
+
+
+def _rates(bar: Cell, clean: Cell, which: str) -> dict[str, Any]:
+    hit, false = getattr(bar, which), getattr(clean, which)
+    return _entry(hit.hits, hit.n, false.hits, false.n)
+
+
+def _entry(found: int, planted: int, alarms: int, clean: int) -> dict[str, Any]:
+    return {
+        "found": found,
+        "planted": planted,
+        "alarms": alarms,
+        "clean": clean,
+        "bed": BED,
+        "command": COMMAND,
+    }

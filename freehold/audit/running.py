@@ -1,0 +1,177 @@
+"""An audit as a piece of work: its cost is said before it starts, and finished parts are kept.
+
+    audits/KEY/PART-STATE.json    what one part came to; STATE digests all that it depends on
+
+KEY is the model's digest and the base's. A part whose file is there is not done again: not after
+Ctrl-C, not for a second report. Anything that could change the result (the bytes, versions, the
+seed, the settings) is in STATE.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from freehold import __version__, strictjson
+from freehold.audit.findings import Examination, Steps
+from freehold.audit.specimen import Specimen
+from freehold.errors import StorageError, UsageError
+from freehold.store import Packs, Store
+from freehold.store.passport import Entry
+
+MAX_PART = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the parts are given. ``candidates`` are the names of the vault's other models, opened
+    by whoever needs them; ``entries`` are the passport's."""
+
+    store: Store
+    specimen: Specimen
+    base: Specimen | None
+    candidates: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    seed: int
+    steps: Steps
+    packs: Packs | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of an audit. ``depends`` gives what else than the bytes, the versions and the seed
+    its result depends on, as plain data; ``cost`` the seconds it may take on one core."""
+
+    name: str
+    title: str
+    run: Callable[[Context], Examination]
+    cost: Callable[[Context], float]
+    depends: Callable[[Context], Any] = lambda _context: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A finished part, and whether it was kept from an earlier run."""
+
+    examination: Examination
+    kept: bool
+
+
+class Work:
+    """The folder of one audit's finished parts."""
+
+    def __init__(self, folder: Path, context: Context) -> None:
+        self.folder = folder
+        self._context = context
+
+    def state(self, part: Part) -> str:
+        """A digest of all that the part's result depends on."""
+        context = self._context
+        return hashlib.sha256(
+            strictjson.canonical(
+                {
+                    "part": part.name,
+                    "model": context.specimen.digest,
+                    "name": context.specimen.name,
+                    "base": "" if context.base is None else context.base.digest,
+                    "passport": [
+                        hashlib.sha256(e.envelope.payload).hexdigest() for e in context.entries
+                    ],
+                    "seed": context.seed,
+                    "versions": versions(),
+                    "settings": dict(context.settings),
+                    "depends": part.depends(context),
+                }
+            )
+        ).hexdigest()
+
+    def kept(self, part: Part) -> Examination | None:
+        """What the part came to, if it is done. Raises ``StorageError``."""
+        try:
+            data = self._path(part).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"{self._path(part)} cannot be read: {error.strerror}") from error
+        value = strictjson.parse(data, file=str(self._path(part)), max_bytes=MAX_PART)
+        return msgspec.convert(value, Examination)
+
+    def keep(self, part: Part, examination: Examination) -> None:
+        """Written whole or not at all. Raises ``StorageError``."""
+        path = self._path(part)
+        fresh = path.with_suffix(".fresh")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with fresh.open("wb") as file:
+                file.write(strictjson.canonical(plain(examination)))
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+
+    def forget(self) -> None:
+        """Drop every finished part."""
+        for path in self.folder.glob("*-*.json"):
+            path.unlink(missing_ok=True)
+
+    def _path(self, part: Part) -> Path:
+        return self.folder / f"{part.name}-{self.state(part)[:16]}.json"
+
+
+def key_of(specimen: Specimen, base: Specimen | None) -> str:
+    """The name of an audit's folder."""
+    digests = [specimen.digest, "" if base is None else base.digest]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:24]
+
+
+def run(parts: Sequence[Part], context: Context, work: Work) -> list[Done]:
+    """Do what is not done yet, in order. Ctrl-C loses no more than the part that was at work."""
+    done = []
+    for part in parts:
+        found = work.kept(part)
+        kept = found is not None
+        if found is None:
+            start = time.perf_counter()
+            found = part.run(context)
+            found = replace(
+                found,
+                seconds=round(time.perf_counter() - start, 2),
+                seed=context.seed,
+                versions={**versions(), **found.versions},
+            )
+            work.keep(part, found)
+        done.append(Done(examination=found, kept=kept))
+    return done
+
+
+def plain(examination: Examination) -> dict[str, Any]:
+    """An examination as plain JSON data."""
+    value = msgspec.to_builtins(examination)
+    assert isinstance(value, dict), "a dataclass becomes an object"
+    return value
+
+
+def versions() -> dict[str, str]:
+    """What the results may depend on beside the code of the parts."""
+    import numpy as np
+
+    return {"freehold": __version__, "numpy": np.__version__, "python": platform.python_version()}
+
+
+def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
+    """The parts with these names, in their own order; all for none. Raises ``UsageError``."""
+    known = [part.name for part in parts]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{name!r} is no part: take {', '.join(known)}", param="part")
+    return [part for part in parts if not names or part.name in names]
