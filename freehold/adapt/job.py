@@ -63,7 +63,12 @@ class _Job:
         model = verify(Store(Path(self._job.root)), self._job.model)
         lessons, facts = self._encoded(model, data, replay)
         planned = plan.plan(
-            config_of(model), self._recipe, lessons, threads=self._job.threads, files=facts
+            config_of(model),
+            self._recipe,
+            lessons,
+            threads=self._job.threads,
+            files=facts,
+            file_bytes=sum(tensor.data.nbytes for tensor in model.tensors.values()),
         )
         self._link.send([frame(wire.Planned(plan=planned))])
         return self._train(model, lessons, facts)

@@ -12,14 +12,25 @@ from freehold.qwen.names import block_shapes
 
 WATTS = 100
 """What a machine under load is taken to draw, where nobody measured it."""
+_PROCESS = 400 << 20
+_LOGIT_ROWS = 256
+"""As in ``loss``, which is not imported for it: it brings torch with it."""
 _ROWS, _INPUTS, _OUTPUTS = 512, 1024, 4096
 
 
 def plan(
-    config: Config, recipe: Recipe, lessons: Any, *, threads: int | None, files: dict[str, Any]
+    config: Config,
+    recipe: Recipe,
+    lessons: Any,
+    *,
+    threads: int | None,
+    files: dict[str, Any],
+    file_bytes: int,
 ) -> dict[str, Any]:
     """The plan in plain values: ``steps``, ``tokens`` of an epoch, ``memory`` in bytes, ``seconds``
-    by the speed of a matrix product just timed here, ``kilowatt_hours``."""
+    by the speed of a matrix product just timed here, ``kilowatt_hours``. ``file_bytes`` is the
+    model's size on the disk.
+    """
     lengths = [lesson.tokens for lesson in lessons.data]
     replayed = [lesson.tokens for lesson in lessons.replay]
     steps = packing.count(lengths, replayed, recipe)
@@ -37,7 +48,7 @@ def plan(
         "steps": steps,
         "trained_tokens": round(trained),
         "parameters": parameters(config, recipe),
-        "memory": memory(config, recipe),
+        "memory": memory(config, recipe, file_bytes),
         "seconds": round(seconds),
         "kilowatt_hours": round(seconds * WATTS / 3.6e6, 3),
         "lengths": _histogram(lengths),
@@ -72,21 +83,22 @@ def operations(config: Config, recipe: Recipe) -> float:
     return passes * (weights(config) + parameters(config, recipe) * (recipe.lora is not None))
 
 
-def memory(config: Config, recipe: Recipe) -> int:
-    """Bytes that are held at once, at most: weights, what is trained with its gradient and two
-    means, activations of a micro-batch, and logits of some rows."""
+def memory(config: Config, recipe: Recipe, file_bytes: int) -> int:
+    """Bytes that are held at once, at most: the process itself and the model's file as it lies in
+    memory, weights, what is trained with its gradient and two means, activations of a micro-batch
+    (half more, for what lives a moment), and logits of some rows. Against what was measured:
+    docs/adapt.md."""
     size = 4 if recipe.dtype == "float32" else 2
     untied = 0 if config.tied_head else config.vocab * config.width
-    # Packed codes take about 8 bits a value at most; the head is multiplied out as one.
-    unpacked = (weights(config) + untied) * size
-    held = weights(config) + untied + config.vocab * config.width * size
-    held = held if recipe.codes else unpacked
+    # Of packed weights one layer at a time is multiplied out, and the head is the largest.
+    held = (config.vocab * config.width if recipe.codes else weights(config) + untied) * size
     trained = parameters(config, recipe) * (16 if recipe.lora is not None else 12)
     inner = sum(a + b for a, b in _matrices(config)) + 6 * config.width
     block = recipe.micro_batch * inner * size
     kept = block + config.n_layers * recipe.micro_batch * config.width * size
     activations = kept if recipe.recompute else config.n_layers * block
-    return held + trained + activations + 3 * 256 * config.vocab * 4
+    logits = 3 * _LOGIT_ROWS * config.vocab * 4
+    return _PROCESS + file_bytes + held + trained + activations * 3 // 2 + logits
 
 
 def _speed(recipe: Recipe, threads: int | None) -> float:

@@ -19,7 +19,7 @@ from tests.adapt.conftest import lessons, made
 RECIPE = Recipe(
     name="test",
     lora=Lora(rank=4, alpha=8, magnitude=True),
-    steps=24,
+    steps=16,
     learning_rate=5e-3,
     batch=128,
     micro_batch=64,
@@ -85,7 +85,7 @@ def left(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "times", [3, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    "times", [2, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
 def test_kills_change_no_bit(tmp_path: Path, times: int) -> None:
     whole, timed = tmp_path / "whole", tmp_path / "timed"
