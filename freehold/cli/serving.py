@@ -21,7 +21,7 @@ from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
 from freehold.cli.telemetry import collector_of, telling
 from freehold.cli.upstream import hosting, upstream_of
-from freehold.cli.watching import Rules, guarded, judge_starting, rules_of
+from freehold.cli.watching import Rules, guarded, judge_starting, readout_of, rules_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -76,6 +76,9 @@ def serve(
     guard_policy: Annotated[
         str | None, typer.Option(help="Policy of keys that name none [warn].")
     ] = None,
+    guard_probe: Annotated[
+        str | None, typer.Option(help="A probe for this model, made by `guard probe` [none].")
+    ] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(help="Context held by all requests together, in tokens [32768].")
     ] = None,
@@ -116,6 +119,7 @@ def serve(
         ledger_content=ledger_content,
         guard=guard,
         guard_policy=guard_policy,
+        guard_probe=guard_probe,
         cache_tokens=cache_tokens,
         max_running=max_running,
         max_waiting=max_waiting,
@@ -144,7 +148,7 @@ def serve(
         home.shut_files()
         # Only now: what is imported here starts threads of its own where it is allowed to.
         with (
-            starting(settings, home, above) as child,
+            starting(settings, home, above, readout_of(settings, rules)) as child,
             judge_starting(settings, home) as judge,
         ):
             from freehold.serve.run import Binding, check

@@ -199,6 +199,11 @@ class Settings:
     guard_weights: str = _key(
         "", "weights of the fast tier that `freehold guard train` wrote; empty: those shipped"
     )
+    guard_probe: str = _key(
+        "",
+        "a probe on the served model's hidden states that `freehold guard probe` wrote for it (see "
+        "[probes](guard-probes.md)); empty: none",
+    )
     guard_policies: str = _key(
         "guard.toml", "the file of your own policies, in the store's folder; there need not be one"
     )

@@ -50,6 +50,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: Literal["off", "uncertain", "always"] = "off"
     band: tuple[float, float] = (0.2, 0.9)
     loose: bool = False
+    probe: bool = True
     seconds: float = 2.0
     failure: Literal["block", "allow"] = "block"
     thoughts: Literal["judge", "hide"] = "judge"

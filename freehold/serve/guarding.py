@@ -171,6 +171,9 @@ class Watched:
         shown = False
         async with aclosing(pieces):
             async for piece in pieces:
+                if piece.turns and await self._read(index, watch, piece, usage):
+                    yield Piece(index=index)
+                    break
                 if not (piece.text or piece.tokens or piece.finish):
                     yield piece
                     continue
@@ -197,6 +200,14 @@ class Watched:
         usage.said[index].finish = "content_filter"
         self._meter.judged("answer", self._answers[index])
         yield _instead(piece, watch.cut if shown and stream else self._refusal)
+
+    async def _read(self, index: int, watch: Watch, piece: Piece, usage: Usage) -> bool:
+        """Judge a prompt by what the served model made of it; whether there is to be no answer."""
+        verdict = await watch.read(piece.turns)
+        if verdict is None:
+            return False
+        await self._decided(index, watch, verdict, usage)
+        return verdict.stops
 
     async def _decided(self, index: int, watch: Watch, verdict: Verdict, usage: Usage) -> None:
         """Remember what counts of an answer's verdicts: the first that does anything, and what

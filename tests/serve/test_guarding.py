@@ -9,11 +9,13 @@ from typing import Any
 
 import anthropic
 import httpx
+import numpy as np
 import openai
 import pytest
 
 from freehold.guard.cascade import Cascade
 from freehold.guard.policy import parse_policies
+from freehold.guard.probe import Probe
 from freehold.guard.tools import read as read_rules
 from freehold.ledger import KeeperSettings
 from freehold.serve.keys import KeyLimits
@@ -502,3 +504,66 @@ async def test_nothing_planted_is_shown_and_nothing_benign_is_changed(
                 assert finish == "content_filter"
                 shown = "" if words == REFUSAL else words.removesuffix(CUT)
                 assert most.startswith(shown)
+
+
+# --- what the served model's own hidden states say ------------------------------------------------
+
+
+@pytest.fixture
+def probed(counter: Callable[..., Any], scripted: Any) -> Callable[..., Any]:
+    """Counters whose engine reads 9 off every byte of "wolf" wherever it stands, -9 off others."""
+    probe = Probe(
+        model="m",
+        layers=(0,),
+        weights=np.zeros((1, 4, 4), np.float32),
+        biases=np.zeros(4, np.float32),
+        card={},
+        digest="0" * 64,
+    )
+
+    def readout(ids: list[int]) -> Any:
+        rows = np.full((len(ids), 4), -9, np.float32)
+        text = bytes(ids)
+        while (at := text.find(b"wolf")) >= 0:
+            rows[at : at + 4, 2] = 9
+            text = text.replace(b"wolf", b"....", 1)
+        return rows
+
+    def open_one(policy: str = "stop") -> Any:
+        cascade = Cascade(
+            parse_policies(POLICIES + "[policy.deaf]\nlike = 'stop'\nprobe = false\n"),
+            detectors=[],
+            probe=probe,
+            default=policy,
+        )
+        return counter(engine=scripted.ScriptedEngine(readout=readout), guard=cascade)
+
+    return open_one
+
+
+@WHOLE_AND_STREAM
+def test_a_prompt_the_probe_knows_is_refused_before_a_word_is_said(
+    probed: Any, stream: bool
+) -> None:
+    running = probed()
+    answer = ask(running, CHAT, body("wolf", stream=stream, n=2))
+    for choice in range(2):
+        assert spoken(answer, choice) == (REFUSAL, "content_filter")
+    told = answer.headers["x-freehold-guard"] if not stream else answer.text
+    assert "answer-0=block:harmful" in told
+    assert spoken(ask(running, CHAT, body("sheep", stream=stream))) == ("sheep", "stop")
+
+
+def test_the_probe_is_not_asked_about_what_was_not_a_user_s(probed: Any) -> None:
+    messages = [{"role": "system", "content": "wolf"}, {"role": "user", "content": "sheep"}]
+    running = probed()
+    assert spoken(ask(running, CHAT, body("", messages=messages)))[1] == "stop"
+    messages[1]["content"] = "wolf"
+    assert spoken(ask(running, CHAT, body("", messages=messages)))[1] == "content_filter"
+
+
+@pytest.mark.parametrize(("policy", "told"), [("warn", "warn:harmful"), ("deaf", "allow")])
+def test_a_policy_may_only_tell_or_not_listen(probed: Any, policy: str, told: str) -> None:
+    answer = ask(probed(policy), CHAT, body("wolf"))
+    assert spoken(answer) == ("wolf", "stop")
+    assert (told in answer.headers["x-freehold-guard"]) is (policy == "warn" or told == "allow")
