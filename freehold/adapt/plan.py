@@ -90,8 +90,10 @@ def memory(config: Config, recipe: Recipe, file_bytes: int) -> int:
     docs/adapt.md."""
     size = 4 if recipe.dtype == "float32" else 2
     untied = 0 if config.tied_head else config.vocab * config.width
-    # Of packed weights one layer at a time is multiplied out, and the head is the largest.
-    held = (config.vocab * config.width if recipe.codes else weights(config) + untied) * size
+    # Of packed weights one layer at a time is multiplied out, in float32 first; the head is the
+    # largest.
+    one = config.vocab * config.width * (size + 4)
+    held = one if recipe.codes else (weights(config) + untied) * size
     trained = parameters(config, recipe) * (16 if recipe.lora is not None else 12)
     inner = sum(a + b for a, b in _matrices(config)) + 6 * config.width
     block = recipe.micro_batch * inner * size
