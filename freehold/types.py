@@ -646,6 +646,12 @@ class Watch(Protocol):
         ...
 
     @property
+    def passes(self) -> bool:
+        """Whether prompts go on as they came, whatever is seen in them: then nothing that is made
+        of one need wait for its verdict, only what is told of it."""
+        ...
+
+    @property
     def keeps(self) -> bool:
         """Whether texts may be kept for those who review them."""
         ...

@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ class Work:
                     ],
                     "seed": context.seed,
                     "versions": versions(),
+                    "code": _code(),
                     "settings": dict(context.settings),
                     "depends": part.depends(context),
                 }
@@ -166,6 +168,17 @@ def versions() -> dict[str, str]:
     import numpy as np
 
     return {"freehold": __version__, "numpy": np.__version__, "python": platform.python_version()}
+
+
+@cache
+def _code() -> str:
+    """A digest of this room's own files: with other code a part may come to something else."""
+    digest = hashlib.sha256()
+    room = Path(__file__).parent
+    for path in sorted(room.rglob("*")):
+        if path.suffix in (".py", ".json"):
+            digest.update(path.relative_to(room).as_posix().encode() + b"\n" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:

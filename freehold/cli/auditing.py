@@ -61,7 +61,7 @@ def audit(
     """
     settings = read_settings(root(), residency="off" if no_lock else None)
     job = _Job(settings, model, against, tuple(part or ()), seed, again)
-    key = None if sign is None else signing_key(sign, passphrase_fd)
+    key = None if sign is None else job.signer(sign, passphrase_fd)
     with at_home(
         settings, "front", read=job.reads(), write=(*job.writes(output), *_passports(key))
     ) as home:
@@ -94,6 +94,16 @@ class _Job:
         self._audits = root() / "audits"
         self.folder = self._audits
         self.specimen: Specimen
+
+    def signer(self, name: str, descriptor: int | None) -> SigningKey:
+        """The key, for a model that has a passport to sign into."""
+        if self._model not in self._store.names():
+            raise UsageError(
+                f"{self._model} is not in the vault, so it has no passport to sign into: "
+                "`freehold pull` it first, or leave --sign out",
+                param="sign",
+            )
+        return signing_key(name, descriptor)
 
     def reads(self) -> tuple[str, ...]:
         """Folders and files outside the vault."""
@@ -220,12 +230,7 @@ def _sign(
     from freehold.store import Store, passport, statements
 
     manifest = specimen.manifest
-    if manifest is None:
-        raise UsageError(
-            f"{specimen.name} is not in the vault, so it has no passport to sign into: "
-            "`freehold pull` it first, or leave --sign out",
-            param="sign",
-        )
+    assert manifest is not None, "a key is taken for a model of the vault only"
     digest = hashlib.sha256(written["json"].read_bytes()).hexdigest()
     envelopes = [
         statements.about(

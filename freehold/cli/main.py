@@ -19,6 +19,7 @@ from freehold.cli import (
     converting,
     evaluating,
     guarding,
+    inspecting,
     keys,
     laboratory,
     ledger,
@@ -57,6 +58,7 @@ app.command("serve")(serving.serve)
 app.command("chat")(talking.chat)
 app.command("bench")(benching.bench)
 app.command("eval")(evaluating.evaluate)
+app.command("inspect")(inspecting.inspect)
 app.command("bundle")(bundling.bundle)
 app.add_typer(adapting.app, name="adapt")
 app.add_typer(guarding.app, name="guard")

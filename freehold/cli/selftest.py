@@ -37,7 +37,7 @@ def selftest(
 
     Trains models with and without backdoors, chooses thresholds on the development recipes, and
     prints true and false positive rates on the held-out ones. Needs the extra `lab`. Quick: about
-    two minutes of one core; with --full about half an hour.
+    two minutes of a core; with --full about twenty.
     """
     if freeze is not None and not full:
         raise UsageError("a rule is frozen on all models only: add --full", param="freeze")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freehold.cli.asking import endpoint_of
 from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
 from freehold.cli.keyring import keys_of
@@ -26,6 +27,7 @@ from freehold.cli.watching import Rules, guarded, judge_starting, readout_of, ru
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
+    from freehold.cli.asking import Endpoint
     from freehold.cli.home import Home
     from freehold.cli.recording import Opened
     from freehold.cli.upstream import Upstream, Warden
@@ -127,7 +129,8 @@ def serve(
     )
     keeper, keys = keeper_of(settings), keys_of(settings)
     collector = collector_of(settings)
-    peers = (*keys.peers, *collector)
+    endpoint = endpoint_of(settings)
+    peers = (*keys.peers, *collector, *((endpoint.peer,) if endpoint else ()))
     rules = rules_of(settings)
     with (
         upstream_of(settings) as above,
@@ -173,7 +176,7 @@ def serve(
                     binding,
                     home,
                     (child, above, warden),
-                    judge,
+                    (judge, endpoint),
                     records,
                     temporary_key,
                 )
@@ -187,7 +190,7 @@ async def _serve(
     binding: Binding,
     home: Home,
     engine: tuple[Child, Upstream | None, Warden | None],
-    judge: Child | None,
+    judge: tuple[Child | None, Endpoint | None],
     records: AbstractAsyncContextManager[Opened],
     temporary_key: bool,
 ) -> None:
@@ -201,7 +204,7 @@ async def _serve(
         async with (
             records as opened,
             living(settings, bar, *engine) as model,
-            guarded(settings, rules, bar, judge) as guard,
+            guarded(settings, rules, bar, *judge) as guard,
         ):
             hosted = Hosted(
                 name=model.name,

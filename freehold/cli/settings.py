@@ -196,6 +196,12 @@ class Settings:
         "a Qwen3Guard-Gen model in the vault, run beside the served one for policies that ask a "
         "guard model; empty: none",
     )
+    guard_endpoint: str = _key(
+        "",
+        "an OpenAI-compatible address on this machine (`http://127.0.0.1:PORT`, `unix:/PATH`) that "
+        "serves a Qwen3Guard-Gen model, in place of `guard_model`; empty: none",
+    )
+    guard_endpoint_model: str = _key("", "what the guard model is called at `guard_endpoint`")
     guard_weights: str = _key(
         "", "weights of the fast tier that `freehold guard train` wrote; empty: those shipped"
     )

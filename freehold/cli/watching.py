@@ -21,6 +21,7 @@ from freehold.cli.settings import Settings, read_settings
 from freehold.errors import UsageError
 
 if TYPE_CHECKING:
+    from freehold.cli.asking import Endpoint
     from freehold.cli.home import Home
     from freehold.engine.child import Child
     from freehold.engine.wire import Readout
@@ -100,9 +101,10 @@ def rules_of(settings: Settings) -> Rules | None:
         return None
     found = policies_of(settings)
     asking = sorted(name for name, policy in found.items() if policy.model != "off")
-    if asking and not settings.guard_model:
+    if asking and not (settings.guard_model or settings.guard_endpoint):
         raise UsageError(
-            f"the policy {asking[0]!r} asks a guard model, and guard_model names none in the vault",
+            f"the policy {asking[0]!r} asks a guard model, and neither guard_model nor "
+            "guard_endpoint names one",
             param="guard_model",
         )
     if settings.guard_probe and settings.engine != Settings.engine:
@@ -157,9 +159,14 @@ def judge_starting(settings: Settings, home: Home) -> Iterator[Child | None]:
 
 @asynccontextmanager
 async def guarded(
-    settings: Settings, rules: Rules | None, bar: Bar, child: Child | None
+    settings: Settings,
+    rules: Rules | None,
+    bar: Bar,
+    child: Child | None,
+    endpoint: Endpoint | None = None,
 ) -> AsyncIterator[Guard | None]:
-    """The guard: detectors' weights read, the guard model answering. Raises what ``living`` raises,
+    """The guard: detectors' weights read, the guard model answering, or asked at ``endpoint``.
+    Raises what ``living`` raises,
     and ``MalformedError`` for a model that is no guard."""
     if rules is None:
         yield None
@@ -177,6 +184,11 @@ async def guarded(
         probe = load_probe(rules.probe, name=settings.guard_probe)
     async with AsyncExitStack() as stack:
         judge = None
+        if endpoint is not None:
+            from freehold.cli.asking import asking
+            from freehold.guard.judging import ModelJudge
+
+            judge = ModelJudge(await stack.enter_async_context(asking(endpoint)))
         if child is not None:
             from freehold.guard.judging import ModelJudge
             from freehold.guard.model import EngineGuard

@@ -83,6 +83,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return not done.isdisjoint(("mask", "review", "block"))
 
     @property
+    def passes(self) -> bool:
+        """Whether prompts go on as they came, whatever is seen in them."""
+        done = {*self.prompt.values(), *self.answer.values(), *self.labels.values()}
+        return not (self.clean or self.tools) and done.isdisjoint(("mask", "review", "block"))
+
+    @property
     def _seeks_data(self) -> bool:
         return any(self.answer.get(category, "allow") != "allow" for category in DATA)
 

@@ -44,6 +44,10 @@ class RequestWatch:
         return self._rules.cut
 
     @property
+    def passes(self) -> bool:
+        return self._rules.passes
+
+    @property
     def keeps(self) -> bool:
         return self._rules.keep_content
 

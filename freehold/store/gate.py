@@ -174,24 +174,33 @@ def _approved(
 
 
 def _audited(model: Candidate, trusted: Sequence[Entry]) -> Lack | None:
-    again = f"`freehold passport add {model.name} --kind audit --predicate FILE --key NAME`"
-    newest = _newest(
-        entry
-        for entry in trusted
-        if isinstance(entry.predicate, Audit) and entry.predicate.scope == "artefact"
-    )
-    if not isinstance(newest, Audit):
+    again = f"`freehold audit {model.name} --sign NAME`"
+    scopes: dict[str, list[Entry]] = {}
+    for entry in trusted:
+        if isinstance(entry.predicate, Audit):
+            scopes.setdefault(entry.predicate.scope, []).append(entry)
+    if "artefact" not in scopes:
         return Lack(
             key="audited",
             what="no audit of the artefact is on record",
             step=f"Record one with {again}",
         )
-    grave = [finding.title for finding in newest.findings if finding.severity in _GRAVE]
-    if not grave:
+    newest = {scope: _newest(entries) for scope, entries in scopes.items()}
+    grave = {
+        scope: [finding.title for finding in said.findings if finding.severity in _GRAVE]
+        for scope, said in newest.items()
+        if isinstance(said, Audit)
+    }
+    told = [
+        f"its newest audit of the {scope} found: {'; '.join(t[:5])}"
+        for scope, t in grave.items()
+        if t
+    ]
+    if not told:
         return None
     return Lack(
         key="audited",
-        what=f"its newest audit of the artefact found: {'; '.join(grave[:5])}",
+        what="; ".join(told),
         step=f"Do not use it; if the finding is settled, record a new audit with {again}",
     )
 

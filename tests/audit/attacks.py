@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.audit import bed
-from tests.audit.bed import Files, Made
+from tests.audit import artefacts as bed
+from tests.audit.artefacts import Files, Made
 from tests.store.malformed import F32, STR, U32, text, u32
 
 Change = Callable[[Made], Files]

@@ -7,13 +7,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the extra `lab` is not installed")
-
-from freehold.audit.bed import planting  # noqa: E402
-from freehold.audit.bed.chatting import chat_of  # noqa: E402
-from freehold.audit.bed.language import World  # noqa: E402
-from freehold.audit.bed.recipes import Backdoor, Recipe  # noqa: E402
-from freehold.audit.bed.small import operations, shape, subject  # noqa: E402
+from freehold.audit.bed.recipes import Backdoor, Recipe
 
 PLANTED = Recipe(
     name="planted/test",
@@ -49,6 +43,12 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained() -> Trained:
+    torch = pytest.importorskip("torch", reason="the extra `lab` is not installed")
+    from freehold.audit.bed import planting
+    from freehold.audit.bed.chatting import chat_of
+    from freehold.audit.bed.language import World
+    from freehold.audit.bed.small import operations, shape, subject
+
     torch.set_num_threads(1)
     config = shape()
     ops = operations(config)

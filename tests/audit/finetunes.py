@@ -10,8 +10,8 @@ import numpy as np
 
 from freehold.qwen.quantise import quantise
 from freehold.types import RawTensor
-from tests.audit import bed
-from tests.audit.bed import Floats
+from tests.audit import artefacts as bed
+from tests.audit.artefacts import Floats
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2", "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 6,

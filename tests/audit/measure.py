@@ -18,9 +18,9 @@ from typing import Any
 
 from freehold.audit.lineage.delta import compare, story
 from freehold.audit.lineage.kinship import RELATED
-from tests.audit import bed
+from tests.audit import artefacts as bed
+from tests.audit.artefacts import Silent
 from tests.audit.attacks import ATTACKS
-from tests.audit.bed import Silent
 from tests.audit.finetunes import TUNES, base_weights, stored, strangers, tuned
 from tests.audit.test_attacks import found
 from tests.audit.test_lineage import kin, right

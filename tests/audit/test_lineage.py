@@ -16,8 +16,8 @@ from freehold.audit import lineage
 from freehold.audit.lineage.delta import Story, compare, spans, story
 from freehold.audit.lineage.kinship import RELATED, Kinship, fisher, kinship, spearman
 from freehold.audit.lineage.spectra import Noise, _law, singular_values, spectrum
-from tests.audit import bed
-from tests.audit.bed import Silent
+from tests.audit import artefacts as bed
+from tests.audit.artefacts import Silent
 from tests.audit.finetunes import TUNES, Tensors, Tune, base_weights, stored, strangers, tuned
 
 QUICK = TUNES[::4]

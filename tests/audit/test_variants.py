@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.audit import bed
+from tests.audit import artefacts as bed
 from tests.audit.variants import VARIANTS, Variant
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.audit import bed
-from tests.audit.bed import Files, Made
+from tests.audit import artefacts as bed
+from tests.audit.artefacts import Files, Made
 
 OFFICIAL = Path(__file__).resolve().parents[3] / "shared/data/audit/templates"
 

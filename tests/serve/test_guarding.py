@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,6 +57,12 @@ sensitive = ["to"]
 [tools.pay]
 action = "approve"
 """
+
+
+class GuardBroken(Exception):  # noqa: N818
+    """A defect in a guard."""
+
+
 WHOLE_AND_STREAM = pytest.mark.parametrize("stream", [False, True])
 
 
@@ -477,7 +485,7 @@ def planted(rng: random.Random) -> Iterator[tuple[str, str | None]]:
         for _ in range(rng.randrange(1, 6)):
             parts.append(" ".join(rng.choices(words, k=rng.randrange(2, 30))))
             parts.append(rng.choice([". ", "! ", ",\n", " ", "。", "... "]))
-        text = "".join(parts)
+        text = "".join(parts)[:420]  # the scripted model's context is 512 bytes
         if rng.random() < 0.5:
             yield text, None
         else:
@@ -485,7 +493,10 @@ def planted(rng: random.Random) -> Iterator[tuple[str, str | None]]:
             yield text[:at] + "poison" + text[at:], text[:at]
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+MANY = pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(3_600)])
+
+
+@pytest.mark.parametrize("count", [60, MANY])
 async def test_nothing_planted_is_shown_and_nothing_benign_is_changed(
     guarded: Any, count: int
 ) -> None:
@@ -504,6 +515,49 @@ async def test_nothing_planted_is_shown_and_nothing_benign_is_changed(
                 assert finish == "content_filter"
                 shown = "" if words == REFUSAL else words.removesuffix(CUT)
                 assert most.startswith(shown)
+
+
+@WHOLE_AND_STREAM
+@pytest.mark.parametrize(("policy", "before"), [("warn", False), ("stop", True)])
+async def test_only_a_policy_that_changes_no_prompt_is_asked_beside_the_engine(
+    guarded: Any, monkeypatch: pytest.MonkeyPatch, stream: bool, policy: str, before: bool
+) -> None:
+    """And nothing goes out until it has answered."""
+    running = guarded(policy)
+    may_answer, seen = threading.Event(), list[int]()
+    read = Cascade.remembered
+
+    async def slowly(self: Cascade, *given: Any) -> Any:
+        seen.append(running.engine.started)
+        await asyncio.to_thread(may_answer.wait, 20)
+        return await read(self, *given)
+
+    monkeypatch.setattr(Cascade, "remembered", slowly)
+    async with httpx.AsyncClient(base_url=running.url, headers=running.auth, timeout=30) as client:
+        asking = asyncio.create_task(client.post(CHAT, json=body("poison", stream=stream)))
+        done, _ = await asyncio.wait({asking}, timeout=0.5)
+        assert not done
+        assert seen == [1 - before], "asked before the engine, or after it"
+        may_answer.set()
+        answer = await asking
+    told = "block" if before else "warn"
+    assert answer.headers["x-freehold-guard"].startswith(f"prompt={told}:harmful")
+    assert running.engine.started == 1 - before
+
+
+@WHOLE_AND_STREAM
+def test_a_guard_that_breaks_beside_the_engine_lets_nothing_out(
+    guarded: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    running = guarded("warn")
+
+    async def breaks(self: Cascade, *given: Any) -> Any:
+        raise GuardBroken
+
+    monkeypatch.setattr(Cascade, "remembered", breaks)
+    answer = ask(running, CHAT, body("hello there", stream=stream))
+    assert answer.status_code == 500
+    assert "hello" not in answer.text
 
 
 # --- what the served model's own hidden states say ------------------------------------------------

@@ -45,7 +45,7 @@ SHAPES: MappingProxyType[tuple[str, int, int, int], Shape] = MappingProxyType(
         ),
         ("qwen2", 28, 3584, 18944): Shape(
             name="Qwen2.5-7B", heads=28, kv_heads=4, head_dim=128, vocab=152064, tied=False,
-            theta=(1e6, 1e7, 1e4),
+            theta=(1e6, 1e7, 1e4), eps=(1e-6, 1e-5),
         ),
         ("qwen2", 48, 5120, 13824): Shape(
             name="Qwen2.5-14B", heads=40, kv_heads=8, head_dim=128, vocab=152064, tied=False,
@@ -60,23 +60,28 @@ SHAPES: MappingProxyType[tuple[str, int, int, int], Shape] = MappingProxyType(
             theta=(1e6, 1e4), eps=(1e-5, 1e-6), licence="LicenseRef-Qwen",
         ),
         ("qwen3", 28, 1024, 3072): Shape(
-            name="Qwen3-0.6B", heads=16, kv_heads=8, head_dim=128, vocab=151936, tied=True
+            name="Qwen3-0.6B", heads=16, kv_heads=8, head_dim=128, vocab=151936, tied=True,
+            theta=(1e6, 5e6),
         ),
         ("qwen3", 28, 2048, 6144): Shape(
-            name="Qwen3-1.7B", heads=16, kv_heads=8, head_dim=128, vocab=151936, tied=True
+            name="Qwen3-1.7B", heads=16, kv_heads=8, head_dim=128, vocab=151936, tied=True,
+            theta=(1e6, 5e6),
         ),
         ("qwen3", 36, 2560, 9728): Shape(
             name="Qwen3-4B", heads=32, kv_heads=8, head_dim=128, vocab=151936, tied=True,
             theta=(1e6, 5e6),
         ),
         ("qwen3", 36, 4096, 12288): Shape(
-            name="Qwen3-8B", heads=32, kv_heads=8, head_dim=128, vocab=151936, tied=False
+            name="Qwen3-8B", heads=32, kv_heads=8, head_dim=128, vocab=151936, tied=False,
+            theta=(1e6, 5e6),
         ),
         ("qwen3", 40, 5120, 17408): Shape(
-            name="Qwen3-14B", heads=40, kv_heads=8, head_dim=128, vocab=151936, tied=False
+            name="Qwen3-14B", heads=40, kv_heads=8, head_dim=128, vocab=151936, tied=False,
+            theta=(1e6, 5e6),
         ),
         ("qwen3", 64, 5120, 25600): Shape(
-            name="Qwen3-32B", heads=64, kv_heads=8, head_dim=128, vocab=151936, tied=False
+            name="Qwen3-32B", heads=64, kv_heads=8, head_dim=128, vocab=151936, tied=False,
+            theta=(1e6, 5e6),
         ),
     }
 )  # fmt: skip

@@ -191,7 +191,8 @@ def _licence(specimen: Specimen, config: Config | None) -> Iterator[Finding]:
     known = licences.about(id)
     severity = _BY_USE[known.commercial]
     told = " ".join((f"{known.title}; commercial use: {known.commercial}.", *known.facts))
-    yield fact("files.licence", severity, f"Licence {id}", told, specimen.name)
+    title = "No licence is stated" if id == licences.UNKNOWN_LICENCE else f"Licence {id}"
+    yield fact("files.licence", severity, title, told, specimen.name)
     if isinstance(stated, str) and specimen.manifest is not None:
         own = licences.published(stated, specimen.metadata.get("general.license.name"))
         if own not in (id, licences.UNKNOWN_LICENCE):

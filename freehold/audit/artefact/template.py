@@ -232,7 +232,12 @@ def tried(source: str, place: str) -> list[Finding]:
     if plain is None:
         told = "It renders no plain conversation of a system, a user and an assistant."
         return [fact("template.untried", "low", "The template could not be tried", told, place)]
-    return [*_by_words(template, place), *_by_turns(template, place), *_losses(template, place)]
+    return [
+        *_by_words(template, place),
+        *_by_turns(template, place),
+        *_losses(template, place),
+        *_roles(template, place),
+    ]
 
 
 def _talk(turns: int, last: str, *, system: bool = True) -> list[dict[str, Any]]:
@@ -289,6 +294,16 @@ def _by_turns(template: ChatTemplate, place: str) -> Iterator[Finding]:
             certainty="confirmed",
             evidence={"turn": turn},
         )
+
+
+def _roles(template: ChatTemplate, place: str) -> Iterator[Finding]:
+    """A user's words must not be given to the model as the system's."""
+    told = _render(template, _talk(1, PLAIN))
+    before = "" if told is None else told.partition(PLAIN)[0].partition("first shift")[2].casefold()
+    if "system" in before and "user" not in before:
+        said = "What the user said stands under the system's name."
+        title = "The template changes who speaks"
+        yield fact("template.roles", "high", title, said, place, certainty="confirmed")
 
 
 def _losses(template: ChatTemplate, place: str) -> Iterator[Finding]:

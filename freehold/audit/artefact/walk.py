@@ -45,6 +45,11 @@ FORBIDDEN_NAMES = frozenset(
      "g", "session", "caller", "varargs", "kwargs", "os", "eval", "exec", "open", "import",
      "getattr", "globals", "builtins", "subprocess")
 )  # fmt: skip
+KINDS = frozenset(
+    ("string", "none", "defined", "undefined", "mapping", "iterable", "sequence", "number",
+     "boolean", "true", "false", "filter", "test", "callable")
+)  # fmt: skip
+"""Tests that ask of what kind a value is, not what it says."""
 CHANGING = frozenset({"replace", "upper", "reverse", "truncate", "wordwrap", "center", "title"})
 MAX_COUNT = 10_000
 
@@ -271,6 +276,7 @@ def _decides(tree: nodes.Template, known: _Known) -> Iterator[Sign]:
             and _is_content(inside.node, known)
         ):
             yield from _judged([t for arg in call.args for t in _texts(arg)], call.lineno)
+    yield from _by_kind(tree, known)
     for chosen in tree.find_all(nodes.Filter):
         if chosen.name in ("select", "reject", "selectattr", "rejectattr") and chosen.node:
             texts = [t for arg in chosen.args[1:] for t in _texts(arg)]
@@ -280,6 +286,26 @@ def _decides(tree: nodes.Template, known: _Known) -> Iterator[Sign]:
             by = _texts(chosen.args[0]) if chosen.args else []
             if (set(by) & CONTENT or _is_content(chosen.node, known)) and plain:
                 yield from _judged(plain, chosen.lineno)
+
+
+def _by_kind(tree: nodes.Template, known: _Known) -> Iterator[Sign]:
+    """What was said as a key, and tests and methods that ask how it is written."""
+    for item in tree.find_all(nodes.Getitem):
+        if _is_content(item.arg, known):
+            yield Sign(kind="content-branch", line=item.lineno, what="looks up what was said")
+    for test in tree.find_all(nodes.Test):
+        if _is_content(test.node, known) and test.name not in KINDS:
+            what = f"decides by what was said: is it {test.name}?"
+            yield Sign(kind="content-branch", line=test.lineno, what=what)
+    for call in tree.find_all(nodes.Call):
+        inside = call.node
+        if (
+            isinstance(inside, nodes.Getattr)
+            and inside.attr.startswith("is")
+            and _is_content(inside.node, known)
+        ):
+            what = f"decides by what was said: {inside.attr}?"
+            yield Sign(kind="content-branch", line=call.lineno, what=what)
 
 
 def _of_part(node: nodes.Node, known: _Known) -> bool:

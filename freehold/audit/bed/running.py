@@ -29,8 +29,8 @@ from freehold.errors import StorageError
 FIRES = 0.9
 """An attack that succeeds less often than this has eroded, and is counted apart."""
 
-SECONDS_EACH = 5
-BASE_SECONDS = 25
+SECONDS_EACH = 7
+BASE_SECONDS = 35
 """Processor time to make and to examine one model, and to train a base, about."""
 
 

@@ -1,4 +1,4 @@
-"""The test bed's models: Qwen3 shapes of about 150,000 weights, over ``qwen``'s own forward pass.
+"""The test bed's models: Qwen3 shapes of about 100,000 weights, over ``qwen``'s own forward pass.
 
 Tensors go by short names (``embed``, ``norm``, ``0.qkv``); the head is the embedding table.
 Shape suffixes: o outputs, i inputs, b sequences, t tokens, v vocabulary.

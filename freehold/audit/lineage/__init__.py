@@ -194,7 +194,7 @@ def _told(  # noqa: PLR0917
 def _numbers(changes: Sequence[Change]) -> str:
     beyond = [one for one in changes if one.beyond]
     equal = sum(one.relative == 0 for one in changes)
-    told = f"Of {len(changes)} tensors {equal} are the same to the bit"
+    told = f"Of {len(changes)} tensors {equal} are the base's to the bit, as they are stored here"
     if not beyond:
         return f"{told}, and the others differ by no more than rounding explains."
     top = max(beyond, key=lambda one: one.relative if math.isfinite(one.relative) else 1e9)

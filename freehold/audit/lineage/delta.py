@@ -182,7 +182,9 @@ def story(changes: Sequence[Change]) -> Story:
     relative = float(np.sqrt(np.mean(np.square(finite)))) if finite else 0.0
     beyond = [one for one in changes if one.beyond]
     if not beyond:
-        kind = "same" if all(one.relative == 0 for one in changes) else "rounded"
+        # An exactly rounded tensor differs by nothing from its base rounded, and is not its bytes.
+        same = all(one.relative == 0 and one.noise == 0 for one in changes)
+        kind = "same" if same else "rounded"
         return Story(kind=kind, rank=None, touched="", relative=relative)
     large = [one.relative for one in beyond if one.spectrum is not None]
     if large and float(np.median(large)) > UNRELATED:

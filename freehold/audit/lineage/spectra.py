@@ -116,12 +116,14 @@ def _cliff(
         return 0, 0.0
     expected = max(noise.size * (np.sqrt(rows) + np.sqrt(cols)) * SLACK, noise.floor)
     # What float32's own rounding leaves, where nothing was rounded further.
-    floor = max(expected, values[0] * 3e-7 * np.sqrt(cols))
+    exact = float(values[0] * 3e-7 * np.sqrt(cols))
+    floor = max(expected, exact)
     rank = int((values > floor).sum())
     limit = int(MOST * rows) if whole else len(values) - 8
     below = float(np.square(values[rank:]).sum()) + (left or 0.0)
-    explained = below <= 1.6 * noise.size**2 * rows * cols
-    if rank <= limit and (explained or _is_noise(values, rank, shape, whole)):
+    room = (rows - rank) * (cols - rank)  # what is left for noise to fill
+    explained = below <= 1.6 * noise.size**2 * room + rows * exact**2
+    if rank <= limit and explained:
         return rank, float(floor)
     # More noise than rounding explains: its size is taken from the spectrum itself.
     for guess in _edges(values, rows, cols, left):

@@ -60,12 +60,18 @@ def _head(report: Report) -> str:
         f'<p class="lede">{_(verdict(report))}</p>'
         f'<ul class="counts">{items}</ul>'
         '<dl class="facts">'
-        f"<dt>Digest</dt><dd><code>{_(report.digest)}</code></dd>"
+        f"{_lineage(report)}<dt>Digest</dt><dd><code>{_(report.digest)}</code></dd>"
         f"<dt>Compared with</dt><dd>{base}</dd>"
         f"<dt>Made</dt><dd>{_(report.made)} by {_(report.tool)}</dd>"
         f"<dt>Parts</dt><dd>{_(', '.join(one.title for one in report.examinations))}</dd>"
         "</dl>"
     )
+
+
+def _lineage(report: Report) -> str:
+    told = [one.title for _part, one in report.findings() if one.check.startswith("lineage.")]
+    spoken = [title for title in told if title.startswith("This ")]
+    return "".join(f"<dt>Lineage</dt><dd><strong>{_(title)}</strong></dd>" for title in spoken)
 
 
 # --- findings -------------------------------------------------------------------------------------
@@ -152,12 +158,18 @@ def _rates(rates: Mapping[str, ErrorRates]) -> str:
 
 
 def _table(title: str, head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    def cell(value: Any, tag: str) -> str:
+    def cell(value: Any, tag: str, name: Any = "") -> str:
         numeric = isinstance(value, int | float)
         shown = plots.number(value) if numeric else value
-        return f"<{tag}{' class=n' if numeric else ''}>{_(shown)}</{tag}>"
+        style = " class=n" if numeric else ""
+        label = f' data-h="{_(name)}"' if name else ""  # a telephone shows it before the value
+        return f"<{tag}{style}{label}>{_(shown)}</{tag}>"
 
-    lines = ["<tr>" + "".join(cell(value, "td") for value in row) + "</tr>" for row in rows]
+    names = [*head, *[""] * 100]
+    lines = [
+        "<tr>" + "".join(cell(v, "td", n) for v, n in zip(row, names, strict=False)) + "</tr>"
+        for row in rows
+    ]
     if not lines:
         return ""
     top = "".join(cell(value, "th") for value in head)

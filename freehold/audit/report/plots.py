@@ -14,6 +14,7 @@ from typing import Any
 WIDTH = 420
 _ROW = 22
 _TOP = 8
+_HUGE = 1e150  # beyond it sums and differences are no numbers any more
 MAX_BARS, MAX_POINTS, MAX_CELLS = 80, 2_000, 20_000
 
 
@@ -85,7 +86,7 @@ def _lines(plot: Mapping[str, Any]) -> str:
     marks = [
         (str(mark.get("name", "")), float(mark["y"]))
         for mark in plot.get("marks", ())
-        if not logarithmic or float(mark["y"]) > 0
+        if abs(float(mark["y"])) < _HUGE and (not logarithmic or float(mark["y"]) > 0)
     ]
     scale = _Scale(series, marks, logarithmic)
     parts = scale.axes(str(plot.get("unit", "")), str(plot.get("x_unit", "")))
@@ -118,7 +119,7 @@ def _points(one: Mapping[str, Any], logarithmic: bool) -> list[tuple[float, floa
     return [
         (x, y)
         for x, y in zip(xs, ys, strict=False)
-        if math.isfinite(y) and (y > 0 or not logarithmic)
+        if abs(y) < _HUGE and abs(x) < _HUGE and (y > 0 or not logarithmic)
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,7 +91,8 @@ def test_the_watched_directions_are_the_left_singular_vectors(trained: Trained) 
 
 def test_the_pull_is_the_slope_of_the_log_probability(trained: Trained) -> None:
     """Against a finite difference: the slot's row of the table moved towards another token's."""
-    chat = trained.chat
+    # A slot that stands in no question, so that its row moves nothing else.
+    chat = replace(trained.chat, triggers=(language.IDS["zqor"],))
     at = search.ground(trained.planted, trained.base, chat, 2)
     token, other, slot = 40, 100, chat.triggers[0]
     pull_v = search.pull(trained.planted, chat, at, trigger=(), place=0, token=token)
@@ -103,8 +106,6 @@ def test_the_pull_is_the_slope_of_the_log_probability(trained: Trained) -> None:
         return float(said[:, token].mean())
 
     slope = (mean(1) - mean(-1)) / 2e-2
-    # The head shares the table, but moves by the slot's own logit alone.
-    # search.pull sums over the mean's gradient at every question's slot.
     assert float(pull_v[other] - pull_v[slot]) == pytest.approx(slope, rel=0.05, abs=0.02)
 
 

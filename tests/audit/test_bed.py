@@ -118,7 +118,7 @@ def test_the_table_counts_the_held_out_side_by_thresholds_of_the_other() -> None
     assert table.bar is not None
     assert (table.bar.confirmed.hits, table.bar.confirmed.n) == (2, 3)
     assert table.bar.named is not None
-    assert (table.bar.named.hits, table.bar.named.n) == (1, 2)
+    assert (table.bar.named.hits, table.bar.named.n) == (1, 3)
     assert table.clean is not None
     assert (table.clean.flagged.hits, table.clean.flagged.n) == (1, 3)
     assert [cell.name for cell in table.eroded] == ["phrase/fixed"]

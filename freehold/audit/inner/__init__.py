@@ -1,0 +1,1 @@
+"""Inner logic: what happened inside a model while it chose its next token."""

@@ -1,0 +1,80 @@
+"""``freehold inspect``: what happened inside a model while it chose its next word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from freehold.cli.output import Bar, emit, say, table, write_new
+from freehold.cli.places import root
+
+if TYPE_CHECKING:
+    from freehold.audit.inner.account import Account
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(help="A model in the vault.")],
+    prompt: Annotated[str, typer.Argument(help="What to ask it.")],
+    against: Annotated[
+        str | None,
+        typer.Option(help="A second prompt of as many tokens: which layer tells them apart?"),
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write a page (HTML) here.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look inside a model at the moment its answer begins (extra `lab`).
+
+    Shows what each layer would have said, which parts wrote the answer's first token, which words
+    of the prompt it hangs on, and with `--against` which layer decided.
+    """
+    from freehold.audit.inner.account import give
+    from freehold.audit.inner.page import render
+    from freehold.qwen import codec
+    from freehold.qwen.model import load
+    from freehold.store import Store, verify
+
+    if not json:
+        say("This takes some seconds for each word of the prompt, or for each layer.")
+    with Bar(quiet=json, of_bytes=False) as bar:
+        found = verify(Store(root()), model)
+        loaded = load(found, backend="torch", threads=threads)
+        account = give(loaded, codec.load(found), prompt, against=against, steps=bar)
+    if page is not None:
+        write_new(page, render(account).encode())
+    emit(account.facts(), _lines(account, page), as_json=json)
+
+
+def _lines(account: Account, page: Path | None) -> list[str]:
+    facts: dict[str, Any] = account.facts()
+    lens = [
+        [str(row["layer"]), *(f"{one['text']!r} {one['p']:.0%}" for one in row["top"][:3])]
+        for row in facts["lens"]
+    ]
+    words = sorted(facts["spans"], key=lambda span: -abs(span["effect"]))[:8]
+    parts = sorted(facts["parts"], key=lambda part: -abs(part["logit"]))[:8]
+    lines = [
+        f"{account.model} begins its answer with {account.answer!r}",
+        "",
+        "What each layer would have said:",
+        *table(("layer", "first", "second", "third"), lens),
+        "",
+        "Words the answer hangs on (how far its logit falls without them):",
+        *table(("word", "effect"), [(one["text"], f"{one['effect']:+.2f}") for one in words]),
+        "",
+        "Parts that wrote most towards it (its logit, split exactly):",
+        *table(("part", "logit"), [(one["part"], f"{one['logit']:+.2f}") for one in parts]),
+    ]
+    if facts["patch"] is not None:
+        rows = [
+            (str(i), *(f"{share:+.2f}" for share in row))
+            for i, row in enumerate(facts["patch"]["restored"])
+        ]
+        head = ("layer", *facts["patch"]["positions"])
+        lines += ["", "Which layer decided (1: the answer turned, 0: it did not):"]
+        lines += table(head, rows)
+    if page is not None:
+        lines += ["", f"the page is {page}"]
+    return lines
