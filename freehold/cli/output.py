@@ -188,6 +188,11 @@ class Bar:
             self._tenths = self._done * 10 // self._total
             say(f"{self._what}: {self._tenths * 10} %")
 
+    def label(self, what: str) -> None:
+        """Another name for the work that goes on; shown on a terminal only."""
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, description=_plain(what))
+
     def note(self, line: str) -> None:
         """One line about the work, above the bar."""
         if self._live is not None:

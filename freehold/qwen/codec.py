@@ -69,6 +69,11 @@ class QwenCodec:
         parts = self._template.parts(flat, tools=tools, options=options)
         return self._tokenizer.encode_parts(parts, param="messages")
 
+    @property
+    def text_end(self) -> int | None:
+        """The token that ended each document when the model was made, if it has one."""
+        return self._tokenizer.added_id(STOP_TOKENS[1])
+
     def turns(self, prompt: Ids) -> tuple[Turn, ...]:
         """ChatML's turns: a role on a line of its own, and what stands up to the turn's end."""
         begin, end = map(self._tokenizer.added_id, TURN_TOKENS)
@@ -90,6 +95,10 @@ class QwenCodec:
     def text(self, prompt: str) -> list[int]:
         """Raises ``UsageError`` naming ``prompt`` where it is no valid Unicode."""
         return self._tokenizer.encode(plain(prompt, param="prompt"), param="prompt")
+
+    def plain(self, text: str) -> list[int]:
+        """Token ids of a text in which nothing is a control token. Raises as ``text`` does."""
+        return self._tokenizer.encode_parts([plain(text, param="text")], param="text")
 
     def token_bytes(self, token: int) -> bytes:
         return self._tokenizer.token_bytes(token)

@@ -12,7 +12,7 @@ d width, q all heads of queries, keys and values, v vocabulary, w wanted rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from freehold.qwen.ops import Array, Batch, Ops, Packed, TapFn
@@ -41,13 +41,22 @@ class Weights:
     head: Packed
 
 
-def forward(
-    ops: Ops, weights: Weights, batch: Batch, wanted: Sequence[int], tap: TapFn | None = None
+def forward(  # noqa: PLR0917  (the first four are what every caller has)
+    ops: Ops,
+    weights: Weights,
+    batch: Batch,
+    wanted: Sequence[int],
+    tap: TapFn | None = None,
+    through: Callable[..., Array] | None = None,
 ) -> Array | None:
-    """Logits (w, v) of the wanted rows, or ``None`` where no row is wanted."""
+    """Logits (w, v) of the wanted rows, or ``None`` where no row is wanted.
+
+    ``through`` is called in place of ``block``, with its arguments: training computes blocks again
+    there instead of keeping what is in them.
+    """
     x_td = ops.embed(weights.embed, batch)
     for i in range(len(weights.blocks)):
-        x_td = block(ops, weights, x_td, batch, i, tap)
+        x_td = (through or block)(ops, weights, x_td, batch, i, tap)
     if not wanted:
         return None
     return ops.norm_linear(ops.take(x_td, wanted), weights.norm, weights.head)

@@ -139,16 +139,17 @@ def load(
     threads: int | None = None,
     cache_tokens: int = DEFAULT_CACHE_TOKENS,
     page_size: int = 16,
+    codes: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Give the weights to a back end and make an empty cache of ``cache_tokens`` tokens.
 
-    ``torch`` dequantises to ``dtype``; ``native`` keeps the file's own codes, or uses a pack's
-    where it lies, computes as ``docs/numerics.md`` says, and ``dtype`` is the cache's. Plain floats
-    become codes of the size that ``weights`` names. ``threads`` sets how many the arithmetic may
-    use, for the whole process. ``progress`` is called with packed bytes done and in all. Raises
-    ``MalformedError`` where config and weights do not fit together,
-    ``UsageError`` for an impossible option.
+    ``torch`` dequantises to ``dtype``, with ``codes`` again at every use; ``native`` keeps the
+    file's own codes, or uses a pack's where it lies, computes as ``docs/numerics.md`` says, and
+    ``dtype`` is the cache's. Plain floats become codes of the size that ``weights`` names.
+    ``threads`` sets how many the arithmetic may use, for the whole process. ``progress`` is
+    called with packed bytes done and in all. Raises ``MalformedError`` where config and weights
+    do not fit together, ``UsageError`` for an impossible option.
     """
     _check_options(backend, dtype, threads, cache_tokens, page_size)
     config = config_of(model)
@@ -176,7 +177,13 @@ def load(
         assert dtype != "int8", "checked before"
         numerics, isa = f"torch-{dtype}", device
         ops = _open_torch(
-            config, dtype, device, threads=threads, n_pages=n_pages, page_size=page_size
+            config,
+            dtype,
+            device,
+            threads=threads,
+            n_pages=n_pages,
+            page_size=page_size,
+            codes=codes,
         )
         fused = _weights(config, naming, _File(model, ops, progress))
     card = ModelCard(
@@ -201,6 +208,7 @@ def _open_torch(
     threads: int | None,
     n_pages: int,
     page_size: int,
+    codes: bool,
 ) -> Ops:
     # Imported when a model is loaded, and only then.
     if importlib.util.find_spec("torch") is None:
@@ -212,7 +220,13 @@ def _open_torch(
     from freehold.qwen.ops import torch as torch_ops
 
     return torch_ops.open_ops(
-        config, dtype=dtype, device=device, threads=threads, n_pages=n_pages, page_size=page_size
+        config,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        n_pages=n_pages,
+        page_size=page_size,
+        codes=codes,
     )
 
 

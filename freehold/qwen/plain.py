@@ -4,8 +4,6 @@ engines want it.
 What comes out holds other bytes than what went in: packed codes are multiplied out, and every value
 is rounded to bfloat16 (to nearest, ties to even). It is a model of its own, with a digest of its
 own, and is brought into the vault like a foreign one.
-
-Source: the safetensors format (eight bytes of header length, JSON, then tensors without gaps).
 """
 
 from __future__ import annotations
@@ -25,14 +23,16 @@ from freehold.qwen.names import HF, Names, block_shapes, check, names_of
 from freehold.qwen.quants import dequantise
 from freehold.qwen.template import source_of
 from freehold.qwen.tokenizer import tokenizer_of
+from freehold.store import safetensors
 from freehold.types import Floats, VerifiedModel
 
 WEIGHTS = "model.safetensors"
 _ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _NAN = np.uint16(0x7FC0)
-_ALIGN = 8
 
 Progress = Callable[[int, int], None]
+Change = Callable[[str, Floats], Floats]
+"""What becomes of a tensor's values (outputs, inputs), by the name it is written under."""
 
 
 def size_of(model: VerifiedModel) -> int:
@@ -41,8 +41,15 @@ def size_of(model: VerifiedModel) -> int:
     return sum(2 * _count(shape) for _, _, shape in _tensors(config, names_of(model.format)))
 
 
-def write(model: VerifiedModel, folder: Path, *, progress: Progress = lambda d, t: None) -> None:
-    """Write ``model`` into ``folder``, which is there and empty; durable when it returns.
+def write(
+    model: VerifiedModel,
+    folder: Path,
+    *,
+    change: Change = lambda name, values: values,
+    progress: Progress = lambda d, t: None,
+) -> None:
+    """Write ``model`` into ``folder``, which is there and empty; durable when it returns. Values go
+    through ``change`` before they are rounded, which must keep their shape.
 
     Raises ``MalformedError`` for a model whose parts do not fit each other, ``OSError``.
     """
@@ -63,7 +70,7 @@ def write(model: VerifiedModel, folder: Path, *, progress: Progress = lambda d, 
         {"tokenizer_class": "Qwen2TokenizerFast", "add_prefix_space": False, **ends, **spoken},
     )
     with (folder / WEIGHTS).open("xb") as file:
-        _weights(file, model, config, names, progress)
+        _weights(file, model, config, names, change, progress)
         file.flush()
         os.fsync(file.fileno())
 
@@ -76,26 +83,30 @@ def to_bfloat16(values: Floats) -> npt.NDArray[np.uint16]:
     return np.where(np.isnan(values), _NAN, rounded)
 
 
-def _weights(
-    file: BinaryIO, model: VerifiedModel, config: Config, names: Names, progress: Progress
+def _weights(  # noqa: PLR0917  (called in one place)
+    file: BinaryIO,
+    model: VerifiedModel,
+    config: Config,
+    names: Names,
+    change: Change,
+    progress: Progress,
 ) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for _, name, shape in _tensors(config, names):
-        start, end = end, end + 2 * _count(shape)
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGN)
-    file.write(len(text).to_bytes(8, "little") + text)
-    done = 0
-    for source, name, shape in _tensors(config, names):
-        tensor = model.tensors[source]
-        data = to_bfloat16(dequantise(tensor))
-        if data.shape != shape:
-            raise MalformedError(f"tensor {name} has shape {data.shape}, not {shape}", file=source)
-        file.write(data.astype("<u2").tobytes())
-        done += 2 * _count(shape)
-        progress(done, end)
+    planned = [(name, "BF16", shape) for _, name, shape in _tensors(config, names)]
+    total = size_of(model)
+
+    def values() -> Iterator[bytes]:
+        done = 0
+        for source, name, shape in _tensors(config, names):
+            data = to_bfloat16(change(name, dequantise(model.tensors[source])))
+            if data.shape != shape:
+                raise MalformedError(
+                    f"tensor {name} has shape {data.shape}, not {shape}", file=source
+                )
+            yield data.astype("<u2").tobytes()
+            done += data.nbytes
+            progress(done, total)
+
+    safetensors.write(file, planned, values())
 
 
 def _tensors(config: Config, names: Names) -> Iterator[tuple[str, str, tuple[int, ...]]]:

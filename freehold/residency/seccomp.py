@@ -96,6 +96,7 @@ ROLES = {
     "keeper-remote": Powers(writes=True, connects=True),
     "front": Powers(writes=True),
     "cell": Powers(writes=True, alone=True),
+    "workshop": Powers(writes=True),
     "watchman": Powers(messages=True, takes=True, looks=True),
     "broker": Powers(messages=True, takes=True, looks=True, brokers=True),
     "remote": Powers(messages=True, connects=True),
@@ -106,7 +107,7 @@ whose keys lie in one or that sends traces, ``broker`` the watchman that connect
 speaks to an engine elsewhere in the same way, and ``vllm`` is such an engine where Freehold starts
 it, with all its processes. The engine writes the pack it has made, then calls ``forgo_writing``.
 ``front`` is the process that ``chat`` or ``bench`` runs in, ``cell`` one for a program that nobody
-trusts."""
+trusts, ``workshop`` the one that ``adapt`` trains in."""
 
 
 def program(role: str, arch: str, *, refuse: int, line: int = -1) -> list[Op]:

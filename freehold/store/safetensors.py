@@ -1,4 +1,4 @@
-"""safetensors, whole or sharded: read strictly, or not at all.
+"""safetensors, whole or sharded: read strictly, or not at all; and written.
 
 Source: the format section of safetensors' README. The header is JSON with unique keys, and the
 tensors tile the rest of the file: no gap, no overlap, nothing behind the last.
@@ -6,11 +6,12 @@ tensors tile the rest of the file: no gap, no overlap, nothing behind the last.
 
 from __future__ import annotations
 
+import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from freehold import strictjson
 from freehold.errors import MalformedError, UsageError
@@ -20,6 +21,9 @@ from freehold.store.spans import MAX_NAME, MAX_TENSORS, TensorSpan
 # its size, so the narrower bound is what keeps a hostile one under a gigabyte.
 MAX_HEADER = 32 << 20
 MAX_DIMS = 8
+_ALIGN = 8
+_FROM_TORCH = {"format": "pt"}
+"""What transformers asks for before it reads a file."""
 MAX_SIZE = 1 << 48
 
 ELEMENT_BYTES = {
@@ -83,6 +87,29 @@ def check_index(index: Any, shards: Mapping[str, Safetensors], *, file: str) -> 
             _fail(file, f"{name!r} should be in {str(shard)[:80]!r}, but {where}")
     for name in held.keys() - weight_map.keys():
         _fail(file, f"{name!r} is in {held[name]}, but not in the index")
+
+
+def write(
+    file: BinaryIO,
+    layout: Sequence[tuple[str, str, tuple[int, ...]]],
+    data: Iterable[bytes],
+    *,
+    metadata: Mapping[str, str] = _FROM_TORCH,
+) -> None:
+    """Write tensors in the order of ``layout`` (name, type, shape); ``data`` gives the bytes of
+    each, little-endian and row-major, and is asked for one at a time. Raises ``OSError``."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, dtype, shape in layout:
+        start, end = end, end + math.prod(shape) * ELEMENT_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGN)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for (name, dtype, shape), values in zip(layout, data, strict=True):
+        wanted = math.prod(shape) * ELEMENT_BYTES[dtype]
+        assert len(values) == wanted, f"{name}: {len(values)} bytes for {wanted}"
+        file.write(values)
 
 
 def _fail(file: str, reason: str) -> NoReturn:

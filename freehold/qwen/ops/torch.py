@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,10 +33,69 @@ ATTEND_MULTIPLE = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """A linear layer: ``weight_od``, and ``bias_o`` if it has one."""
+    """A linear layer: ``weight_od``, and ``bias_o`` if it has one. Training puts layers of its own
+    in place of these, which are called in the same way."""
 
     weight_od: Tensor
     bias_o: Tensor | None = None
+
+    def __call__(self, x_td: Tensor) -> Tensor:
+        return F.linear(x_td, self.weight_od, self.bias_o)
+
+    def rows(self, ids_t: Tensor) -> Tensor:
+        """Some rows of the weights: an embedding's vectors."""
+        return F.embedding(ids_t, self.weight_od)
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight_od.nbytes + (0 if self.bias_o is None else self.bias_o.nbytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """A frozen layer that stays as it lies in its file, and is multiplied out wherever it is used:
+    called like ``Linear``, for less memory and more time."""
+
+    parts: tuple[RawTensor, ...]
+    bias_o: Tensor | None
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def weight_od(self) -> Tensor:
+        """The values, made anew."""
+        return _values(self.parts, self.dtype, self.device)
+
+    def __call__(self, x_td: Tensor) -> Tensor:
+        return F.linear(x_td, self.weight_od, self.bias_o)
+
+    def rows(self, ids_t: Tensor) -> Tensor:
+        (table,) = self.parts
+        row_bytes = table.data.nbytes // table.shape[0]
+        data = table.data.reshape(-1, row_bytes)[ids_t.cpu().numpy()].reshape(-1)
+        raw = replace(table, shape=(len(ids_t), *table.shape[1:]), data=data)
+        return _values([raw], self.dtype, self.device)
+
+    @property
+    def nbytes(self) -> int:
+        held = sum(part.data.nbytes for part in self.parts)
+        return held + (0 if self.bias_o is None else self.bias_o.nbytes)
+
+
+def _values(parts: Sequence[RawTensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Dequantise parts below each other, never holding more than one part twice."""
+    rows = sum(part.shape[0] for part in parts)
+    whole = torch.empty((rows, *parts[0].shape[1:]), dtype=dtype, device=device)
+    in_place = dtype == torch.float32 and device.type == "cpu"
+    start = 0
+    for part in parts:
+        target = whole[start : start + part.shape[0]]
+        if in_place:
+            dequantise_into(part, target.numpy())
+        else:
+            target.copy_(torch.from_numpy(dequantise(part)))
+        start += part.shape[0]
+    return whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +183,12 @@ def open_ops(
     threads: int | None,
     n_pages: int,
     page_size: int,
+    codes: bool = False,
 ) -> TorchOps:
-    """The back end with an empty cache. Raises ``UsageError`` for a device this machine lacks."""
+    """The back end with an empty cache; with ``codes``, layers stay packed.
+
+    Raises ``UsageError`` for a device this machine lacks.
+    """
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -136,16 +199,23 @@ def open_ops(
         torch.set_num_threads(threads)
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
     cache = TorchCache(config, n_pages=n_pages, page_size=page_size, dtype=kind, device=device)
-    return TorchOps(config, dtype=kind, device=device, cache=cache)
+    return TorchOps(config, dtype=kind, device=device, cache=cache, codes=codes)
 
 
 class TorchOps:
     """``ops.Ops`` in PyTorch."""
 
     def __init__(
-        self, config: Config, *, dtype: torch.dtype, device: str, cache: TorchCache
+        self,
+        config: Config,
+        *,
+        dtype: torch.dtype,
+        device: str,
+        cache: TorchCache,
+        codes: bool = False,
     ) -> None:
         self.config = config
+        self._codes = codes
         self.dtype = dtype
         self.device = torch.device(device)
         self.cache = cache
@@ -158,32 +228,19 @@ class TorchOps:
 
     # --- weights ----------------------------------------------------------------------------------
 
-    def pack(self, weights: Sequence[RawTensor], biases: Sequence[RawTensor] = ()) -> Linear:
-        weight_od = self._values(weights)
-        return Linear(weight_od=weight_od, bias_o=self._values(biases) if biases else None)
+    def pack(
+        self, weights: Sequence[RawTensor], biases: Sequence[RawTensor] = ()
+    ) -> Linear | Codes:
+        bias_o = _values(biases, self.dtype, self.device) if biases else None
+        if self._codes:
+            return Codes(parts=tuple(weights), bias_o=bias_o, dtype=self.dtype, device=self.device)
+        return Linear(weight_od=_values(weights, self.dtype, self.device), bias_o=bias_o)
 
     def vector(self, weights: RawTensor) -> Tensor:
-        return self._values([weights])
+        return _values([weights], self.dtype, self.device)
 
-    def nbytes(self, weights: Linear | Tensor) -> int:
-        if isinstance(weights, Tensor):
-            return weights.nbytes
-        return weights.weight_od.nbytes + (0 if weights.bias_o is None else weights.bias_o.nbytes)
-
-    def _values(self, parts: Sequence[RawTensor]) -> Tensor:
-        """Dequantise parts below each other, never holding more than one part twice."""
-        rows = sum(part.shape[0] for part in parts)
-        whole = torch.empty((rows, *parts[0].shape[1:]), dtype=self.dtype, device=self.device)
-        in_place = self.dtype == torch.float32 and self.device.type == "cpu"
-        start = 0
-        for part in parts:
-            target = whole[start : start + part.shape[0]]
-            if in_place:
-                dequantise_into(part, target.numpy())
-            else:
-                target.copy_(torch.from_numpy(dequantise(part)))
-            start += part.shape[0]
-        return whole
+    def nbytes(self, weights: Linear | Codes | Tensor) -> int:
+        return weights.nbytes
 
     # --- a step's layout --------------------------------------------------------------------------
 
@@ -276,16 +333,16 @@ class TorchOps:
     # --- the operations ---------------------------------------------------------------------------
 
     def embed(self, table: Linear, batch: TorchBatch) -> Tensor:
-        return F.embedding(batch.ids_t, table.weight_od)
+        return table.rows(batch.ids_t)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self.config.norm_eps)
 
     def norm_linear(self, x_td: Tensor, norm_d: Tensor, weights: Linear) -> Tensor:
-        return F.linear(self._norm(x_td, norm_d), weights.weight_od, weights.bias_o)
+        return weights(self._norm(x_td, norm_d))
 
     def linear_add(self, x_td: Tensor, a_tk: Tensor, weights: Linear) -> Tensor:
-        return x_td + F.linear(a_tk, weights.weight_od, weights.bias_o)
+        return x_td + weights(a_tk)
 
     def mlp_add(self, x_td: Tensor, norm_d: Tensor, gate_up: Linear, down: Linear) -> Tensor:
         gate, up = self.norm_linear(x_td, norm_d, gate_up).chunk(2, dim=-1)
@@ -315,8 +372,8 @@ class TorchOps:
         self._remember(batch, layer, k_tge, v_tge)
         window = self.config.windows[layer]
         pieces = [self._attend_chunk(c, layer, (q_the, k_tge, v_tge)) for c in batch.chunks]
-        if not batch.groups and len(pieces) == 1:
-            return pieces[0]
+        if not batch.groups:
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         out_tk = q_the.new_empty(len(q_the), h * self.config.head_dim)
         for chunk, piece in zip(batch.chunks, pieces, strict=True):
             out_tk[chunk.start : chunk.stop] = piece

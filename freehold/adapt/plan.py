@@ -1,0 +1,128 @@
+"""What a run will take, told before it starts: memory, time, energy."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from freehold.adapt import packing
+from freehold.adapt.recipe import Recipe
+from freehold.qwen.config import Config
+from freehold.qwen.names import block_shapes
+
+WATTS = 100
+"""What a machine under load is taken to draw, where nobody measured it."""
+_PROCESS = 400 << 20
+_LOGIT_ROWS = 256
+"""As in ``loss``, which is not imported for it: it brings torch with it."""
+_ROWS, _INPUTS, _OUTPUTS = 512, 1024, 4096
+
+
+def plan(
+    config: Config,
+    recipe: Recipe,
+    lessons: Any,
+    *,
+    threads: int | None,
+    files: dict[str, Any],
+    file_bytes: int,
+) -> dict[str, Any]:
+    """The plan in plain values: ``steps``, ``tokens`` of an epoch, ``memory`` in bytes, ``seconds``
+    by the speed of a matrix product just timed here, ``kilowatt_hours``. ``file_bytes`` is the
+    model's size on the disk.
+    """
+    lengths = [lesson.tokens for lesson in lessons.data]
+    replayed = [lesson.tokens for lesson in lessons.replay]
+    steps = packing.count(lengths, replayed, recipe)
+    of_epoch = packing.epoch(lengths, replayed, recipe, 0)
+    tokens = sum(
+        ([*lengths, *replayed][place]) for step in of_epoch for micro in step for place in micro
+    )
+    trained = tokens * steps / max(len(of_epoch), 1)
+    seconds = trained * operations(config, recipe) / _speed(recipe, threads)
+    return {
+        "records": files["records"],
+        "held_out": files["held_out"],
+        "samples": len(lengths),
+        "tokens": sum(lengths),
+        "steps": steps,
+        "trained_tokens": round(trained),
+        "parameters": parameters(config, recipe),
+        "memory": memory(config, recipe, file_bytes),
+        "seconds": round(seconds),
+        "kilowatt_hours": round(seconds * WATTS / 3.6e6, 3),
+        "lengths": _histogram(lengths),
+    }
+
+
+def weights(config: Config) -> int:
+    """Values of the model that a token meets in matrix products."""
+    of_block = sum(a * b for a, b in _matrices(config))
+    return config.n_layers * of_block + config.vocab * config.width
+
+
+def _matrices(config: Config) -> list[tuple[int, int]]:
+    return [(shape[0], shape[1]) for shape in block_shapes(config).values() if len(shape) == 2]
+
+
+def parameters(config: Config, recipe: Recipe) -> int:
+    """Values that are trained."""
+    if recipe.lora is None:
+        return weights(config) + (0 if config.tied_head else config.vocab * config.width)
+    shapes = block_shapes(config)
+    each = sum(sum(shapes[part]) * recipe.lora.rank for part in recipe.lora.targets)
+    lengths = sum(shapes[part][0] for part in recipe.lora.targets) * recipe.lora.magnitude
+    return config.n_layers * (each + lengths)
+
+
+def operations(config: Config, recipe: Recipe) -> float:
+    """Multiplications and additions for one token: two for each weight forward, two back to the
+    activations, two to the weights where those are trained, and two more where blocks are computed
+    again."""
+    passes = 4 + (2 if recipe.lora is None else 0) + (2 if recipe.recompute else 0)
+    return passes * (weights(config) + parameters(config, recipe) * (recipe.lora is not None))
+
+
+def memory(config: Config, recipe: Recipe, file_bytes: int) -> int:
+    """Bytes that are held at once, at most: the process itself and the model's file as it lies in
+    memory, weights, what is trained with its gradient and two means, activations of a micro-batch
+    (half more, for what lives a moment), and logits of some rows. Against what was measured:
+    docs/adapt.md."""
+    size = 4 if recipe.dtype == "float32" else 2
+    untied = 0 if config.tied_head else config.vocab * config.width
+    # Of packed weights one layer at a time is multiplied out, in float32 first; the head is the
+    # largest.
+    one = config.vocab * config.width * (size + 4)
+    held = one if recipe.codes else (weights(config) + untied) * size
+    trained = parameters(config, recipe) * (16 if recipe.lora is not None else 12)
+    inner = sum(a + b for a, b in _matrices(config)) + 6 * config.width
+    block = recipe.micro_batch * inner * size
+    kept = block + config.n_layers * recipe.micro_batch * config.width * size
+    activations = kept if recipe.recompute else config.n_layers * block
+    logits = 3 * _LOGIT_ROWS * config.vocab * 4
+    return _PROCESS + file_bytes + held + trained + activations * 3 // 2 + logits
+
+
+def _speed(recipe: Recipe, threads: int | None) -> float:
+    """Operations per second of a product like a layer's, timed here and now."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    kind = torch.float32 if recipe.dtype == "float32" else torch.bfloat16
+    x, w = torch.ones(_ROWS, _INPUTS, dtype=kind), torch.ones(_OUTPUTS, _INPUTS, dtype=kind)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        x @ w.T
+        best = min(best, time.perf_counter() - start)
+    return 2 * _ROWS * _INPUTS * _OUTPUTS / best
+
+
+def _histogram(lengths: list[int]) -> dict[str, int]:
+    """How many samples have at most so many tokens, by powers of two."""
+    found: dict[str, int] = {}
+    for length in sorted(lengths):
+        edge = str(1 << max(length - 1, 1).bit_length())
+        found[edge] = found.get(edge, 0) + 1
+    return found

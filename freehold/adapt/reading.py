@@ -1,0 +1,266 @@
+"""Training data from the disk: strictly, and never more of it in memory than is allowed.
+
+Files are JSON lines (``.jsonl``), plain text (``.txt``, documents end at a line that holds
+only ``<|endoftext|>``) or Parquet (``.parquet``, needs pyarrow), the first two also with ``.gz``;
+folders are read whole. What is wrong is named by file, line and reason.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from freehold import strictjson
+from freehold.adapt.records import MAX_CHARS, Bad, Problem, Record, record_of
+from freehold.errors import MalformedError, NotFoundError, StorageError, UsageError
+
+MAX_LINE = 4 * MAX_CHARS + (64 << 10)
+"""Bytes of a line: what ``MAX_CHARS`` can take, and the members beside it."""
+MAX_BYTES = 4 << 30
+"""Bytes of one file, unpacked."""
+MAX_RATIO, RATIO_FROM = 100, 16 << 20
+"""Text packs 3 to 10 times. What unpacks to more than ``RATIO_FROM`` bytes and more than
+``MAX_RATIO`` times its size is a bomb."""
+END = "<|endoftext|>"
+_KINDS = (".jsonl", ".txt", ".parquet")
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file: its SHA-256 as it lies on the disk, its size in bytes, its records."""
+
+    file: str
+    sha256: str
+    size: int
+    records: int
+
+
+@dataclass(kw_only=True)
+class Read:
+    """What was read, and what is wrong with the rest."""
+
+    records: list[Record] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raise ``UsageError`` naming the first problems, if there are any."""
+        if not self.problems:
+            return
+        shown = [str(problem) for problem in self.problems[:_SHOWN]]
+        more = len(self.problems) - len(shown)
+        shown += [f"and {more:,} more"] if more else []
+        raise UsageError(
+            f"{len(self.problems):,} records cannot be used:\n  "
+            + "\n  ".join(shown)
+            + "\nmend them, or leave them out with --fix",
+            param="data",
+        )
+
+
+def read(paths: Sequence[Path]) -> Read:
+    """Read files and folders. What is wrong with a record becomes a ``Problem``; a file that cannot
+    be read at all raises ``NotFoundError``, ``StorageError`` or ``UsageError``."""
+    found = Read()
+    for path in _files(paths):
+        before = len(found.records)
+        for item in _items(path):
+            (found.problems if isinstance(item, Problem) else found.records).append(item)  # type: ignore[arg-type]
+        found.sources.append(_source(path, len(found.records) - before))
+    return found
+
+
+def values(paths: Sequence[Path]) -> Iterator[Any]:
+    """What any JSON lines and plain texts hold, in no form of ours: values and documents. Raises as
+    ``read``, and ``UsageError`` naming the line that is wrong."""
+    for path in _files(paths):
+        if _kind(path) == ".jsonl":
+            for number, line in _lines(path):
+                if isinstance(line, Problem):
+                    raise UsageError(str(line), param="data")
+                if line.strip():
+                    yield strictjson.parse(line, file=f"{path}:{number}", max_bytes=MAX_LINE)
+        else:
+            for item in _items(path):
+                if isinstance(item, Problem):
+                    raise UsageError(str(item), param="data")
+                yield item.content
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.exists():
+            raise NotFoundError(f"{path} does not exist", param="data")
+        if not path.is_dir():
+            _kind(path)
+            yield path
+            continue
+        inside = sorted(one for one in path.rglob("*") if one.is_file())
+        if not inside:
+            raise NotFoundError(f"{path} is an empty folder", param="data")
+        for one in inside:
+            _kind(one)
+            yield one
+
+
+def _kind(path: Path) -> str:
+    plain = path.with_suffix("") if path.suffix == ".gz" else path
+    if plain.suffix not in _KINDS or (plain.suffix == ".parquet" and plain != path):
+        raise UsageError(
+            f"{path} is of no kind that is read: {', '.join(_KINDS)}, the first two also with "
+            ".gz. Unpack archives first.",
+            param="data",
+        )
+    return plain.suffix
+
+
+def _source(path: Path, records: int) -> Source:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Source(file=path.name, sha256=sha256, size=path.stat().st_size, records=records)
+
+
+def _items(path: Path) -> Iterator[Record | Problem]:
+    kind = _kind(path)
+    try:
+        if kind == ".parquet":
+            yield from _parquet(path)
+        elif kind == ".txt":
+            yield from _documents(path)
+        else:
+            yield from _json_lines(path)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UsageError(f"{path} is no sound gzip file: {error}", param="data") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _json_lines(path: Path) -> Iterator[Record | Problem]:
+    for number, line in _lines(path):
+        if isinstance(line, Problem):
+            yield line
+            continue
+        if not line.strip():
+            continue
+        try:
+            value = strictjson.parse(line, file="the line", max_bytes=MAX_LINE)
+            yield record_of(value, file=path.name, line=number)
+        except MalformedError as error:
+            reason = str(error).removeprefix("the line: ").split(". The file is damaged")[0]
+            yield Problem(file=path.name, line=number, reason=reason)
+        except Bad as error:
+            yield Problem(file=path.name, line=number, reason=str(error))
+
+
+def _documents(path: Path) -> Iterator[Record | Problem]:
+    """Documents of a text, those longer than a record may be cut at the end of a paragraph."""
+    held: list[str] = []
+    first, size = 1, 0
+    for number, line in _lines(path):
+        if isinstance(line, Problem):
+            yield line
+            continue
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            yield Problem(file=path.name, line=number, reason=f"byte {error.start:,} is not UTF-8")
+            continue
+        ended = text.strip() == END
+        full = size + len(text) > MAX_CHARS or (size > MAX_CHARS // 2 and not text.strip())
+        if ended or full:
+            if "".join(held).strip():
+                yield Record(file=path.name, line=first, text="".join(held).strip())
+            held, first, size = [], number, 0
+        if ended:
+            first = number + 1
+            continue
+        held.append(text)
+        size += len(text)
+    if "".join(held).strip():
+        yield Record(file=path.name, line=first, text="".join(held).strip())
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes | Problem]]:
+    """Lines with their numbers; too long ones as problems, never whole in memory."""
+    with _opened(path) as file:
+        number = 0
+        while line := file.readline(MAX_LINE + 1):
+            number += 1
+            if number == 1:
+                if line[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                    raise UsageError(f"{path} is UTF-16: save it as UTF-8", param="data")
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if len(line) <= MAX_LINE:
+                yield number, line
+                continue
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MAX_LINE)
+            reason = f"a line of more than {MAX_LINE:,} bytes"
+            yield number, Problem(file=path.name, line=number, reason=reason)
+
+
+def _opened(path: Path) -> BinaryIO:
+    if path.suffix != ".gz":
+        return path.open("rb")
+    opened = gzip.open(path, "rb")  # noqa: SIM115  (the reader closes it)
+    return io.BufferedReader(_Bounded(opened, path), 1 << 16)
+
+
+class _Bounded(io.RawIOBase):
+    """A packed file that refuses to unpack to more than text could."""
+
+    def __init__(self, file: gzip.GzipFile, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._most = min(MAX_BYTES, max(RATIO_FROM, MAX_RATIO * path.stat().st_size))
+        self._read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        self._read += len(data)
+        if self._read > self._most:
+            raise UsageError(
+                f"{self._path} unpacks to more than {self._most:,} bytes: that is no text of "
+                f"{self._path.stat().st_size:,} bytes packed",
+                param="data",
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _parquet(path: Path) -> Iterator[Record | Problem]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ModuleNotFoundError:
+        raise UsageError(
+            f"{path}: Parquet files need pyarrow: install the extra with "
+            "`pip install 'freehold[parquet]'`",
+            param="data",
+        ) from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    number += 1
+                    given = {key: value for key, value in row.items() if value is not None}
+                    try:
+                        yield record_of(given, file=path.name, line=number)
+                    except Bad as error:
+                        yield Problem(file=path.name, line=number, reason=str(error))
+    except ArrowException as error:
+        raise UsageError(f"{path} is no sound Parquet file: {error}", param="data") from None

@@ -1,0 +1,445 @@
+"""``adapt``: a model made the owner's own, from local data, in a locked process of its own."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from freehold.cli.output import Bar, emit, say, size, table
+from freehold.cli.passphrases import PassphraseFd
+from freehold.cli.places import residency_folder, root
+from freehold.cli.settings import Settings, read_settings
+from freehold.errors import ProcessError, UsageError
+
+if TYPE_CHECKING:
+    from freehold.adapt import wire
+    from freehold.adapt.recipe import Recipe
+    from freehold.store import Manifest
+
+DEFAULT = "train"
+
+
+class _Adapt(typer.core.TyperGroup):
+    """``freehold adapt MODEL ...`` is ``freehold adapt train MODEL ...``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Adapt,
+    help="Make a model your own, from your data, on your machine.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(DEFAULT)
+def train(
+    model: Annotated[str, typer.Argument(help="A model in the vault.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", help="A file or folder to learn from. Repeatable.")
+    ],
+    name: Annotated[str, typer.Option(help="The new model's name. [MODEL-adapted]")] = "",
+    recipe: Annotated[
+        str, typer.Option(help="lora, rslora, dora, qlora, full, pretrain or dpo.")
+    ] = "lora",
+    replay: Annotated[
+        list[Path] | None,
+        typer.Option("--replay", help="Data to mix in, so that less is forgotten. Repeatable."),
+    ] = None,
+    replay_share: Annotated[
+        float | None, typer.Option(help="The share of tokens that is replayed.")
+    ] = None,
+    avoid: Annotated[
+        list[Path] | None,
+        typer.Option("--avoid", help="Texts of evals: data that holds one is left out."),
+    ] = None,
+    lang: Annotated[
+        str, typer.Option(help="The data's language (id, th, ...): others are left out.")
+    ] = "",
+    licence: Annotated[
+        str, typer.Option("--data-licence", help="The data's licence, for the passport.")
+    ] = "NOASSERTION",
+    mask: Annotated[bool, typer.Option("--mask", help="Hide personal data and secrets.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Leave out what is wrong with the data, and say what.")
+    ] = False,
+    epochs: Annotated[float | None, typer.Option(help="How often the data is learnt.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps, instead.")] = None,
+    rate: Annotated[float | None, typer.Option(help="The learning rate.")] = None,
+    rank: Annotated[int | None, typer.Option(help="The adapter's rank.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Tokens of one step.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Tokens computed at once: less takes less memory.")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="Longest text, in tokens.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    save_every: Annotated[
+        int | None, typer.Option(help="Steps after which the state is kept. [20]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides order and first values.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and end.")] = False,
+    no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
+    passphrase_fd: PassphraseFd = None,
+    json: Json = False,
+) -> None:
+    """Train on your data, and bring what comes of it into the vault as a model of its own.
+
+    Needs the extra `lab`. Ctrl-C keeps the state; the same command takes it up again. With a
+    `signer` in freehold.toml, sign what was learnt from what.
+    """
+    from msgspec import structs
+
+    from freehold.adapt.recipe import recipe_named
+    from freehold.store import Store
+
+    settings = read_settings(
+        root(), model=model, threads=threads, residency="off" if no_lock else None
+    )
+    source = Store(root()).manifest(model)
+    chosen = recipe_named(
+        recipe,
+        replay=replay_share if replay or replay_share is None else None,
+        epochs=epochs,
+        steps=steps,
+        learning_rate=rate,
+        rank=rank,
+        batch=batch,
+        micro_batch=micro_batch,
+        max_length=max_length,
+        dtype=dtype or _dtype(recipe),
+        save_every=save_every,
+        seed=seed,
+    )
+    new = name or f"{source.name.replace('/', '-').replace(':', '-')}-adapted"
+    folder = _folder(new)
+    order = structs.replace(
+        _job(settings, chosen, folder, data, replay or [], avoid or []),
+        language=lang,
+        fix=fix,
+        mask=mask,
+    )
+    result = _run(settings, order, only_plan=plan, quiet=json)
+    if "outcome" not in result:
+        emit(result, _plan_lines(result), as_json=json)
+        return
+    if result["outcome"]["why"] == "stopped":
+        emit(result, [f"stopped; the same command goes on: {folder}"], as_json=json)
+        raise typer.Exit(130)
+    made = _dock(source, Path(result["merged"]), quiet=json)
+    if settings.signer:
+        _sign(source, made, chosen, result, licence, settings.signer, passphrase_fd)
+    _report(made, folder, result, settings.signer, json=json)
+
+
+def _dtype(recipe: str) -> str | None:
+    """bfloat16 where this processor multiplies it and the weights stay as they are."""
+    if recipe == "full":
+        return None
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else None
+
+
+def _folder(name: str) -> Path:
+    """The run's own folder in the vault."""
+    from freehold.store.vault import check_name
+
+    check_name(name)
+    if "/" in name:
+        raise UsageError(f"{name!r} holds a slash: name the new model without one", param="name")
+    folder = root() / "adapt" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+def _job(
+    settings: Settings,
+    recipe: Recipe,
+    folder: Path,
+    data: list[Path],
+    replay: list[Path],
+    avoid: list[Path],
+) -> wire.Job:
+    from freehold.adapt import wire
+
+    return wire.Job(
+        root=str(root()),
+        model=settings.model,
+        folder=str(folder),
+        data=tuple(str(path.resolve()) for path in data),
+        replay=tuple(str(path.resolve()) for path in replay),
+        avoid=tuple(str(path.resolve()) for path in avoid),
+        recipe=recipe.plain(),
+        threads=settings.threads or None,
+    )
+
+
+def _run(settings: Settings, job: wire.Job, *, only_plan: bool, quiet: bool) -> dict[str, Any]:
+    """Have the workshop do the job in a locked process; what it says at the end."""
+    from freehold import spawning
+    from freehold.adapt import wire
+    from freehold.pair import Link, frame
+    from freehold.residency.landlock import Reach
+    from freehold.residency.lock import library
+    from freehold.residency.watching import Watch
+
+    vault = tuple(str(root() / part) for part in ("blobs", "manifests"))
+    reach = Reach(
+        read=(*vault, *job.data, *job.replay, *job.avoid, *library()), write=(job.folder,)
+    )
+    watch = Watch(residency_folder(), enforce=settings.residency == "enforce")
+    watch.start()
+    with closing(watch):
+        process, sock = spawning.spawn("freehold.adapt", watch.order("workshop", reach))
+        link = Link(sock, wire.read_from)
+        try:
+            link.send([frame(job)])
+            with Bar(quiet=quiet, of_bytes=False) as bar:
+                return _Listener(link, bar, only_plan=only_plan, quiet=quiet).listen()
+        finally:
+            sock.close()
+            process.kill()
+            process.wait()
+
+
+class _Listener:
+    """What the workshop says, shown as it comes."""
+
+    def __init__(self, link: Any, bar: Bar, *, only_plan: bool, quiet: bool) -> None:
+        self._link, self._bar = link, bar
+        self._only_plan, self._quiet = only_plan, quiet
+        self._what, self._done = "", 0
+        self._result: dict[str, Any] | None = None
+
+    def listen(self) -> dict[str, Any]:
+        """The result, or with ``only_plan`` the plan. The first Ctrl-C asks for an end with the
+        state kept, the second leaves at once. Raises what the workshop raised."""
+        from freehold.adapt import wire
+        from freehold.pair import Hungup, frame
+
+        asked = False
+        while self._result is None:
+            try:
+                for message in self._link.receive(wait=True):
+                    self._take(message)
+            except Hungup:
+                raise ProcessError("the workshop ended without a word: see above") from None
+            except KeyboardInterrupt:
+                if asked:
+                    raise
+                asked = True
+                self._bar.note("finishing this step, to keep the state (Ctrl-C again: leave now)")
+                self._link.send([frame(wire.Stop())])
+        return self._result
+
+    def _take(self, message: Any) -> None:
+        from freehold.adapt import wire
+        from freehold.faults import error_of
+
+        match message:
+            case wire.Failed(fault=fault):
+                raise error_of(fault)
+            case wire.Ended(result=result):
+                self._result = result
+            case wire.Planned(plan=plan):
+                for line in _plan_lines(plan):
+                    self._bar.note(line)
+                if self._only_plan:
+                    self._result = plan
+            case wire.Note(line=line):
+                self._bar.note(line)
+            case wire.Work(what=what, done=done, total=total):
+                self._progress(what, done, total)
+            case wire.Stepped(steps=steps, figures=figures):
+                step = int(figures["step"])
+                if "held_out" in figures:
+                    self._bar.note(f"step {step}: held-out loss {figures['held_out']:.4f}")
+                else:
+                    self._progress("Training", step, steps)
+                    self._bar.label(f"Training, loss {figures['loss']:.3f}")
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._bar.start(total, what)
+            self._what, self._done = what, 0
+        self._bar.advance(done - self._done)
+        self._done = done
+
+
+def _plan_lines(plan: dict[str, Any]) -> list[str]:
+    hours = plan["seconds"] / 3600
+    took = f"{hours:.1f} hours" if hours >= 1 else f"{max(plan['seconds'] / 60, 1):.0f} minutes"
+    return [
+        f"{plan['records']:,} records, {plan['samples']:,} texts of {plan['tokens']:,} tokens, "
+        f"{plan['held_out']:,} records held out",
+        f"{plan['steps']:,} steps, {plan['trained_tokens']:,} tokens, "
+        f"{plan['parameters']:,} values to train",
+        f"at most {size(plan['memory'])} of memory, about {took} with the machine to itself, about "
+        f"{plan['kilowatt_hours']:g} kWh at 100 W",
+    ]
+
+
+def _dock(source: Manifest, folder: Path, *, quiet: bool) -> Manifest:
+    """Bring the new model in as any other, and remove what it was brought from."""
+    from freehold.store import FolderSource, Store, pull
+
+    made = FolderSource(folder, name="freehold adapt", licence=source.licence)
+    with Bar(quiet=quiet) as bar:
+        manifest = pull(Store(root()), str(folder), sources=(made,), progress=bar)
+    shutil.rmtree(folder)
+    return manifest
+
+
+def _sign(
+    source: Manifest,
+    made: Manifest,
+    recipe: Recipe,
+    result: dict[str, Any],
+    licence: str,
+    signer: str,
+    descriptor: int | None,
+) -> None:
+    from freehold import __version__
+    from freehold.cli.passphrases import signing_key
+    from freehold.cli.passports import append, sign_known
+    from freehold.store import statements
+
+    sign_known(made, signer, descriptor)
+    facts = result["facts"]
+    named = [
+        statements.Named(name=one["file"][:300], digest=f"sha256:{one['sha256']}")
+        for one in (*facts["data"], *facts["replay"])
+    ]
+    adapter = result.get("adapter")
+    delta = [statements.Named(name="adapter", digest=adapter)] if adapter else []
+    lineage = statements.Lineage(
+        made=statements.now(),
+        relation="training" if recipe.lora is None else "merge",
+        parents=(statements.Named(name=source.name, digest=source.digest),),
+        deltas=tuple(delta),
+        tool=f"freehold {__version__} adapt, rounded to bfloat16",
+    )
+    settings = {key: str(value) for key, value in recipe.plain().items()}
+    settings |= {"data licence": licence, "left out": str(facts["left_out"])}
+    settings |= {"hidden": str(facts["masked"])}
+    adaptation = statements.Adaptation(
+        made=statements.now(),
+        method=recipe.name,
+        data=tuple(named),
+        evals=(),
+        settings=settings,
+    )
+    key = signing_key(signer, descriptor)
+    said = (lineage, adaptation)
+    append(made, [statements.about(made.name, made.digest, one, key) for one in said])
+
+
+def _report(
+    made: Manifest, folder: Path, result: dict[str, Any], signer: str, *, json: bool
+) -> None:
+    outcome = result["outcome"]
+    facts = {"name": made.name, "digest": made.digest, "folder": str(folder), **result}
+    facts["signed_by"] = signer or None
+    lines = [
+        f"{made.name} is in the vault: {size(made.size)}, after {outcome['step']} steps",
+        f"its adapter, log and loss curve: {folder}",
+        "nobody has measured yet what it gained and lost: that gate is not built",
+    ]
+    if not signer:
+        say("its passport does not say what it was made from: set `signer` in freehold.toml")
+    emit(facts, lines, as_json=json)
+
+
+@app.command("fertility")
+def fertility(
+    model: Annotated[str, typer.Argument(help="A model in the vault.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Texts of yours. Without: five sentences in sixteen languages."),
+    ] = None,
+    extend: Annotated[
+        int, typer.Option(min=0, help="With files: say what so many new tokens would save.")
+    ] = 0,
+    json: Json = False,
+) -> None:
+    """How many tokens a language takes, against English, and what that costs.
+
+    Twice the tokens are twice the time and the price, and half the context.
+    """
+    from freehold.adapt import fertility as meter
+    from freehold.qwen import codec as codecs
+    from freehold.qwen.config import config_of
+    from freehold.store import Store, verify
+
+    verified = verify(Store(root()), model, keep=False)
+    codec, config = codecs.load(verified), config_of(verified)
+    samples = meter.samples()
+    english = meter.measure("en", samples["en"], codec.plain)
+    texts = {str(path): _text(path) for path in files} if files else samples
+    rows, found = [], []
+    for name, text in texts.items():
+        one = meter.measure(name, text, codec.plain)
+        cost = meter.against(one, english, context=config.context, same_text=not files)
+        fact = {**asdict(one), **asdict(cost)}
+        if files and extend:
+            tables = 1 if config.tied_head else 2
+            more = meter.extension(
+                text, codec.plain, most=extend, width=config.width, tables=tables
+            )
+            fact["extension"] = {**asdict(more), "saved": more.saved}
+        found.append(fact)
+        rows.append(_row(fact))
+    head = ("text", "tokens", "per word", "per character", "per byte", "cost", "context")
+    lines = [
+        *table(head, rows),
+        "cost: tokens beside English, by the same text, else by tokens per word or per character",
+        *(line for fact in found for line in _extension_lines(fact)),
+    ]
+    emit({"model": model, "context": config.context, "texts": found}, lines, as_json=json)
+
+
+def _text(path: Path) -> str:
+    """The texts of a file that training reads, joined."""
+    from freehold.adapt.reading import read
+
+    found = read([path])
+    found.check()
+    return "\n".join(record.content for record in found.records)
+
+
+def _row(fact: dict[str, Any]) -> tuple[str, ...]:
+    per_word = fact["per_word"]
+    return (
+        fact["name"],
+        f"{fact['tokens']:,}",
+        "-" if per_word is None else f"{per_word:.2f}",
+        f"{fact['per_character']:.3f}",
+        f"{fact['per_byte']:.3f}",
+        f"{fact['cost']:.2f}",
+        f"{fact['context']:,}",
+    )
+
+
+def _extension_lines(fact: dict[str, Any]) -> list[str]:
+    more = fact.get("extension")
+    if not more:
+        return []
+    return [
+        f"{fact['name']}: {more['added']:,} new tokens would save {100 * more['saved']:.1f} % of "
+        f"the tokens, for {size(more['bytes'])} more weights",
+        f"  words that gain most: {', '.join(more['words'])}",
+    ]
