@@ -1,7 +1,8 @@
 """What the guard costs a server: the same requests with it on and off, by turns in one run.
 
-    python benchmarks/guard_serve.py [--rounds 20] [--tokens 64] [--policy warn]
+    python benchmarks/guard_serve.py [--rounds 20] [--tokens 64] [--policy warn] [--probe FILE]
 
+With a probe, the guard is on in both, and one of them listens to the probe: what that alone costs.
 Four figures. Time to the first token, of answers of one token: what judging adds. Tokens per
 second, one stream and eight; where the policy holds answers back, of one stream only from its first
 words on, so that its rate says nothing. The counter's processor time, which noise touches less. And
@@ -82,14 +83,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of the answers that are timed")
     parser.add_argument("--policy", default="warn")
+    parser.add_argument("--probe", help="a file that `freehold guard probe` wrote")
     options = parser.parse_args()
     rounds: int = options.rounds
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".guard-") as name:
         folder, both = Path(name), ("--ledger", "off")
-        with (
-            serving(folder, *both, "--guard", "on", "--guard-policy", options.policy) as on,
-            serving(folder, *both, "--guard", "off") as off,
-        ):
+        guarded = ("--guard", "on", "--guard-policy", options.policy)
+        more, less = guarded, ("--guard", "off")
+        if options.probe:
+            more, less = (*guarded, "--guard-probe", options.probe), guarded
+        with serving(folder, *both, *more) as on, serving(folder, *both, *less) as off:
             servers = {"on": on, "off": off}
             began: dict[str, float] = {}
 
@@ -100,7 +103,8 @@ def main() -> None:
             tokens = rounds * (SHORT + (1 + AT_ONCE) * options.tokens)
             cpu = {w: 1e6 * (cpu_seconds(servers[w]) - began[w]) / tokens for w in servers}
             late = asyncio.run(shown(servers, max(1, rounds // 4)))
-    print(f"the guard, policy {options.policy}: {rounds} rounds, {options.tokens} tokens, {MODEL}")
+    what = f"the probe {options.probe}" if options.probe else "the guard"
+    print(f"{what}, policy {options.policy}: {rounds} rounds, {options.tokens} tokens, {MODEL}")
     print(f"start, s: without {off.seconds:.2f}, with {on.seconds:.2f}")
     seen.report()
     print(

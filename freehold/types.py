@@ -109,8 +109,8 @@ class ModelCard:
     ``context`` is in tokens. ``numerics`` names the arithmetic (for example ``torch-float32``).
     ``bytes_per_token`` is how many bytes of weights one decoded token reads, as they are held.
     ``isa`` is what it runs on (an instruction set, a device).
-    ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``, ``grammar`` and
-    ``embed``.
+    ``caps`` may hold ``ids``, ``score``, ``taps``, ``adapters``, ``replay``, ``grammar``,
+    ``embed`` and ``readout``.
     """
 
     name: str
@@ -225,22 +225,25 @@ class Tap:
 
 @dataclass(frozen=True, kw_only=True)
 class Prefilled:
-    """The prompt is in the cache; ``cached_tokens`` of it were there already."""
+    """The prompt is in the cache; ``cached_tokens`` of it were there already. ``readout`` is what
+    an engine that was given a readout reads off the prompt's rows: (prompt_tokens, channels)."""
 
     prompt_tokens: int
     cached_tokens: int
+    readout: Floats | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
     """One new token. ``logprob`` and ``top`` (id, logprob), best first, come from the model's own
     distribution, before penalties and temperature. ``taps``: what the read taps saw at the row that
-    produced this token, keyed by ``(point, layer)``."""
+    produced this token, keyed by ``(point, layer)``. ``readout`` (channels,) is of the same row."""
 
     id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     taps: Mapping[tuple[str, int], Floats] = field(default_factory=dict)
+    readout: Floats | None = None
 
 
 FinishReason: TypeAlias = Literal["stop", "length"]
@@ -392,6 +395,16 @@ class Decoder(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One part of a prompt as its ids have it: who speaks, and the ids ``start`` to ``stop`` (not
+    among them) of what is said."""
+
+    role: str
+    start: int
+    stop: int
+
+
 class Codec(Protocol):
     """Messages and text to ids and back. Made by ``qwen``, handed to ``serve`` by ``cli``."""
 
@@ -410,6 +423,11 @@ class Codec(Protocol):
         """Render with the model's own template and tokenise. Control tokens come from the template
         alone: one that is written in a message or a tool is text. ``options`` reach the template
         (``enable_thinking``, ...). Raises ``UsageError`` naming ``messages`` or ``tools``."""
+        ...
+
+    def turns(self, prompt: Ids) -> tuple[Turn, ...]:
+        """What ``chat`` put into these ids, part by part; ids without any turn are one of the
+        user's."""
         ...
 
     def text(self, prompt: str) -> list[int]:
@@ -517,9 +535,10 @@ class Verdict:
 
     ``flagged`` are the categories whose score passed the policy's threshold; ``reasons`` are one
     sentence each, fit to show to the owner: they never hold any of the text. ``tier`` is the one
-    that decided (``fast``, ``model``, ``tools``, or ``failure`` where one that was asked did not
-    answer). ``text`` is what may be passed on in place of the original where ``action`` is
-    ``mask``, and the call of a tool that a person is to approve where it is ``review``.
+    that decided (``fast``, ``probe``, ``model``, ``tools``, or ``failure`` where one that was
+    asked did not answer). ``text`` is what may be passed on in place of the original where
+    ``action`` is ``mask``, and the call of a tool that a person is to approve where it is
+    ``review``.
     """
 
     action: Action
@@ -627,12 +646,23 @@ class Watch(Protocol):
         ...
 
     @property
+    def passes(self) -> bool:
+        """Whether prompts go on as they came, whatever is seen in them: then nothing that is made
+        of one need wait for its verdict, only what is told of it."""
+        ...
+
+    @property
     def keeps(self) -> bool:
         """Whether texts may be kept for those who review them."""
         ...
 
     async def prompt(self, said: Sequence[Part]) -> Checked:
         """Judge what a client wrote."""
+        ...
+
+    async def read(self, turns: Sequence[tuple[str, Floats]]) -> Verdict | None:
+        """Judge the prompt by what a readout of the served model says of each turn (who speaks, and
+        its rows); ``None`` where nothing here can read that, or the policy does not ask for it."""
         ...
 
     def answer(self, approved: Callable[[str], Awaitable[bool]]) -> StreamGuard:

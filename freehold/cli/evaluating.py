@@ -341,7 +341,7 @@ def _lines(results: Results) -> list[str]:
             task.name if number == 0 else "",
             metric.name,
             f"{metric.value:.4f}",
-            f"{metric.low:.4f} to {metric.high:.4f}",
+            "none" if metric.interval == "none" else f"{metric.low:.4f} to {metric.high:.4f}",
             str(metric.n),
         )
         for task in results.tasks

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from freehold.cli.upstream import Upstream, Warden
     from freehold.engine.child import Child
     from freehold.engine.client import EngineProcess
-    from freehold.engine.wire import EngineSettings
+    from freehold.engine.wire import EngineSettings, Readout
     from freehold.types import Codec, Engine
 
 
@@ -34,12 +34,19 @@ class Living:
 
 
 @contextmanager
-def starting(settings: Settings, home: Home, upstream: Upstream | None = None) -> Iterator[Child]:
+def starting(
+    settings: Settings,
+    home: Home,
+    upstream: Upstream | None = None,
+    readout: Readout | None = None,
+) -> Iterator[Child]:
     """Start the engine process of ``settings.model``, locked as ``home`` orders, and unless the
     gate refuses have it load, while this process imports what it needs itself. At the end it is
     gone, whether ``living`` has taken it over or not. With an ``upstream`` it is the process that
     asks there. Called after ``home.shut_files``: who is to
     be ended must be inside."""
+    import msgspec
+
     from freehold.engine.child import reach_of, spawn
 
     secret = pack_secret() if settings.backend == "native" else None
@@ -54,7 +61,8 @@ def starting(settings: Settings, home: Home, upstream: Upstream | None = None) -
     gc.disable()
     try:
         # The gate speaks while the child is still importing: until then, it is told nothing.
-        child.configure(_engine_settings(settings, foresee(settings), upstream))
+        wanted = _engine_settings(settings, foresee(settings), upstream)
+        child.configure(msgspec.structs.replace(wanted, readout=readout))
         yield child
     finally:
         gc.enable()

@@ -24,6 +24,7 @@ from freehold.cli import (
     models,
     packing,
     passports,
+    probing,
     residency,
     reviewing,
     serving,
@@ -65,6 +66,7 @@ app.add_typer(residency.app, name="residency")
 app.add_typer(laboratory.app, name="audit")
 guarding.app.add_typer(reviewing.app, name="review")
 guarding.app.command("policies")(watching.policies)
+guarding.app.command("probe")(probing.probe)
 
 
 def _version(value: bool) -> None:

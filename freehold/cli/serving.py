@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freehold.cli.asking import endpoint_of
 from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
 from freehold.cli.keyring import keys_of
@@ -21,11 +22,12 @@ from freehold.cli.recording import keeper_of, keeping, recording
 from freehold.cli.settings import Settings, read_settings
 from freehold.cli.telemetry import collector_of, telling
 from freehold.cli.upstream import hosting, upstream_of
-from freehold.cli.watching import Rules, guarded, judge_starting, rules_of
+from freehold.cli.watching import Rules, guarded, judge_starting, readout_of, rules_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
+    from freehold.cli.asking import Endpoint
     from freehold.cli.home import Home
     from freehold.cli.recording import Opened
     from freehold.cli.upstream import Upstream, Warden
@@ -76,6 +78,9 @@ def serve(
     guard_policy: Annotated[
         str | None, typer.Option(help="Policy of keys that name none [warn].")
     ] = None,
+    guard_probe: Annotated[
+        str | None, typer.Option(help="A probe for this model, made by `guard probe` [none].")
+    ] = None,
     cache_tokens: Annotated[
         int | None, typer.Option(help="Context held by all requests together, in tokens [32768].")
     ] = None,
@@ -116,6 +121,7 @@ def serve(
         ledger_content=ledger_content,
         guard=guard,
         guard_policy=guard_policy,
+        guard_probe=guard_probe,
         cache_tokens=cache_tokens,
         max_running=max_running,
         max_waiting=max_waiting,
@@ -123,7 +129,8 @@ def serve(
     )
     keeper, keys = keeper_of(settings), keys_of(settings)
     collector = collector_of(settings)
-    peers = (*keys.peers, *collector)
+    endpoint = endpoint_of(settings)
+    peers = (*keys.peers, *collector, *((endpoint.peer,) if endpoint else ()))
     rules = rules_of(settings)
     with (
         upstream_of(settings) as above,
@@ -144,7 +151,7 @@ def serve(
         home.shut_files()
         # Only now: what is imported here starts threads of its own where it is allowed to.
         with (
-            starting(settings, home, above) as child,
+            starting(settings, home, above, readout_of(settings, rules)) as child,
             judge_starting(settings, home) as judge,
         ):
             from freehold.serve.run import Binding, check
@@ -169,7 +176,7 @@ def serve(
                     binding,
                     home,
                     (child, above, warden),
-                    judge,
+                    (judge, endpoint),
                     records,
                     temporary_key,
                 )
@@ -183,7 +190,7 @@ async def _serve(
     binding: Binding,
     home: Home,
     engine: tuple[Child, Upstream | None, Warden | None],
-    judge: Child | None,
+    judge: tuple[Child | None, Endpoint | None],
     records: AbstractAsyncContextManager[Opened],
     temporary_key: bool,
 ) -> None:
@@ -197,7 +204,7 @@ async def _serve(
         async with (
             records as opened,
             living(settings, bar, *engine) as model,
-            guarded(settings, rules, bar, judge) as guard,
+            guarded(settings, rules, bar, *judge) as guard,
         ):
             hosted = Hosted(
                 name=model.name,

@@ -196,8 +196,19 @@ class Settings:
         "a Qwen3Guard-Gen model in the vault, run beside the served one for policies that ask a "
         "guard model; empty: none",
     )
+    guard_endpoint: str = _key(
+        "",
+        "an OpenAI-compatible address on this machine (`http://127.0.0.1:PORT`, `unix:/PATH`) that "
+        "serves a Qwen3Guard-Gen model, in place of `guard_model`; empty: none",
+    )
+    guard_endpoint_model: str = _key("", "what the guard model is called at `guard_endpoint`")
     guard_weights: str = _key(
         "", "weights of the fast tier that `freehold guard train` wrote; empty: those shipped"
+    )
+    guard_probe: str = _key(
+        "",
+        "a probe on the served model's hidden states that `freehold guard probe` wrote for it (see "
+        "[probes](guard-probes.md)); empty: none",
     )
     guard_policies: str = _key(
         "guard.toml", "the file of your own policies, in the store's folder; there need not be one"

@@ -80,7 +80,11 @@ def _elsewhere(settings: Settings) -> Upstream:
     from freehold.engine.wire import Remote
     from freehold.residency.landlock import Reach
 
-    peer, ip = _peer(settings.upstream)
+    if not settings.upstream:
+        raise UsageError(
+            'engine = "openai" needs upstream, the address of a server', param="upstream"
+        )
+    peer, ip = peer_of(settings.upstream, "upstream")
     return Upstream(
         remote=Remote(
             address=settings.upstream,
@@ -96,18 +100,16 @@ def _elsewhere(settings: Settings) -> Upstream:
     )
 
 
-def _peer(address: str) -> tuple[Peer, str]:
-    """The only place that may be connected to, and a host's address in figures. Raises
-    ``UsageError``."""
+def peer_of(address: str, param: str) -> tuple[Peer, str]:
+    """The only place that may be connected to for the setting ``param``, and a host's address in
+    figures. Raises ``UsageError`` naming it."""
 
     def wrong(why: str) -> UsageError:
         return UsageError(
-            f"upstream is {address!r}: {why}; write unix:/PATH, http://HOST:PORT or https://HOST",
-            param="upstream",
+            f"{param} is {address!r}: {why}; write unix:/PATH, http://HOST:PORT or https://HOST",
+            param=param,
         )
 
-    if not address:
-        raise wrong('engine = "openai" needs the address of a server')
     if address.startswith("unix:"):
         path = address.removeprefix("unix:")
         if not path.startswith("/") or len(os.fsencode(path)) > 107:
@@ -121,7 +123,7 @@ def _peer(address: str) -> tuple[Peer, str]:
     if parts.scheme not in ("http", "https") or not host:
         raise wrong("that is no address")
     if parts.username or parts.query or parts.fragment:
-        raise wrong("a key goes into a file (upstream_key), and there is nothing behind the path")
+        raise wrong("a key goes into a file, and there is nothing behind the path")
     port = port or (443 if parts.scheme == "https" else 80)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -21,8 +21,10 @@ from freehold.cli.settings import Settings, read_settings
 from freehold.errors import UsageError
 
 if TYPE_CHECKING:
+    from freehold.cli.asking import Endpoint
     from freehold.cli.home import Home
     from freehold.engine.child import Child
+    from freehold.engine.wire import Readout
     from freehold.guard.policy import Policy
     from freehold.guard.tools import ToolPolicy
     from freehold.types import Guard
@@ -83,11 +85,12 @@ def tools_of(policies: Mapping[str, Policy]) -> dict[str, ToolPolicy]:
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """The owner's files, read: policies by name, and the rules for tools that they name.
-    ``weights`` are the fast tier's; ``None`` takes those shipped."""
+    ``weights`` are the fast tier's; ``None`` takes those shipped. ``probe`` is a probe's file."""
 
     policies: Mapping[str, Policy]
     tools: Mapping[str, ToolPolicy]
     weights: bytes | None = None
+    probe: bytes | None = None
 
 
 def rules_of(settings: Settings) -> Rules | None:
@@ -98,21 +101,50 @@ def rules_of(settings: Settings) -> Rules | None:
         return None
     found = policies_of(settings)
     asking = sorted(name for name, policy in found.items() if policy.model != "off")
-    if asking and not settings.guard_model:
+    if asking and not (settings.guard_model or settings.guard_endpoint):
         raise UsageError(
-            f"the policy {asking[0]!r} asks a guard model, and guard_model names none in the vault",
+            f"the policy {asking[0]!r} asks a guard model, and neither guard_model nor "
+            "guard_endpoint names one",
             param="guard_model",
         )
-    weights = None
-    if settings.guard_weights:
-        path = Path(settings.guard_weights).expanduser()
-        try:
-            weights = path.read_bytes()
-        except OSError as error:
-            raise UsageError(
-                f"{path} cannot be read: {error.strerror}", param="guard_weights"
-            ) from error
-    return Rules(policies=found, tools=tools_of(found), weights=weights)
+    if settings.guard_probe and settings.engine != Settings.engine:
+        raise UsageError(
+            f"guard_probe needs Freehold's own engine, and engine is {settings.engine!r}",
+            param="guard_probe",
+        )
+    return Rules(
+        policies=found,
+        tools=tools_of(found),
+        weights=_file(settings, "guard_weights"),
+        probe=_file(settings, "guard_probe"),
+    )
+
+
+def _file(settings: Settings, key: str) -> bytes | None:
+    if not (named := getattr(settings, key)):
+        return None
+    path = Path(named).expanduser()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", param=key) from error
+
+
+def readout_of(settings: Settings, rules: Rules | None) -> Readout | None:
+    """What the engine is to read off its model's rows for the probe, if there is one. Raises
+    ``MalformedError``."""
+    if rules is None or rules.probe is None:
+        return None
+    from freehold.engine.wire import Readout
+    from freehold.guard.probe import load
+
+    probe = load(rules.probe, name=settings.guard_probe)
+    return Readout(
+        digest=probe.model,
+        layers=list(probe.layers),
+        channels=probe.weights.shape[2],
+        weights=probe.weights.astype("<f4").tobytes(),
+    )
 
 
 @contextmanager
@@ -127,9 +159,14 @@ def judge_starting(settings: Settings, home: Home) -> Iterator[Child | None]:
 
 @asynccontextmanager
 async def guarded(
-    settings: Settings, rules: Rules | None, bar: Bar, child: Child | None
+    settings: Settings,
+    rules: Rules | None,
+    bar: Bar,
+    child: Child | None,
+    endpoint: Endpoint | None = None,
 ) -> AsyncIterator[Guard | None]:
-    """The guard: detectors' weights read, the guard model answering. Raises what ``living`` raises,
+    """The guard: detectors' weights read, the guard model answering, or asked at ``endpoint``.
+    Raises what ``living`` raises,
     and ``MalformedError`` for a model that is no guard."""
     if rules is None:
         yield None
@@ -137,12 +174,21 @@ async def guarded(
     from freehold.guard.cascade import Cascade
     from freehold.guard.fast import FastTier, load
     from freehold.guard.pii import PersonalData
+    from freehold.guard.probe import load as load_probe
 
     fast = FastTier()
     if rules.weights is not None:
         fast = FastTier(load(rules.weights, name=settings.guard_weights))
+    probe = None
+    if rules.probe is not None:
+        probe = load_probe(rules.probe, name=settings.guard_probe)
     async with AsyncExitStack() as stack:
         judge = None
+        if endpoint is not None:
+            from freehold.cli.asking import asking
+            from freehold.guard.judging import ModelJudge
+
+            judge = ModelJudge(await stack.enter_async_context(asking(endpoint)))
         if child is not None:
             from freehold.guard.judging import ModelJudge
             from freehold.guard.model import EngineGuard
@@ -154,6 +200,7 @@ async def guarded(
             detectors=[fast],
             finders=[PersonalData()],
             judge=judge,
+            probe=probe,
             tools=rules.tools,
             default=settings.guard_policy,
         )

@@ -137,6 +137,16 @@ class EngineProcess(Partner[wire.AnyFromEngine, ModelCard]):
             self._send(wire.Embed(inbox.number, list(ids), pooling))
             return reply.vector_of(await inbox.take())
 
+    async def pool(self, ids: Ids, *, layers: Sequence[int], start: int, stop: int) -> Floats:
+        """(layers, 2, width): the residual stream behind each of these blocks, its mean over the
+        rows ``start`` to ``stop`` and its last row. Raises what ``score`` raises."""
+        check_room(len(ids), self.card.context, answer=0)
+        check_ids(ids, self.card.vocab, param="ids")
+        with self._open() as inbox:
+            self._send(wire.Pool(inbox.number, list(ids), list(layers), start, stop))
+            values = reply.vector_of(await inbox.take())
+        return reply.layers_of(values, len(layers))
+
     async def stats(self) -> EngineStats:
         """Counts of the moment between two steps. Raises ``EngineError``."""
         found: EngineStats = await self._ask(wire.AskStats)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
+from freehold.errors import UsageError
 from freehold.types import Floats, Pooling
 
 
@@ -29,3 +32,31 @@ class Pooler:
         assert self._sum_d is not None, "a text has at least one token"
         n = self._n if self._pooling == "mean" else 1
         return (self._sum_d / n).astype(np.float32)
+
+
+class LayerPooler:
+    """The residual stream behind several blocks: its mean over rows ``start`` to ``stop``, and its
+    last row. Raises ``UsageError`` for no layers, one twice, or rows that ``n`` ids do not have."""
+
+    def __init__(self, layers: Sequence[int], start: int, stop: int, n: int) -> None:
+        if not layers or len(set(layers)) != len(layers):
+            raise UsageError(f"layers are {list(layers)}: name each once", param="layers")
+        if not 0 <= start < stop <= n:
+            raise UsageError(f"rows {start} to {stop} are none of {n} tokens'", param="start")
+        self._bounds = (start, stop)
+        self._means = {layer: Pooler("mean") for layer in layers}
+        self._lasts = {layer: Pooler("last") for layer in layers}
+        self._seen = dict.fromkeys(layers, 0)
+
+    def add(self, layer: int, x_rd: Floats) -> None:
+        """The next rows behind one block, float32."""
+        first = self._seen[layer]
+        self._seen[layer] = first + len(x_rd)
+        start, stop = (min(max(edge - first, 0), len(x_rd)) for edge in self._bounds)
+        self._means[layer].add(x_rd[start:stop])
+        self._lasts[layer].add(x_rd[-1:])
+
+    def vector(self) -> Floats:
+        """(layers, 2, width) float32, means first."""
+        pairs = zip(self._means.values(), self._lasts.values(), strict=True)
+        return np.stack([np.stack([mean.vector(), last.vector()]) for mean, last in pairs])

@@ -23,7 +23,9 @@ from itertools import count
 
 import numpy as np
 
+from freehold.engine.rows import Rows
 from freehold.qwen.ops import Cache, State
+from freehold.types import Floats
 
 PageName = bytes
 """16 bytes naming a page of tokens and all pages before it."""
@@ -55,6 +57,7 @@ class PrefixCache:
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._holders: dict[PageName, dict[int, Entry]] = {}
         self._numbers = count()
+        self._rows: dict[PageName, Floats] = {}
         self._secret = os.urandom(16)
 
     def name_pages(self, ids: Sequence[int], names: list[PageName]) -> None:
@@ -74,12 +77,22 @@ class PrefixCache:
                 return Hit(entry=entry, pages=entry.pages[:n])
         return Hit()
 
-    def keep(self, state: State, names: Sequence[PageName], pages: list[int]) -> None:
+    def rows(self, names: Sequence[PageName]) -> Floats:
+        """What was read off kept pages, at least one: (tokens, channels)."""
+        return np.concatenate([self._rows[name] for name in names])
+
+    def keep(
+        self,
+        state: State,
+        names: Sequence[PageName],
+        pages: list[int],
+        rows: Rows | None = None,
+    ) -> None:
         """Keep the first ``len(names)`` pages of ``state``, which goes on unchanged.
 
         ``pages`` are the numbers of the pages that the sequence has in common with entries so far;
         it is extended to ``len(names)``, so that later calls name the same pages by the same
-        numbers.
+        numbers. ``rows`` are what was read off the sequence, and are kept with it.
         """
         n = len(names)
         while len(pages) < n:
@@ -97,6 +110,11 @@ class PrefixCache:
         self._entries[id(entry)] = entry
         for name in names:
             self._holders.setdefault(name, {})[id(entry)] = entry
+        if rows is not None:
+            size = self._cache.page_size
+            for i, name in enumerate(names):
+                if name not in self._rows:
+                    self._rows[name] = rows.get(i * size, (i + 1) * size)
 
     def give_up(self, n: int) -> bool:
         """Let go of up to ``n`` pages of the entry used longest ago; false if nothing is kept.
@@ -138,3 +156,4 @@ class PrefixCache:
         del holders[id(entry)]
         if not holders:
             del self._holders[name]
+            self._rows.pop(name, None)

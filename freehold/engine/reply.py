@@ -21,12 +21,31 @@ def event_of(event: wire.AnyEvent, vocab: int) -> Event:
             logprob=event.logprob,
             top=tuple(event.top),
             taps={(tap.point, tap.layer): tap.array()[0] for tap in event.taps},
+            readout=_one(rows_of(event.readout, 1)),
         )
     if isinstance(event, wire.Prefilled):
-        return Prefilled(prompt_tokens=event.prompt_tokens, cached_tokens=event.cached_tokens)
+        return Prefilled(
+            prompt_tokens=event.prompt_tokens,
+            cached_tokens=event.cached_tokens,
+            readout=rows_of(event.readout, event.prompt_tokens),
+        )
     if isinstance(event, wire.Done):
         return Done(reason=event.reason, output_tokens=event.output_tokens)
     raise ProtocolError(f"the engine sent {type(event).__name__} in an answer")
+
+
+def rows_of(values: bytes, rows: int) -> Floats | None:
+    """A readout of so many rows: (rows, channels); ``None`` where there is none. Raises
+    ``ProtocolError``."""
+    if not values:
+        return None
+    if rows < 1 or len(values) % (4 * rows):
+        raise ProtocolError("the engine sent a readout whose size does not fit its rows")
+    return np.frombuffer(values, "<f4").reshape(rows, -1)
+
+
+def _one(rows: Floats | None) -> Floats | None:
+    return None if rows is None else rows[0]
 
 
 def vector_of(event: wire.AnyEvent) -> Floats:
@@ -34,6 +53,13 @@ def vector_of(event: wire.AnyEvent) -> Floats:
     if not isinstance(event, wire.Embedded) or not event.values or len(event.values) % 4:
         raise ProtocolError(f"the engine sent {type(event).__name__} for a vector")
     return np.frombuffer(event.values, "<f4")
+
+
+def layers_of(values: Floats, layers: int) -> Floats:
+    """(layers, 2, width). Raises ``ProtocolError``."""
+    if len(values) % (2 * layers):
+        raise ProtocolError("the engine sent vectors whose size does not fit their layers")
+    return values.reshape(layers, 2, -1)
 
 
 def complete(parts: Sequence[wire.AnyEvent]) -> bool:

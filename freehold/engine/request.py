@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from freehold.engine.pooling import Pooler
+from freehold.engine.pooling import LayerPooler, Pooler
 from freehold.engine.prefix import PageName
+from freehold.engine.rows import Rows
 from freehold.engine.sampler import Chooser
 from freehold.engine.speculation import Guess, Lookup
 from freehold.engine.wire import WINDOW
@@ -19,7 +20,8 @@ class Request:
 
     ``ids`` grows with the answer. ``number`` is given by arrival, so a smaller one is older.
     ``state`` holds the first ``length`` of ``ids`` in the KV cache; it is ``None`` before the
-    request first runs and after it had to give up its pages.
+    request first runs and after it had to give up its pages. ``rows`` are what a readout says of
+    them, if there is one.
     """
 
     number: int
@@ -27,9 +29,10 @@ class Request:
     n_prompt: int
     max_tokens: int = 0
     chooser: Chooser | None = None
-    pooler: Pooler | None = None
+    pooler: Pooler | LayerPooler | None = None
     top: int = 0
     taps: tuple[Tap, ...] = ()
+    rows: Rows | None = None
 
     state: State | None = None
     names: list[PageName] = field(default_factory=list)

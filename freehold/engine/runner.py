@@ -23,8 +23,10 @@ from freehold.engine.limits import (
     check_taps,
     check_top,
 )
-from freehold.engine.pooling import Pooler
+from freehold.engine.pooling import LayerPooler, Pooler
+from freehold.engine.readouts import Readouts
 from freehold.engine.request import Request
+from freehold.engine.rows import Rows
 from freehold.engine.sampler import Chooser, score_rows
 from freehold.engine.scheduler import SCORE_ROWS, Scheduler, Share
 from freehold.engine.speculation import Speculator
@@ -38,6 +40,7 @@ from freehold.engine.wire import (
     EngineSettings,
     Failed,
     Generate,
+    Pool,
     Prefilled,
     Score,
     Scored,
@@ -97,12 +100,14 @@ class Runner:
         )
         self._model = model
         self._speculator = _speculator(model, settings, draft)
+        self._readouts = _readouts(model, settings)
         self._requests: dict[int, Request] = {}
         self._grammars = Grammars(vocabulary, model.card.vocab) if vocabulary else None
         self._compiling: dict[int, tuple[Generate, Future[Constraint]]] = {}
         # A sequence longer than the whole cache could never end.
         context = min(model.card.context, self.scheduler.max_tokens)
         caps = model.card.caps | {"embed"} | ({"grammar"} if vocabulary else set())
+        caps |= {"readout"} if self._readouts else set()
         self.card = replace(model.card, context=context, caps=caps)
 
     def step(self) -> list[AnyEvent] | None:
@@ -119,7 +124,14 @@ class Runner:
 
     def _forward(self, shares: list[Share]) -> list[AnyEvent]:
         watch = Watch(self._model.ops, shares)
-        logits = self._model.forward([_span(s) for s in shares], tap=watch if watch else None)
+        tap: TapFn | None = watch if watch else None
+        spans = [_span(s) for s in shares]
+        if self._readouts is None:
+            logits = self._model.forward(spans, tap=tap)
+        else:
+            reading = self._readouts.step(self._model.ops, tap)
+            logits = self._model.forward(spans, tap=reading)
+            reading.deal(shares)
         pairs = zip(shares, logits, strict=True)
         return [event for share, rows in pairs for event in self._advance(share, rows, watch)]
 
@@ -181,6 +193,27 @@ class Runner:
             return [Failed(message.request, fault_of(error))]
         return []
 
+    def pool(self, message: Pool) -> list[AnyEvent]:
+        """Take in a text to pool; an event only if it is refused."""
+        try:
+            check_room(len(message.ids), self.card.context, answer=0)
+            check_ids(message.ids, self.card.vocab, param="ids")
+            taps = tuple(Tap(point="block_out", layer=layer) for layer in message.layers)
+            pooler = LayerPooler(message.layers, message.start, message.stop, len(message.ids))
+            check_taps(taps, n_layers=self._model.config.n_layers, width=self._model.config.width)
+            self._submit(
+                Request(
+                    number=message.request,
+                    ids=message.ids,
+                    n_prompt=len(message.ids),
+                    pooler=pooler,
+                    taps=taps,
+                )
+            )
+        except FreeholdError as error:
+            return [Failed(message.request, fault_of(error))]
+        return []
+
     def cancel(self, number: int) -> None:
         """Forget a request and free its pages; one that has ended already is left alone."""
         self._compiling.pop(number, None)
@@ -226,21 +259,21 @@ class Runner:
         if not request.prefilled:
             request.prefilled = True
             self.scheduler.keep_prefix(request)
-            events.append(Prefilled(request.number, request.n_prompt, request.cached_tokens))
+            read = b"" if request.rows is None else request.rows.bytes(0, request.n_prompt)
+            events.append(Prefilled(request.number, request.n_prompt, request.cached_tokens, read))
         guess, request.guess = request.guess, None
         known, n_right = len(request.ids), 0
         end: Literal["stop", "length"] | None = None
         for row_v, guessed in zip(logits_nv, [*(guess.ids if guess else ()), None], strict=True):
-            choice = chooser.choose(row_v, position=len(request.ids))
+            at = len(request.ids)
+            choice = chooser.choose(row_v, position=at)
             if chooser.is_stop(choice.id):
                 end = "stop"
                 break
             request.ids.append(choice.id)
-            events.append(
-                Token(
-                    request.number, choice.id, choice.logprob, list(choice.top), watch.seen(request)
-                )
-            )
+            top, seen = list(choice.top), watch.seen(request)
+            read = b"" if request.rows is None else request.rows.bytes(at - 1, at)
+            events.append(Token(request.number, choice.id, choice.logprob, top, seen, read))
             if chooser.complete:
                 end = "stop"
                 break
@@ -270,9 +303,14 @@ class Runner:
         best = [list(pairs) for pairs in top]
         return [Scored(request.number, packed, best, watch.seen(request), last)]
 
-    def _pool_on(self, request: Request, pooler: Pooler, watch: Watch) -> list[AnyEvent]:
+    def _pool_on(
+        self, request: Request, pooler: Pooler | LayerPooler, watch: Watch
+    ) -> list[AnyEvent]:
         for seen in watch.seen(request):
-            pooler.add(self._model.final_norm(seen.array()))
+            if isinstance(pooler, LayerPooler):
+                pooler.add(seen.layer, seen.array())
+            else:
+                pooler.add(self._model.final_norm(seen.array()))
         if request.left:
             return []
         self._end(request)
@@ -308,6 +346,7 @@ class Runner:
                 max_tokens=min(sampling.max_tokens, self.card.context - len(ids)),
                 chooser=Chooser(sampling, ids, constraint),
                 taps=tuple(message.taps),
+                rows=None if self._readouts is None else Rows(self._readouts.channels),
             )
         )
 
@@ -344,6 +383,13 @@ def _speculator(
     if not exact or settings.speculate == "off":
         return None
     return Speculator(Drafter(draft, model.card) if draft else None)
+
+
+def _readouts(model: Machine, settings: EngineSettings) -> Readouts | None:
+    if settings.readout is None:
+        return None
+    config = model.config
+    return Readouts(settings.readout, model.card, n_layers=config.n_layers, width=config.width)
 
 
 def _check_settings(settings: EngineSettings) -> None:

@@ -98,7 +98,7 @@ class Scheduler:
         if request.shares_prefix and request.state is not None:
             n = request.length // self._cache.page_size
             self.prefix.name_pages(request.ids, request.names)
-            self.prefix.keep(request.state, request.names[:n], request.pages)
+            self.prefix.keep(request.state, request.names[:n], request.pages, request.rows)
 
     def stats(self) -> EngineStats:
         """Counts of this moment."""
@@ -245,6 +245,8 @@ class Scheduler:
         tokens = len(hit.pages) * self._cache.page_size
         request.state = hit.entry.state.fork(tokens)
         request.pages = hit.pages
+        if request.rows is not None and hit.pages:
+            request.rows.put(0, self.prefix.rows(request.names[: len(hit.pages)]))
         if not request.prefilled:
             request.cached_tokens = tokens
         return True

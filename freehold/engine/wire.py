@@ -47,6 +47,20 @@ class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     start_seconds: float = 1800.0
 
 
+class Readout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is read off the residual stream, row by row, of every request for an answer.
+
+    Value number c of a row is the sum over ``layers`` (counted from 0, ascending) of the row's
+    stream behind that block times ``weights[i, :, c]``; ``weights`` are (layers, width, channels)
+    little-endian float32. It is for the model of that ``digest`` and for no other.
+    """
+
+    digest: str
+    layers: list[int]
+    channels: int
+    weights: bytes
+
+
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All the engine process is told, as its first frame.
 
@@ -58,7 +72,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ``speculate`` is ``lookup`` or ``off``; ``draft`` may name a smaller model to guess where lookup
     finds nothing, and ``draft_digest``, if there is one, is the only one it may have. They change
     how fast tokens come, never which. With ``remote`` the arithmetic is another program's; of the
-    model only what text needs is read here.
+    model only what text needs is read here. A ``readout`` changes no bit of any answer.
     """
 
     root: str
@@ -77,6 +91,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     draft: str = ""
     draft_digest: str = ""
     remote: Remote | None = None
+    readout: Readout | None = None
 
 
 # --- counter to engine ----------------------------------------------------------------------------
@@ -116,6 +131,17 @@ class Embed(ToEngine, frozen=True):
     request: int
     ids: list[int]
     pooling: Pooling
+
+
+class Pool(ToEngine, frozen=True):
+    """The residual stream behind each of ``layers`` for ``ids``: its mean over the rows ``start``
+    to ``stop``, and its last row. Answered by ``Embedded``, (layers, 2, width)."""
+
+    request: int
+    ids: list[int]
+    layers: list[int]
+    start: int
+    stop: int
 
 
 class Cancel(ToEngine, frozen=True):
@@ -166,19 +192,21 @@ class Tapped(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Prefilled(Event, frozen=True):
-    """The prompt is in the cache."""
+    """The prompt is in the cache. ``readout`` is its rows', little-endian float32."""
 
     prompt_tokens: int
     cached_tokens: int
+    readout: bytes = b""
 
 
 class Token(Event, frozen=True):
-    """One chosen token."""
+    """One chosen token. ``readout`` is that of the row it was chosen by."""
 
     id: int
     logprob: float | None = None
     top: list[tuple[int, float]] = []
     taps: list[Tapped] = []
+    readout: bytes = b""
 
 
 class Done(Event, frozen=True):
@@ -263,7 +291,9 @@ class Fatal(FromEngine, frozen=True):
     fault: Fault
 
 
-AnyToEngine: TypeAlias = Configure | Generate | Score | Embed | Cancel | Read | AskStats | Close
+AnyToEngine: TypeAlias = (
+    Configure | Generate | Score | Embed | Pool | Cancel | Read | AskStats | Close
+)
 AnyFromEngine: TypeAlias = Loading | Note | Ready | Events | Stats | Fatal
 
 _to_engine: msgspec.msgpack.Decoder[AnyToEngine] = msgspec.msgpack.Decoder(AnyToEngine)
@@ -288,10 +318,13 @@ def event_frames(events: list[AnyEvent]) -> Iterator[bytes]:
 def cost(event: AnyEvent) -> int:
     """About how many bytes an event takes on its way. Both ends count with this function."""
     if isinstance(event, Token):
-        return 48 + 16 * len(event.top) + sum(len(tap.values) for tap in event.taps)
+        taps = sum(len(tap.values) for tap in event.taps)
+        return 48 + 16 * len(event.top) + taps + len(event.readout)
     if isinstance(event, Scored):
         pairs = sum(len(best) for best in event.top)
         return 48 + len(event.values) + 16 * pairs + sum(len(tap.values) for tap in event.taps)
+    if isinstance(event, Prefilled):
+        return 48 + len(event.readout)
     return 48 + len(event.values) if isinstance(event, Embedded) else 48
 
 

@@ -25,6 +25,7 @@ from freehold.engine.wire import (
     Generate,
     Loading,
     Note,
+    Pool,
     Read,
     Ready,
     Score,
@@ -81,6 +82,8 @@ def _answer(runner: Runner, message: AnyToEngine) -> list[bytes]:
             return list(event_frames(runner.score(message)))
         case Embed():
             return list(event_frames(runner.embed(message)))
+        case Pool():
+            return list(event_frames(runner.pool(message)))
         case Cancel(request):
             runner.cancel(request)
         case Read(request, amount):

@@ -21,7 +21,7 @@ from lm_eval.api.registry import register_model
 from freehold.errors import UsageError
 from freehold.evals.asking import Asker
 from freehold.evals.data import DOCUMENT_END
-from freehold.evals.kinds import windows_of
+from freehold.evals.kinds import marked, windows_of
 from freehold.types import Codec, Engine, Sampling
 
 _T = TypeVar("_T")
@@ -102,7 +102,7 @@ class FreeholdLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         async def one(text: str) -> float:
-            windows = windows_of(text, self._codec)
+            windows = windows_of(marked(text, self._codec))
             found = [await self._asker.weigh(w[:1], w[1:], whole=True) for w in windows]
             return sum(each.logprob for each in found)
 

@@ -61,9 +61,10 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """The log-probability of each window's ids after its first."""
+    """The log-probability of each window's ids after its first: ``n_bytes`` bytes of text."""
 
     windows: tuple[tuple[int, ...], ...]
+    n_bytes: int
 
 
 Question: TypeAlias = Written | Chosen | Read
@@ -112,7 +113,7 @@ def label_of(task: Task, item: Item, n: int) -> int:
 def question_of(task: Task, item: Item, shots: Sequence[Item], codec: Codec) -> Question:
     """What the engine is asked. Raises ``MalformedError`` naming the row."""
     if task.kind == "text":
-        return Read(windows=windows_of(item.row["text"], codec))
+        return _read(item.row["text"], codec)
     text = prompt_of(task, item, shots)
     if task.kind == "choice":
         options = options_of(task, item)
@@ -138,10 +139,22 @@ def continued(
     return before, tuple(tuple(codec.text(bare + gap + o)[len(before) :]) for o in options)
 
 
-def windows_of(text: str, codec: Codec) -> tuple[tuple[int, ...], ...]:
-    """A text's ids, cut so that each is predicted once; the first after the mark that ends a
-    document."""
-    ids = [*codec.text(DOCUMENT_END), *_escaped(text, codec)]
+def _read(text: str, codec: Codec) -> Read:
+    """A text's first token is given, not predicted, and its bytes do not count: models that were
+    tuned to chat are thrown off by the mark that could stand before it (docs/LOG.md)."""
+    ids, n_bytes = _escaped(text, codec), len(text.encode())
+    if len(ids) < 2:
+        return Read(windows=windows_of([*codec.text(DOCUMENT_END), *ids]), n_bytes=n_bytes)
+    return Read(windows=windows_of(ids), n_bytes=n_bytes - len(codec.token_bytes(ids[0])))
+
+
+def marked(text: str, codec: Codec) -> list[int]:
+    """A text's ids after the mark that ends a document, as `lm-eval` reads texts."""
+    return [*codec.text(DOCUMENT_END), *_escaped(text, codec)]
+
+
+def windows_of(ids: Ids) -> tuple[tuple[int, ...], ...]:
+    """``ids`` cut so that each but the first is predicted once."""
     step = WINDOW - 1
     return tuple(tuple(ids[at : at + WINDOW]) for at in range(0, len(ids) - 1, step))
 
@@ -166,7 +179,7 @@ def scores_of(task: Task, item: Item, reply: Reply, question: Question) -> dict[
         nats = -sum(reply.logprobs)
         return {
             "nats": nats,
-            "bytes": float(len(item.row["text"].encode())),
+            "bytes": float(question.n_bytes),
             "tokens": float(sum(len(window) - 1 for window in question.windows)),
         }
     if task.kind == "number":

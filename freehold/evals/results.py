@@ -22,7 +22,8 @@ FORMAT = "freehold-eval-1"
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A figure with its 95 % interval over ``n`` items, and how that was found."""
+    """A figure with its 95 % interval over ``n`` items, and how that was found; ``none``: it has
+    none, and both bounds are the value."""
 
     name: str
     value: float
@@ -97,8 +98,13 @@ def _mean(name: str, values: Sequence[float]) -> Metric:
     if all(value in (0.0, 1.0) for value in values) and name != "f1":
         found, how = figures.wilson(round(sum(values)), n), "Wilson"
     else:
-        found, how = figures.ratio(values, [1.0] * n), "bootstrap"
+        found, how = figures.ratio(values, [1.0] * n), _drawn(n)
     return Metric(name=name, value=found.value, low=found.low, high=found.high, n=n, interval=how)
+
+
+def _drawn(n: int) -> str:
+    """One item drawn again and again tells nothing of others."""
+    return "bootstrap" if n > 1 else "none"
 
 
 def parts_of(name: str, items: Sequence[Scored]) -> tuple[list[float], list[float]]:
@@ -119,7 +125,7 @@ def _ratio(name: str, items: Sequence[Scored]) -> Metric:
         low=found.low,
         high=found.high,
         n=len(items),
-        interval="bootstrap",
+        interval=_drawn(len(items)),
     )
 
 
@@ -131,7 +137,7 @@ def _perplexity(items: Sequence[Scored]) -> Metric:
         low=math.exp(found.low),
         high=math.exp(found.high),
         n=len(items),
-        interval="bootstrap",
+        interval=_drawn(len(items)),
     )
 
 

@@ -21,14 +21,17 @@ import msgspec
 from freehold.errors import FreeholdError, NotFoundError
 from freehold.guard.deciding import decide, together, uncertain
 from freehold.guard.policy import ACTIONS, DATA, DEFAULT, Policy, Side
+from freehold.guard.probe import Probe
 from freehold.guard.tools import ToolPolicy, ToolSession
 from freehold.guard.watching import RequestWatch
-from freehold.types import Category, Detector, Judge, Part, Reading, Span, Verdict
+from freehold.types import Category, Detector, Floats, Judge, Part, Reading, Span, Verdict
 
 LOG = logging.getLogger("freehold.guard")
 
 _INLINE = 4000
 """Characters: a longer text is read in a thread, so that other requests go on meanwhile."""
+_PROBED = {"user", "tool"}
+"""Whose turns probes are trained on: a tool's result is a text that somebody hands in, too."""
 _REMEMBERED = 4096
 """Texts that are not read again: a conversation comes whole with each of its turns."""
 
@@ -45,7 +48,8 @@ class Seen:
 
 class Cascade:
     """``types.Guard``. ``detectors`` give scores, ``finders`` spans of data; ``tools`` are the
-    rules for calls that policies name, ``default`` is the policy of keys that name none."""
+    rules for calls that policies name, ``default`` is the policy of keys that name none. A
+    ``probe`` reads what the engine, which was given it, says of the prompt's rows."""
 
     def __init__(
         self,
@@ -54,21 +58,22 @@ class Cascade:
         detectors: Sequence[Detector],
         finders: Sequence[Detector] = (),
         judge: Judge | None = None,
+        probe: Probe | None = None,
         tools: Mapping[str, ToolPolicy] | None = None,
         default: str = DEFAULT,
     ) -> None:
         self.policies = policies
         self._default = default
         self._detectors, self._finders = detectors, finders
-        self._judge = judge
+        self._judge, self._probe = judge, probe
         self._tools = tools or {}
         self._secret = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, Seen] = OrderedDict()
 
     @property
     def name(self) -> str:
-        judges = () if self._judge is None else (self._judge,)
-        return ", ".join(one.name for one in (*self._detectors, *self._finders, *judges))
+        asked = [one for one in (self._probe, self._judge) if one is not None]
+        return ", ".join(one.name for one in (*self._detectors, *self._finders, *asked))
 
     def watch(self, policy: str | None) -> RequestWatch:
         name = self._default if policy is None else policy
@@ -105,6 +110,14 @@ class Cascade:
         else:
             self._known.move_to_end(key)
         return found
+
+    def probed(self, policy: Policy, turns: Sequence[tuple[str, Floats]]) -> Verdict | None:
+        """What the probe makes of what users and tools said; ``None`` where none is asked."""
+        if self._probe is None or not policy.probe:
+            return None
+        heard = [rows for role, rows in turns if role in _PROBED & {*policy.roles} and len(rows)]
+        readings = [self._probe.read(rows) for rows in heard]
+        return together(decide(policy, "prompt", [one], tier="probe") for one in readings)
 
     async def verdict(
         self, policy: Policy, side: Side, seen: Sequence[Seen], said: Sequence[Part]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 
 from freehold.guard.decoding import decoded, hidden
 from freehold.guard.lookalikes import foreign, ornamented
@@ -68,9 +69,10 @@ def views(text: str) -> dict[str, str]:
     ``plain``, the canonical form."""
     basic = _basic(text)
     lower = basic.casefold()
+    said = decoded(basic)
     forms = {
         "plain": basic,
-        "decoded": _unmixed(_compatible(decoded(basic))),
+        "decoded": basic if said == basic and basic.isascii() else _unmixed(_compatible(said)),
         "folded": _bare(lower),
         "joined": _INSIDE.sub("", _SPACED.sub(_join, lower)),
         "rot13": lower.translate(_ROT13),
@@ -81,6 +83,8 @@ def views(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     seen: set[str] = set()
     for name, form in forms.items():
+        if name != "plain" and (form is basic or form == lower):
+            continue  # most texts hide nothing
         finished = _finish(form)
         if finished not in seen:
             seen.add(finished)
@@ -95,10 +99,36 @@ def _basic(text: str) -> str:
 def _compatible(text: str) -> str:
     if text.isascii():
         return text
-    text = _INVISIBLE.sub("", text)
+    text = thinned(_INVISIBLE.sub("", text)).translate(_PHRASES)
     if unicodedata.is_normalized("NFKC", text):
         return text
     return unicodedata.normalize("NFKC", text)
+
+
+_PHRASES = dict.fromkeys((0xFDFA, 0xFDFB), " ")
+"""Arabic blessings in one sign, whose compatibility forms have 18 and 8 letters: text of nothing
+else would grow sixfold. The next longest only doubles."""
+_MOST_MARKS = 30
+
+
+def thinned(text: str) -> str:
+    """``text`` with at most 30 marks on any one letter, as in Unicode's stream-safe text format
+    (UAX #15): normal forms sort a letter's marks, in time that grows with the square of their
+    number. No language writes so many."""
+    return text if text.isascii() else _thick().sub(r"\1", text)
+
+
+@cache
+def _thick() -> re.Pattern[str]:
+    """Runs of more marks than that. A mark is what some normal form does not begin anew with."""
+    planes = (*range(0x300, 0x20000), *range(0xE0000, 0xE0200))
+    marks = "".join(
+        chr(code)
+        for code in planes
+        if not 0xAC00 <= code < 0xE000
+        and unicodedata.combining(unicodedata.normalize("NFKD", chr(code))[0])
+    )
+    return re.compile(f"([{marks}]{{{_MOST_MARKS}}})[{marks}]+")
 
 
 def _finish(text: str) -> str:
@@ -124,7 +154,7 @@ def _bare(text: str) -> str:
     """Everything that resembles a Latin letter as that letter, without marks."""
     if text.isascii():
         return text
-    text = _MARKS.sub("", unicodedata.normalize("NFD", text))
+    text = _MARKS.sub("", unicodedata.normalize("NFD", thinned(text)))
     return text.translate(foreign()).translate(ornamented())
 
 

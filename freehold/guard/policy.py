@@ -50,6 +50,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: Literal["off", "uncertain", "always"] = "off"
     band: tuple[float, float] = (0.2, 0.9)
     loose: bool = False
+    probe: bool = True
     seconds: float = 2.0
     failure: Literal["block", "allow"] = "block"
     thoughts: Literal["judge", "hide"] = "judge"
@@ -80,6 +81,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             return True
         done = {*self.answer.values(), *(self.labels.values() if self._seeks_data else ())}
         return not done.isdisjoint(("mask", "review", "block"))
+
+    @property
+    def passes(self) -> bool:
+        """Whether prompts go on as they came, whatever is seen in them."""
+        done = {*self.prompt.values(), *self.answer.values(), *self.labels.values()}
+        return not (self.clean or self.tools) and done.isdisjoint(("mask", "review", "block"))
 
     @property
     def _seeks_data(self) -> bool:

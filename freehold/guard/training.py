@@ -7,8 +7,9 @@ that the heads learn what all attacks share and not how one collection or langua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,8 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Group:
-    """The texts of one set and kind as features. ``rows`` has a row per window; ``owner`` says
+    """The texts of one set and kind as features. ``rows`` has a row per window, sparse n-grams or
+    a probe's dense hidden states; ``owner`` says
     which text a window is of; ``language`` and ``share`` (one over the text's windows) go with
     the windows. ``family`` is ``None`` for what is never left out; what is not ``trainable`` is
     only ever measured on."""
@@ -66,7 +68,7 @@ class Group:
     kind: synthetic.Kind
     texts: tuple[str, ...]
     languages: tuple[str, ...]
-    rows: csr_matrix
+    rows: Any
     owner: npt.NDArray[np.int64]
     language: npt.NDArray[np.str_]
     share: Floats
@@ -108,30 +110,37 @@ def prepare(
     """Every text as features: the sets', and our own. ``progress`` hears of each text."""
     groups = []
     for each in sets:
-        for kind in _KINDS:
-            rows = each.of(kind)
-            if rows:
-                family = each.family if each.name.startswith(_OF_GUARD) else None
-                named = (each.name, family, each.ship_ok, kind)
-                groups.append(_group(named, rows, recipe.longest, progress))
+        for kind, rows, family in kinds_of(each):
+            named = (each.name, family, each.ship_ok, kind)
+            groups.append(group_of(named, rows, recipe.longest, progress))
     for language in synthetic.LANGUAGES + synthetic.MORE_LANGUAGES:
         for kind, texts in write_own(sets, language, recipe):
             rows = tuple(Row(text=text, kind=kind, language=language) for text in texts)
             named = (f"own_{kind}_{language}", None, True, kind)
-            groups.append(_group(named, rows, recipe.longest, progress))
+            groups.append(group_of(named, rows, recipe.longest, progress))
     return groups
+
+
+def kinds_of(each: DataSet) -> Iterator[tuple[synthetic.Kind, tuple[Row, ...], str | None]]:
+    """A set's rows by kind, and the family that they are left out with, if they ever are."""
+    family = each.family if each.name.startswith(_OF_GUARD) else None
+    for kind in _KINDS:
+        if rows := each.of(kind):
+            yield kind, rows, family
 
 
 _KINDS: tuple[synthetic.Kind, ...] = ("benign", "injection", "jailbreak", "harmful", "toxicity")
 _OF_GUARD = ("attack_", "benign_", "harmful_", "toxic_", "seahelm_")
 
 
-def _group(
+def group_of(
     named: tuple[str, str | None, bool, synthetic.Kind],
     texts: Sequence[Row],
     longest: int,
     progress: Progress,
 ) -> Group:
+    """The texts of one set and kind as n-grams; ``named``: its name, family, whether it may be
+    trained on, and its kind."""
     places, values, ends, owner = [], [], [0], []
     for i, row in enumerate(texts):
         for piece in windows(canonical(row.text[:longest])):
@@ -192,16 +201,17 @@ def _regress(
     x = vstack([group.rows for group in (*attacks, *harmless)]).tocsr()
     n_attacks = sum(len(group.owner) for group in attacks)
     weight = np.concatenate(
-        [_weight(group, recipe, left_out.get(group.name, [])) for group in (*attacks, *harmless)]
+        [weigh(group, recipe, left_out.get(group.name, [])) for group in (*attacks, *harmless)]
     )
     language = np.concatenate([group.language for group in (*attacks, *harmless)])
-    _balance(weight[:n_attacks], language[:n_attacks], weight[n_attacks:], language[n_attacks:])
+    balance(weight[:n_attacks], language[:n_attacks], weight[n_attacks:], language[n_attacks:])
     used = weight > 0
     sign = np.where(np.arange(len(weight)) < n_attacks, 1, -1)[used].astype(np.float32)
     return _minimise(x[used], sign, weight[used], recipe)
 
 
-def _weight(group: Group, recipe: Recipe, left_out: Sequence[int]) -> Floats:
+def weigh(group: Group, recipe: Recipe, left_out: Sequence[int]) -> Floats:
+    """What each row weighs: all of a set by a power of its size, the texts ``left_out`` nothing."""
     weight = group.share * np.float32(len(group.texts) ** (recipe.set_power - 1))
     if group.name.startswith("own_"):
         weight = weight * np.float32(recipe.synthetic_weight)
@@ -215,7 +225,7 @@ _ENOUGH = 40
 would be what is learnt."""
 
 
-def _balance(
+def balance(
     attacks: Floats,
     of_attacks: npt.NDArray[np.str_],
     harmless: Floats,

@@ -13,7 +13,7 @@ from freehold.guard.policy import Policy, Side
 from freehold.guard.restoring import RestoredStream
 from freehold.guard.streaming import HeldStream, Kind
 from freehold.guard.tools import ToolSession
-from freehold.types import Checked, Part, Span, StreamGuard, Verdict
+from freehold.types import Checked, Floats, Part, Span, StreamGuard, Verdict
 
 if TYPE_CHECKING:
     from freehold.guard.cascade import Cascade, Seen
@@ -42,6 +42,10 @@ class RequestWatch:
     @property
     def cut(self) -> str:
         return self._rules.cut
+
+    @property
+    def passes(self) -> bool:
+        return self._rules.passes
 
     @property
     def keeps(self) -> bool:
@@ -84,6 +88,9 @@ class RequestWatch:
             if wanted and (not found or found[-1].end <= span.start):
                 found.append(span)
         return found
+
+    async def read(self, turns: Sequence[tuple[str, Floats]]) -> Verdict | None:
+        return self._cascade.probed(self._rules, turns)
 
     def answer(self, approved: Callable[[str], Awaitable[bool]]) -> StreamGuard:
         rules = self._rules

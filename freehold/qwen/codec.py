@@ -18,9 +18,10 @@ from freehold.qwen.listening import TextListener
 from freehold.qwen.template import ChatTemplate, plain, source_of, template_of
 from freehold.qwen.text import TextDecoder
 from freehold.qwen.tokenizer import Tokenizer, tokenizer_of
-from freehold.types import CallForm, Cutoff, Ids, Message, Pooling, VerifiedModel
+from freehold.types import CallForm, Cutoff, Ids, Message, Pooling, Turn, VerifiedModel
 
 MARKS = (speech.THINK, speech.THOUGHT, speech.CALL, speech.CALLED)
+TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
@@ -67,6 +68,24 @@ class QwenCodec:
         flat = [_flatten(message) for message in messages]
         parts = self._template.parts(flat, tools=tools, options=options)
         return self._tokenizer.encode_parts(parts, param="messages")
+
+    def turns(self, prompt: Ids) -> tuple[Turn, ...]:
+        """ChatML's turns: a role on a line of its own, and what stands up to the turn's end."""
+        begin, end = map(self._tokenizer.added_id, TURN_TOKENS)
+        starts = [i for i, token in enumerate(prompt) if token == begin]
+        if begin is None or end is None or not starts:
+            return (Turn(role="user", start=0, stop=len(prompt)),)
+        found = []
+        for first, limit in zip(starts, [*starts[1:], len(prompt)], strict=True):
+            role, start = "", first + 1
+            while start < limit and not role.endswith("\n"):
+                role += self._tokenizer.token_bytes(prompt[start]).decode(errors="replace")
+                start += 1
+            inside = prompt[start:limit]
+            if end in inside:  # else it is the answer's own turn, which has just begun
+                stop = start + list(inside).index(end)
+                found.append(Turn(role=role.strip(), start=start, stop=stop))
+        return tuple(found)
 
     def text(self, prompt: str) -> list[int]:
         """Raises ``UsageError`` naming ``prompt`` where it is no valid Unicode."""

@@ -18,6 +18,7 @@ from freehold.types import (
     Engine,
     Event,
     FinishReason,
+    Floats,
     Heard,
     Ids,
     Prefilled,
@@ -43,7 +44,8 @@ class Scored:
 class Piece:
     """What choice ``index`` says next. ``tokens`` is empty unless log-probabilities were asked
     for; ``count`` is how many there have been. The first piece of a choice is empty: its prompt has
-    been read. The last has ``finish``, and ``stop`` if it was a stop string that ended it."""
+    been read. The last has ``finish``, and ``stop`` if it was a stop string that ended it.
+    ``turns`` are the prompt's: who speaks, and what a readout says of the rows, if there is one."""
 
     index: int
     text: str = ""
@@ -51,6 +53,7 @@ class Piece:
     count: int = 0
     finish: Finish | None = None
     stop: str | None = None
+    turns: tuple[tuple[str, Floats], ...] = ()
     heard: Heard | None = None
 
 
@@ -192,7 +195,7 @@ async def answer(
                 case Prefilled():
                     usage.cached[ask.index] = event.cached_tokens
                     clock.prefilled(event)
-                    yield Piece(index=ask.index)
+                    yield Piece(index=ask.index, turns=_turns(codec, ask.ids, event))
                 case Done():
                     delta = decoder.finish()
                     reason: FinishReason = "stop" if delta.stopped else event.reason
@@ -209,6 +212,13 @@ async def answer(
                     )
                     return
     raise EngineError("the engine broke off an answer: ask again, or see the server's log")
+
+
+def _turns(codec: Codec, ids: Ids, event: Prefilled) -> tuple[tuple[str, Floats], ...]:
+    rows = event.readout
+    if rows is None:
+        return ()
+    return tuple((turn.role, rows[turn.start : turn.stop]) for turn in codec.turns(ids))
 
 
 async def _events(engine: Engine, ask: Ask, clock: TokenClock) -> AsyncGenerator[Event]:

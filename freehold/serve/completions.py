@@ -92,7 +92,7 @@ class _Completion:
     async def _judged(self, prompts: list[list[int]], watched: Watched) -> list[list[int]]:
         """Have the guard read the prompts; their ids, of what is masked anew."""
         said = parts.of_prompts(self._asked.prompt, self._served.hosted.codec)
-        texts = await watched.judge(*said)
+        texts = await watched.judge(*said, beside=self._asked.max_tokens > 0)
         for place, (before, after) in enumerate(zip(said, texts, strict=False)):
             if before[0].text != after[0]:
                 (prompts[place],) = await self._served.tokenising.prompts(after[0], 1)

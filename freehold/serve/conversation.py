@@ -111,7 +111,7 @@ class _Conversation:
         """Have the guard read the conversation, and mask in it what is to be masked."""
         callers = tools.callers(self._asked.messages)
         said, places = parts.of_conversation(self._messages, self._tools, callers)
-        (texts,) = await watched.judge(said)
+        (texts,) = await watched.judge(said, beside=True)
         self._messages = parts.with_texts(self._messages, places, texts)
 
     def _answer(

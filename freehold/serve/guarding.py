@@ -1,12 +1,13 @@
 """The counter's side of the guard: it asks, and does what the verdict says.
 
-A prompt is judged before anything is made of it; each answer as it comes, before it goes out. What
-was decided is told in a header, counted, and sealed into the ledger's entry: categories and
-reasons, never text.
+A prompt is judged before anything is made of it, or where the policy lets every prompt pass, beside
+the engine that reads it; each answer as it comes, before it goes out. What was decided is told in a
+header, counted, and sealed into the ledger's entry: categories and reasons, never text.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -99,12 +100,40 @@ class Watched:
         self.prompt: Verdict | None = None
         self._answers: dict[int, Verdict] = {}
         self._refusal = self._watches[0].refusal
+        self._due: Sequence[Sequence[Part]] = ()
+        """Prompts that are judged beside the engine."""
+        self._judging: asyncio.Task[list[tuple[str, ...]]] | None = None
 
     # --- the prompt -------------------------------------------------------------------------------
 
-    async def judge(self, *conversations: Sequence[Part]) -> list[tuple[str, ...]]:
+    async def judge(
+        self, *conversations: Sequence[Part], beside: bool = False
+    ) -> list[tuple[str, ...]]:
         """Judge the request's prompts, each by itself; ``stopped`` says whether it may go on. The
-        texts of their parts as they may go on."""
+        texts of their parts as they may go on. ``beside``: there will be answers, which begin the
+        judging and wait for it, where the policy lets every prompt pass as it is."""
+        if beside and self._watches[0].passes:
+            self._due = conversations
+            return [tuple(part.text for part in said) for said in conversations]
+        return await self._timed(conversations)
+
+    async def settled(self) -> None:
+        """Wait until every prompt has been judged. Nothing goes out before."""
+        self._begin()
+        if self._judging is not None:
+            await self._judging
+
+    def end(self) -> None:
+        """The request is over: nobody waits for a verdict any more."""
+        if self._judging is not None:
+            self._judging.cancel()
+
+    def _begin(self) -> None:
+        """Have what is due judged as soon as this task waits for something."""
+        if self._due and self._judging is None:
+            self._judging = asyncio.create_task(self._timed(self._due))
+
+    async def _timed(self, conversations: Sequence[Sequence[Part]]) -> list[tuple[str, ...]]:
         begun = time.perf_counter()
         with span("guard") as traced:
             if traced is not None:
@@ -169,8 +198,13 @@ class Watched:
         waiting: deque[tuple[Piece, Heard]] = deque()
         whole: list[Piece] = []
         shown = False
+        self._begin()
         async with aclosing(pieces):
             async for piece in pieces:
+                await self.settled()
+                if piece.turns and await self._read(index, watch, piece, usage):
+                    yield Piece(index=index)
+                    break
                 if not (piece.text or piece.tokens or piece.finish):
                     yield piece
                     continue
@@ -197,6 +231,14 @@ class Watched:
         usage.said[index].finish = "content_filter"
         self._meter.judged("answer", self._answers[index])
         yield _instead(piece, watch.cut if shown and stream else self._refusal)
+
+    async def _read(self, index: int, watch: Watch, piece: Piece, usage: Usage) -> bool:
+        """Judge a prompt by what the served model made of it; whether there is to be no answer."""
+        verdict = await watch.read(piece.turns)
+        if verdict is None:
+            return False
+        await self._decided(index, watch, verdict, usage)
+        return verdict.stops
 
     async def _decided(self, index: int, watch: Watch, verdict: Verdict, usage: Usage) -> None:
         """Remember what counts of an answer's verdicts: the first that does anything, and what

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +16,9 @@ _INLINE_BYTES = 4096
 """Below this, tokenising is quicker than a thread's hand-over."""
 
 _PIECE_CHARS = 16_384
+_NFC = 3
+"""Qwen's tokenizers apply NFC, which shortens UTF-8 at most to a third (three Hangul letters to one
+syllable). It is not tried here: Python sorts a letter's marks in quadratic time, with its lock."""
 _EXCESS = 1.25
 """Counted in pieces, a text that is over the context by this factor is over it for certain."""
 
@@ -93,10 +95,8 @@ class Tokenising:
     ) -> list[int]:
         """Tokenise, unless a glance already shows that the text cannot fit. In a worker thread."""
         floor = sum(len(text.encode()) for text in texts) // self._longest_token()
-        if floor >= self._context and not all(map(str.isascii, texts)):
-            # Qwen's tokenizers apply NFC, which can shorten text, though not ASCII.
-            normal = (unicodedata.normalize("NFC", text) for text in texts)
-            floor = sum(len(text.encode()) for text in normal) // self._longest_token()
+        if not all(map(str.isascii, texts)):
+            floor //= _NFC
         if floor >= self._context:
             raise self._overflow(param, f"comes to at least {floor} tokens")
         self._walk(texts, param)

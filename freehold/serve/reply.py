@@ -97,6 +97,8 @@ class Outlet:
     async def _begin(self, *headers: tuple[bytes, bytes], streaming: bool = False) -> None:
         named = [*headers, (DIGEST_HEADER.encode(), self._digest)]
         entry = await self.account.opened()
+        if self.watched is not None:
+            await self.watched.settled()
         if entry is not None:
             named.append((ENTRY_HEADER.encode(), str(entry).encode()))
         named += self._late()
@@ -163,6 +165,8 @@ class Reply(Response):
             raise
         finally:
             outlet.spending.end()
+            if self._watched is not None:
+                self._watched.end()
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -22,6 +22,7 @@ from freehold.evals.page import page
 from freehold.evals.passport import statements_of
 from freehold.residency import cell
 from tests.evals.conftest import ByteCodec, RuleEngine, logprob
+from tests.serve.scripted import END
 
 Make = Callable[..., Task]
 Engines = Callable[..., RuleEngine]
@@ -103,9 +104,14 @@ async def test_a_text_is_read_once_in_windows(
     path.write_text(f"{text}\n<|endoftext|>\nshort")
     (found,) = (await evaluate(engine(), codec, [of_text(path)], data=tmp_path)).tasks
     whole, _ = found.items
-    assert whole.scores["bytes"] == whole.scores["tokens"] == len(text)
+    assert whole.scores["bytes"] == whole.scores["tokens"] == len(text) - 1
     assert found.main.name == "bits_per_byte"
     assert found.main.value == pytest.approx(8, abs=1)
+    path.write_text("a")
+    (one,) = (await evaluate(engine(), codec, [of_text(path)], data=tmp_path)).tasks
+    assert one.main.interval == "none"
+    assert one.items[0].scores["bytes"] == one.items[0].scores["tokens"] == 1
+    assert one.items[0].scores["nats"] == pytest.approx(-logprob([END], 97), rel=1e-5)
 
 
 async def test_what_an_engine_cannot_do_is_said(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from freehold.guard.qwen3guard import UNREADABLE, Assessment
 from freehold.types import Delta, Done, Event, ModelCard, Prefilled, Sampling, Token
 
 WORDS = (" Safe", " Un", " Contro", " Yes", " No", "safe", "versial")
+_WORD = re.compile(f"({'|'.join(WORDS)})")
 END = 256 + len(WORDS)
 
 
@@ -33,15 +35,9 @@ class Letters:
         return self.text(self._template(messages))
 
     def text(self, prompt: str) -> list[int]:
-        ids = []
-        while prompt:
-            word = next((word for word in WORDS if prompt.startswith(word)), None)
-            if word is not None:
-                ids.append(256 + WORDS.index(word))
-                prompt = prompt[len(word) :]
-            else:
-                ids += prompt[0].encode()
-                prompt = prompt[1:]
+        ids: list[int] = []
+        for part in _WORD.split(prompt):
+            ids += [256 + WORDS.index(part)] if part in WORDS else part.encode()
         return ids
 
     def back(self, ids: Sequence[int]) -> str:
@@ -166,7 +162,7 @@ async def test_no_label_among_the_likeliest_is_unsafe() -> None:
 
 async def test_a_long_text_is_judged_whole() -> None:
     """Wherever the one bad word stands, and however long the text: truncation flips no verdict."""
-    for place in range(0, 12_000, 1_111):
+    for place in (0, 1_111, 4_444, 7_000, 12_000):
         text = "x" * place + " bomb " + "x" * (12_000 - place)
         said, engine = await assessed(user(text))
         assert (said.safety, said.categories) == ("unsafe", ("violence", "crime")), place

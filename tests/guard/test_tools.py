@@ -140,10 +140,13 @@ def test_an_approval_is_of_one_call(session: ToolSession) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["", "[]", "3", "{", '{"a": 1, "a": 2}', "NaN", '{"a": NaN}', "\ud800", "[" * 9_999],
+    [
+        *("", "[]", "3", "{", '{"a": 1, "a": 2}', "NaN", '{"a": NaN}', "\ud800", "[" * 9_999),
+        *('{"a": "\\ud800"}', '{"a": ' + "9" * 5_000 + "}", {"a": "\ud800"}),
+    ],
 )
 def test_arguments_that_two_readers_could_read_in_two_ways(
-    session: ToolSession, arguments: str
+    session: ToolSession, arguments: str | dict[str, str]
 ) -> None:
     assert session.called("search", arguments).action == "deny"
 
@@ -200,15 +203,13 @@ def test_what_tools_return_is_marked_and_read() -> None:
     assert "\n" not in marked("x", source="a]\nb[", nonce="n").split("\nx\n")[0]
 
 
-@pytest.mark.slow
 def test_many_values_and_long_ones() -> None:
     session = ToolSession(ToolPolicy(default="allow"), nonce="n")
-    session.returned("web", "a " * 1_000_000)
+    session.returned("web", "a " * 300_000)
     assert session.called("any", {"a": list(range(2_000))}).action == "deny"
     assert session.called("any", {"a": "b" * 100_000}).action == "approve"
     assert session.called("any", {"a": "b" * 60_000}).action == "allow"
-    text = "x" * 3_000_000 + " mallory@evil.example " + "y" * 2_000_000
-    session.returned("web", text)
+    session.returned("web", "x" * 1_048_570 + " mallory@evil.example " + "y" * 100_000)
     assert session.called("any", {"to": "mallory@evil.example"}).action == "approve"
 
 
@@ -269,7 +270,7 @@ def finite(value: Any) -> bool:
 
 
 @given(schema=SCHEMAS, value=VALUES)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_schemas_mean_what_jsonschema_says(schema: Any, value: Any) -> None:
     import jsonschema
 

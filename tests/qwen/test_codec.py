@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from freehold.errors import FreeholdError, MalformedError, UsageError
 from freehold.qwen import codec
-from freehold.types import VerifiedModel
+from freehold.types import Turn, VerifiedModel
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -193,3 +193,30 @@ def test_endless_blanks_are_refused_before_they_end_the_tokenizer(
         small.chat([{"role": "user", "content": blank * 10_000_000}])
     assert caught.value.param == "messages"
     assert small.text(blank * 999_999)
+
+
+def test_turns_are_what_each_one_said(small: codec.QwenCodec) -> None:
+    said = [
+        {"role": "system", "content": "be <|im_end|> brief"},
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "he"},
+        {"role": "user", "content": "hello there"},
+    ]
+    ids = small.chat(said)
+    turns = small.turns(ids)
+    assert [turn.role for turn in turns] == [one["role"] for one in said]
+    for turn, one in zip(turns, said, strict=True):
+        text = b"".join(map(small.token_bytes, ids[turn.start : turn.stop])).decode()
+        assert text == one["content"]
+
+
+def test_ids_without_turns_are_one_of_the_user_s(small: codec.QwenCodec) -> None:
+    assert small.turns(small.text("hello")) == (
+        Turn(role="user", start=0, stop=len(small.text("hello"))),
+    )
+
+
+@given(ids=st.lists(st.integers(0, 40), max_size=30))
+def test_turns_lie_within_any_ids(small: codec.QwenCodec, ids: list[int]) -> None:
+    for turn in small.turns(ids):
+        assert 0 <= turn.start <= turn.stop <= len(ids)

@@ -47,6 +47,7 @@ from freehold.types import (
     Span,
     Tap,
     Token,
+    Turn,
 )
 
 NAME = "scripted-1"
@@ -100,6 +101,13 @@ class ScriptedCodec:
         if options and options.get("defect"):
             raise RuntimeError("secret inside of the server")
         return self.text("".join(f"<{m['role']}>{m['content']}" for m in messages))
+
+    def turns(self, prompt: Ids) -> tuple[Turn, ...]:
+        text = bytes(prompt).decode("latin-1")
+        heads = list(re.finditer("<(system|user|assistant|tool)>", text))
+        ends = [*(head.start() for head in heads[1:]), len(text)]
+        pairs = zip(heads, ends, strict=True)
+        return tuple(Turn(role=head[1], start=head.end(), stop=end) for head, end in pairs)
 
     def text(self, prompt: str) -> list[int]:
         return list(prompt.encode())
@@ -184,6 +192,9 @@ class ScriptedEngine:
 
     seen: list[Sampling] = field(default_factory=list)
     prompts: list[list[int]] = field(default_factory=list)
+    readout: Callable[[list[int]], Any] | None = None
+    """What is read off a prompt's ids: (ids, channels)."""
+
     pooled: list[Pooling] = field(default_factory=list)
 
     async def generate(
@@ -207,7 +218,8 @@ class ScriptedEngine:
         if self.first_delay:
             await asyncio.sleep(self.first_delay)
         self.prompts_read += 1
-        yield Prefilled(prompt_tokens=len(ids), cached_tokens=len(ids) // 2)
+        read = self.readout and self.readout(ids)
+        yield Prefilled(prompt_tokens=len(ids), cached_tokens=len(ids) // 2, readout=read)
         count = 0
         for token in self.reply(ids) if self.reply else _last_message(ids):
             if count == self.fail_at:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
 import httpx
+import numpy as np
 import openai
 import pytest
 
 from freehold.guard.cascade import Cascade
 from freehold.guard.policy import parse_policies
+from freehold.guard.probe import Probe
 from freehold.guard.tools import read as read_rules
 from freehold.ledger import KeeperSettings
 from freehold.serve.keys import KeyLimits
@@ -53,6 +57,12 @@ sensitive = ["to"]
 [tools.pay]
 action = "approve"
 """
+
+
+class GuardBroken(Exception):  # noqa: N818
+    """A defect in a guard."""
+
+
 WHOLE_AND_STREAM = pytest.mark.parametrize("stream", [False, True])
 
 
@@ -475,7 +485,7 @@ def planted(rng: random.Random) -> Iterator[tuple[str, str | None]]:
         for _ in range(rng.randrange(1, 6)):
             parts.append(" ".join(rng.choices(words, k=rng.randrange(2, 30))))
             parts.append(rng.choice([". ", "! ", ",\n", " ", "。", "... "]))
-        text = "".join(parts)
+        text = "".join(parts)[:420]  # the scripted model's context is 512 bytes
         if rng.random() < 0.5:
             yield text, None
         else:
@@ -483,7 +493,10 @@ def planted(rng: random.Random) -> Iterator[tuple[str, str | None]]:
             yield text[:at] + "poison" + text[at:], text[:at]
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+MANY = pytest.param(2000, marks=[pytest.mark.slow, pytest.mark.timeout(3_600)])
+
+
+@pytest.mark.parametrize("count", [60, MANY])
 async def test_nothing_planted_is_shown_and_nothing_benign_is_changed(
     guarded: Any, count: int
 ) -> None:
@@ -502,3 +515,109 @@ async def test_nothing_planted_is_shown_and_nothing_benign_is_changed(
                 assert finish == "content_filter"
                 shown = "" if words == REFUSAL else words.removesuffix(CUT)
                 assert most.startswith(shown)
+
+
+@WHOLE_AND_STREAM
+@pytest.mark.parametrize(("policy", "before"), [("warn", False), ("stop", True)])
+async def test_only_a_policy_that_changes_no_prompt_is_asked_beside_the_engine(
+    guarded: Any, monkeypatch: pytest.MonkeyPatch, stream: bool, policy: str, before: bool
+) -> None:
+    """And nothing goes out until it has answered."""
+    running = guarded(policy)
+    may_answer, seen = threading.Event(), list[int]()
+    read = Cascade.remembered
+
+    async def slowly(self: Cascade, *given: Any) -> Any:
+        seen.append(running.engine.started)
+        await asyncio.to_thread(may_answer.wait, 20)
+        return await read(self, *given)
+
+    monkeypatch.setattr(Cascade, "remembered", slowly)
+    async with httpx.AsyncClient(base_url=running.url, headers=running.auth, timeout=30) as client:
+        asking = asyncio.create_task(client.post(CHAT, json=body("poison", stream=stream)))
+        done, _ = await asyncio.wait({asking}, timeout=0.5)
+        assert not done
+        assert seen == [1 - before], "asked before the engine, or after it"
+        may_answer.set()
+        answer = await asking
+    told = "block" if before else "warn"
+    assert answer.headers["x-freehold-guard"].startswith(f"prompt={told}:harmful")
+    assert running.engine.started == 1 - before
+
+
+@WHOLE_AND_STREAM
+def test_a_guard_that_breaks_beside_the_engine_lets_nothing_out(
+    guarded: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    running = guarded("warn")
+
+    async def breaks(self: Cascade, *given: Any) -> Any:
+        raise GuardBroken
+
+    monkeypatch.setattr(Cascade, "remembered", breaks)
+    answer = ask(running, CHAT, body("hello there", stream=stream))
+    assert answer.status_code == 500
+    assert "hello" not in answer.text
+
+
+# --- what the served model's own hidden states say ------------------------------------------------
+
+
+@pytest.fixture
+def probed(counter: Callable[..., Any], scripted: Any) -> Callable[..., Any]:
+    """Counters whose engine reads 9 off every byte of "wolf" wherever it stands, -9 off others."""
+    probe = Probe(
+        model="m",
+        layers=(0,),
+        weights=np.zeros((1, 4, 4), np.float32),
+        biases=np.zeros(4, np.float32),
+        card={},
+        digest="0" * 64,
+    )
+
+    def readout(ids: list[int]) -> Any:
+        rows = np.full((len(ids), 4), -9, np.float32)
+        text = bytes(ids)
+        while (at := text.find(b"wolf")) >= 0:
+            rows[at : at + 4, 2] = 9
+            text = text.replace(b"wolf", b"....", 1)
+        return rows
+
+    def open_one(policy: str = "stop") -> Any:
+        cascade = Cascade(
+            parse_policies(POLICIES + "[policy.deaf]\nlike = 'stop'\nprobe = false\n"),
+            detectors=[],
+            probe=probe,
+            default=policy,
+        )
+        return counter(engine=scripted.ScriptedEngine(readout=readout), guard=cascade)
+
+    return open_one
+
+
+@WHOLE_AND_STREAM
+def test_a_prompt_the_probe_knows_is_refused_before_a_word_is_said(
+    probed: Any, stream: bool
+) -> None:
+    running = probed()
+    answer = ask(running, CHAT, body("wolf", stream=stream, n=2))
+    for choice in range(2):
+        assert spoken(answer, choice) == (REFUSAL, "content_filter")
+    told = answer.headers["x-freehold-guard"] if not stream else answer.text
+    assert "answer-0=block:harmful" in told
+    assert spoken(ask(running, CHAT, body("sheep", stream=stream))) == ("sheep", "stop")
+
+
+def test_the_probe_is_not_asked_about_what_was_not_a_user_s(probed: Any) -> None:
+    messages = [{"role": "system", "content": "wolf"}, {"role": "user", "content": "sheep"}]
+    running = probed()
+    assert spoken(ask(running, CHAT, body("", messages=messages)))[1] == "stop"
+    messages[1]["content"] = "wolf"
+    assert spoken(ask(running, CHAT, body("", messages=messages)))[1] == "content_filter"
+
+
+@pytest.mark.parametrize(("policy", "told"), [("warn", "warn:harmful"), ("deaf", "allow")])
+def test_a_policy_may_only_tell_or_not_listen(probed: Any, policy: str, told: str) -> None:
+    answer = ask(probed(policy), CHAT, body("wolf"))
+    assert spoken(answer) == ("wolf", "stop")
+    assert (told in answer.headers["x-freehold-guard"]) is (policy == "warn" or told == "allow")

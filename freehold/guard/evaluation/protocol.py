@@ -9,9 +9,9 @@ measured text has a part in the weights or in the threshold. One threshold serve
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,49 @@ class Steps(Protocol):
     def advance(self, n: int, /) -> None: ...
 
 
+class Tier(Protocol):
+    """A kind of classifier that the protocol can leave sets out of."""
+
+    def fit(
+        self,
+        groups: Sequence[Group],
+        *,
+        without: Collection[str],
+        skip: Collection[tuple[str, int]],
+    ) -> Any:
+        """A member: trained without these families, and without these texts of others."""
+        ...
+
+    def score(
+        self, groups: Sequence[Group], members: Sequence[Any], steps: Steps
+    ) -> dict[int, Floats]:
+        """The logits (texts, members, heads) of each group, by its identity."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastTraining:
+    """``Tier`` over n-grams."""
+
+    recipe: Recipe
+
+    def fit(
+        self,
+        groups: Sequence[Group],
+        *,
+        without: Collection[str],
+        skip: Collection[tuple[str, int]],
+    ) -> Heads:
+        return fit(groups, self.recipe, without=without, skip=skip)
+
+    def score(
+        self, groups: Sequence[Group], members: Sequence[Heads], steps: Steps
+    ) -> dict[int, Floats]:
+        panel = Panel(members)
+        steps.start(sum(len(group.texts) for group in groups), "scoring what was left out")
+        return {id(group): panel.all(group.texts, steps.advance) for group in groups}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Held:
     """One set's scores when it was left out. ``margins`` (texts,) are above 0 where a text is
@@ -53,7 +96,7 @@ class Fold:
     """What judges one group of families: heads that saw none of it, their offsets and threshold."""
 
     families: tuple[str, ...]
-    heads: Heads
+    heads: Any
     offsets: Floats
     threshold: float
 
@@ -111,17 +154,20 @@ def _skipped(
     }
 
 
-def run(groups: Sequence[Group], recipe: Recipe, steps: Steps) -> Result:
+def run(
+    groups: Sequence[Group], recipe: Recipe, steps: Steps, *, tier: Tier | None = None
+) -> Result:
     """The whole protocol over the sets that have a family. Sets that must not be trained on are
     judged by one more fold, the last, which left out none of the others."""
+    tier = tier or FastTraining(recipe=recipe)
     dealt = deal(groups)
     cluster = twins(groups, steps)
     pairs = list(itertools.combinations(range(FOLDS), 2))
     steps.start(FOLDS + len(pairs) + 1, "training without each group, and without each two")
 
-    def trained(*folds: int) -> Heads:
+    def trained(*folds: int) -> Any:
         without = [family for fold in folds for family in dealt[fold]]
-        heads = fit(groups, recipe, without=without, skip=_skipped(groups, without, cluster))
+        heads = tier.fit(groups, without=without, skip=_skipped(groups, without, cluster))
         steps.advance(1)
         return heads
 
@@ -129,7 +175,7 @@ def run(groups: Sequence[Group], recipe: Recipe, steps: Steps) -> Result:
     double = {pair: trained(*pair) for pair in pairs}
     whole = trained()
     measured = [g for g in groups if not g.trainable or any(g.family in fold for fold in dealt)]
-    logits = _score(measured, [*single, *double.values(), whole], steps)
+    logits = tier.score(measured, [*single, *double.values(), whole], steps)
     place = {pair: FOLDS + i for i, pair in enumerate(pairs)}
 
     folds, held = [], []
@@ -161,9 +207,12 @@ def run(groups: Sequence[Group], recipe: Recipe, steps: Steps) -> Result:
     return Result(held=tuple(held), folds=tuple(folds))
 
 
-def offsets(groups: Sequence[Group], recipe: Recipe, steps: Steps) -> Floats:
+def offsets(
+    groups: Sequence[Group], recipe: Recipe, steps: Steps, *, tier: Tier | None = None
+) -> Floats:
     """For heads trained on everything: the logits (heads,) that become 0, where harmless sets that
     were left out would be flagged at ``RATE``."""
+    tier = tier or FastTraining(recipe=recipe)
     dealt = deal(groups)
     cluster = twins(groups, steps)
     harmless = [g for g in groups if g.kind == "benign" and any(g.family in f for f in dealt)]
@@ -171,9 +220,9 @@ def offsets(groups: Sequence[Group], recipe: Recipe, steps: Steps) -> Floats:
     members = []
     for families in dealt:
         skipped = _skipped(groups, families, cluster)
-        members.append(fit(groups, recipe, without=families, skip=skipped))
+        members.append(tier.fit(groups, without=families, skip=skipped))
         steps.advance(1)
-    logits = _score(harmless, members, steps)
+    logits = tier.score(harmless, members, steps)
     found, limit = judge(
         [
             logits[id(group)][:, fold]
@@ -196,10 +245,3 @@ def judge(harmless: Sequence[Floats]) -> tuple[Floats, float]:
         np.float32,
     )
     return offsets, intervals.threshold([(part - offsets).max(axis=1) for part in harmless], RATE)
-
-
-def _score(groups: Sequence[Group], members: Sequence[Heads], steps: Steps) -> dict[int, Floats]:
-    """The logits (texts, members, heads) of each group, by its identity."""
-    panel = Panel(members)
-    steps.start(sum(len(group.texts) for group in groups), "scoring what was left out")
-    return {id(group): panel.all(group.texts, steps.advance) for group in groups}

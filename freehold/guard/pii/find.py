@@ -137,6 +137,12 @@ _NO_PHONE = re.compile(
 """Days, fractions and addresses of machines."""
 
 
+# In a row of cells a comma parts numbers; in an amount, three digits stand before it or behind it,
+# or one or two at the end.
+_FRACTION_BEGUN = re.compile(r"(?<![0-9])(?<![0-9][ \u00a0-])[0-9]{1,3},\Z")
+_FRACTION = re.compile(r",[0-9]{1,3}(?![0-9,;|\t]|[ -][0-9])")
+
+
 def _is_latin(character: str) -> bool:
     return character.isascii() and character.isalnum()
 
@@ -148,7 +154,9 @@ def _free_before(text: str, start: int) -> bool:
     before = text[start - 1]
     if before in "_#" or before.isalnum() or before in "$€£¥₩฿₹":
         return not (before in "_#$€£¥₩฿₹" or before.isascii() or before.isdecimal())
-    joins = before in "-.,/@\u2011" and start > 1
+    if before == ",":
+        return not _FRACTION_BEGUN.search(text, max(0, start - 8), start)
+    joins = before in "-./@\u2011" and start > 1
     return not (joins and _is_latin(text[start - 2]))
 
 
@@ -158,7 +166,9 @@ def _free_after(text: str, end: int) -> bool:
     after = text[end]
     if after == "_" or after.isalnum():
         return not (after == "_" or after.isascii() or after.isdecimal())
-    joins = after in "-.,/@\u2011:%" and end + 1 < len(text)
+    if after == ",":
+        return _FRACTION.match(text, end) is None
+    joins = after in "-./@\u2011:%" and end + 1 < len(text)
     return after != "%" and not (joins and _is_latin(text[end + 1]))
 
 
@@ -186,13 +196,14 @@ def _ibans(text: str) -> Iterator[Span]:
         end = match.start() + places[wanted - 1] + 1
         inside = text[match.start() : end]
         number = "".join(filter(str.isalnum, inside))
-        if _free_after(text, end) and checks.iban(number):
+        free = text[end : end + 1] == "," or _free_after(text, end)
+        if free and checks.iban(number):
             yield Span(start=match.start(), end=end, category="personal", label="iban", score=0.95)
 
 
-_LOCAL = frozenset(
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.!#$%&'*+/=?^_`{|}~-"
-)
+_LOCAL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.#%'+_~-")
+"""What people have in their addresses. RFC 5322 allows more (``=``, ``/``, ``?``), which in a log
+or a link ends the name of a field."""
 _DOMAIN = re.compile(r"@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])")
 
 

@@ -320,6 +320,19 @@ AGAINST = (
         "พัสดุ",
         "ยอดเงิน",
     ),
-    *("checksum", "timestamp", "epoch", "port", "bytes", "rows", "qty"),
+    *(
+        "checksum",
+        "timestamp",
+        "epoch",
+        "req",
+        "trace",
+        "pid",
+        "uuid",
+        "txn",
+        "port",
+        "bytes",
+        "rows",
+        "qty",
+    ),
 )
 """What stands before numbers that are nobody's own."""

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import defaultdict
 
+from freehold.guard.pii.columns import Columns
 from freehold.guard.pii.kinds import (
     AGAINST,
     IDENTITIES,
@@ -52,6 +53,7 @@ class Beside:
     def __init__(self, text: str, threshold: float) -> None:
         self._text = text
         self._threshold = threshold
+        self._columns: Columns | None = None
         self._at: tuple[int, int] = (-1, -1)
         self._known: tuple[frozenset[str] | None, frozenset[str] | None] = (None, None)
 
@@ -69,6 +71,11 @@ class Beside:
         return base if before is None else max(0.0, base - NOT)
 
     def _before(self, start: int) -> frozenset[str] | None:
+        if self._columns is None:
+            self._columns = Columns(self._text)
+        heading = self._columns.heading(start)
+        if heading is not None and (label := _last_label(heading[-_BEFORE:])) is not None:
+            return label
         left = self._text[max(0, start - _BEFORE) : start]
         line = left[left.rfind("\n") + 1 :]
         left = line if _WORD.search(line) else left

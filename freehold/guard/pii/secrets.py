@@ -103,21 +103,20 @@ _BODY = re.compile(r"[A-Za-z0-9+/=:,\s\\-]*")
 
 
 def _private_keys(text: str) -> Iterator[Span]:
-    at = text.find(_BEGIN)
+    at, end = text.find(_BEGIN), 0
     while at >= 0:
         head = _HEAD.match(text, at)
         after = at + len(_BEGIN)
         if head is not None:
             after = head.end()
-            end = text.find(_END, after)
+            if 0 <= end < after:  # looked for once: there may be many heads and no end
+                end = text.find(_END, after)
             if end >= 0:
-                line = text.find("-----", end + len(_END))
-                end = line + 5 if 0 <= line < end + 64 else end + len(_END)
-            else:
-                body = _BODY.match(text, after)
-                end = body.end() if body is not None else after
-            yield _secret(at, end, "private-key", 1.0)
-            after = end
+                line = text.find("-----", end + len(_END), end + len(_END) + 69)
+                after = line + 5 if 0 <= line < end + 64 else end + len(_END)
+            elif (body := _BODY.match(text, after)) is not None:
+                after = body.end()
+            yield _secret(at, after, "private-key", 1.0)
         at = text.find(_BEGIN, after)
 
 

@@ -50,7 +50,7 @@ class ToolSession:
         self, policy: ToolPolicy, *, nonce: str, detectors: tuple[Detector, ...] = ()
     ) -> None:
         self._policy, self._nonce, self._detectors = policy, nonce, detectors
-        self._strangers, self._trusted = Texts(), Texts()
+        self._strangers, self._trusted = Texts(), Texts(turned=True)
         self._approved: set[str] = set()
 
     def said(self, text: str) -> None:
@@ -77,10 +77,10 @@ class ToolSession:
     def called(self, tool: str, arguments: str | Mapping[str, Any]) -> Ruling:
         """Rule on a call. ``arguments`` are an object, or JSON text of one. Never raises."""
         read = _arguments(arguments)
-        if read is None:
+        digest = None if read is None else _digest(tool, read)
+        if read is None or digest is None:
             reason = f"{tool}: its arguments are no JSON object that can be read in one way only"
             return Ruling(action="deny", digest="", reasons=(reason,), tainted={})
-        digest = hashlib.sha256(strictjson.canonical([tool, _plain(read)])).hexdigest()
         rule = self._policy.rule(tool)
         problem = None
         if rule.action == "deny":
@@ -131,6 +131,15 @@ def _arguments(given: str | Mapping[str, Any]) -> dict[str, Any] | None:
     except (MalformedError, UnicodeEncodeError):
         return None
     return read if isinstance(read, dict) else None
+
+
+def _digest(tool: str, arguments: Mapping[str, Any]) -> str | None:
+    """Names this very call; ``None`` for one with half a character in it, which is no text."""
+    try:
+        written = strictjson.canonical([tool, _plain(arguments)])
+    except UnicodeEncodeError:
+        return None
+    return hashlib.sha256(written).hexdigest()
 
 
 def _plain(value: Any) -> Any:
