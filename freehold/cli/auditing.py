@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from freehold.cli.home import at_home, existing
-from freehold.cli.output import Bar, emit, one_line, say
+from freehold.cli.output import Bar, emit, one_line, say, write_over
 from freehold.cli.passphrases import PassphraseFd, signing_key
 from freehold.cli.places import pack_secret, root
 from freehold.cli.settings import read_settings
@@ -203,14 +203,8 @@ def _write(report: Report, folder: Path) -> dict[str, Path]:
     from freehold.audit.report.page import page
 
     written = {"html": folder / "report.html", "json": folder / "report.json"}
-    for path, data in ((written["html"], page(report)), (written["json"], report.dumps())):
-        fresh = path.with_suffix(".fresh")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(data)
-            fresh.replace(path)
-        except OSError as error:
-            raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+    write_over(written["html"], page(report))
+    write_over(written["json"], report.dumps())
     return written
 
 

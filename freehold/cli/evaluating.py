@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import typer
 
 from freehold.cli.home import at_home, stay_single
 from freehold.cli.hosting import living, starting
-from freehold.cli.output import Bar, emit, say, table
+from freehold.cli.output import Bar, emit, say, table, write_over
 from freehold.cli.passphrases import PassphraseFd, signing_key
 from freehold.cli.places import root
 from freehold.cli.settings import Settings, read_settings
@@ -294,16 +293,8 @@ def _write(
     from freehold.evals.page import page
     from freehold.evals.results import encode
 
-    report = page(results, compared, other).encode()
-    for name, content in ((RESULTS, encode(results)), (REPORT, report)):
-        fresh = folder / f"{name}.fresh"
-        try:
-            fresh.write_bytes(content)
-            fresh.replace(folder / name)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                fresh.unlink()
-            raise StorageError(f"{folder / name} cannot be written: {error.strerror}") from error
+    write_over(folder / RESULTS, encode(results))
+    write_over(folder / REPORT, page(results, compared, other).encode())
 
 
 def _finish(work: _Work, found: Sequence[Results], *, json: bool) -> None:

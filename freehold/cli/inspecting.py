@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from freehold.cli.output import Bar, emit, say, table, write_new
+from freehold.cli.home import at_home
+from freehold.cli.output import Bar, emit, table, write_over
 from freehold.cli.places import root
+from freehold.cli.settings import read_settings
+from freehold.errors import UsageError
 
 if TYPE_CHECKING:
     from freehold.audit.inner.account import Account
@@ -21,29 +24,40 @@ def inspect(
         str | None,
         typer.Option(help="A second prompt of as many tokens: which layer tells them apart?"),
     ] = None,
+    after: Annotated[
+        str, typer.Option(help="How its answer begins: look at the word that comes then.")
+    ] = "",
     page: Annotated[Path | None, typer.Option(help="Write a page (HTML) here.")] = None,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
+    no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look inside a model at the moment its answer begins (extra `lab`).
 
-    Shows what each layer would have said, which parts wrote the answer's first token, which words
-    of the prompt it hangs on, and with `--against` which layer decided.
+    Shows what each layer would have said, which parts wrote the next token of the answer, which
+    words of the prompt it hangs on, and with `--against` which layer decided.
     """
-    from freehold.audit.inner.account import give
-    from freehold.audit.inner.page import render
-    from freehold.qwen import codec
-    from freehold.qwen.model import load
-    from freehold.store import Store, verify
+    if page is not None and page.exists():
+        raise UsageError(f"{page} is there already: name another file", param="page")
+    settings = read_settings(root(), residency="off" if no_lock else None)
+    write = () if page is None else (str(page.resolve().parent),)
+    with at_home(settings, "front", write=write) as home:
+        home.shut_files()
+        home.shut_calls()
+        from freehold.audit.inner.account import give
+        from freehold.audit.inner.page import render
+        from freehold.qwen import codec
+        from freehold.qwen.model import load
+        from freehold.store import Store, verify
 
-    if not json:
-        say("This takes some seconds for each word of the prompt, or for each layer.")
-    with Bar(quiet=json, of_bytes=False) as bar:
-        found = verify(Store(root()), model)
-        loaded = load(found, backend="torch", threads=threads)
-        account = give(loaded, codec.load(found), prompt, against=against, steps=bar)
-    if page is not None:
-        write_new(page, render(account).encode())
+        with Bar(quiet=json, of_bytes=False) as bar:
+            found = verify(Store(root()), model)
+            loaded = load(found, backend="torch", threads=threads)
+            account = give(
+                loaded, codec.load(found), prompt, against=against, after=after, steps=bar
+            )
+        if page is not None:
+            write_over(page, render(account).encode())
     emit(account.facts(), _lines(account, page), as_json=json)
 
 
@@ -56,7 +70,8 @@ def _lines(account: Account, page: Path | None) -> list[str]:
     words = sorted(facts["spans"], key=lambda span: -abs(span["effect"]))[:8]
     parts = sorted(facts["parts"], key=lambda part: -abs(part["logit"]))[:8]
     lines = [
-        f"{account.model} begins its answer with {account.answer!r}",
+        f"{account.model} goes on with {account.answer!r}"
+        + (f" after {account.after!r}" if account.after else ""),
         "",
         "What each layer would have said:",
         *table(("layer", "first", "second", "third"), lens),

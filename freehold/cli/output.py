@@ -95,6 +95,21 @@ def fail(error: FreeholdError, *, as_json: bool) -> int:
     return error.exit_code
 
 
+def write_over(path: Path, data: bytes) -> None:
+    """Write a whole file or none, over one that is there. A locked process, which may make no
+    links, can do this. Raises ``StorageError``."""
+    import contextlib
+
+    fresh = path.with_name(f"{path.name}.fresh")
+    try:
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def write_new(path: Path, data: bytes) -> None:
     """Write a whole file or none; never over another. Raises ``UsageError``, ``StorageError``."""
     import os

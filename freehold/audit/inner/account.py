@@ -30,12 +30,14 @@ class Patch:
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """One prompt's story. ``lens`` holds each layer's likeliest tokens and their probabilities,
+    """One prompt's story: ``answer`` is the token that follows ``after``, the answer's given
+    beginning. ``lens`` holds each layer's likeliest tokens and their probabilities,
     ``spans`` the prompt's words and their effects on the answer's logit."""
 
     model: str
     digest: str
     prompt: str
+    after: str
     answer: str
     lens: tuple[tuple[tuple[str, float], ...], ...]
     parts: looking.Attribution
@@ -49,6 +51,7 @@ class Account:
             "model": self.model,
             "digest": self.digest,
             "prompt": self.prompt,
+            "after": self.after,
             "answer": self.answer,
             "logit": self.parts.logit,
             "logit_of_parts": self.parts.total,
@@ -78,16 +81,23 @@ def _parts(parts: looking.Attribution) -> list[dict[str, Any]]:
 
 
 def give(
-    model: Model, codec: Codec, prompt: str, *, against: str | None = None, steps: Steps
+    model: Model,
+    codec: Codec,
+    prompt: str,
+    *,
+    against: str | None = None,
+    after: str = "",
+    steps: Steps,
 ) -> Account:
-    """Run ``prompt`` as a user's message and look inside where the answer begins.
+    """Run ``prompt`` as a user's message and look inside where the answer begins, or where it goes
+    on ``after`` a beginning that is put into the model's mouth.
 
     Raises ``UsageError`` for an empty prompt, and for prompts of different lengths or with the
-    same first token of the answer, which cannot be set against each other.
+    same next token, which cannot be set against each other.
     """
     if not prompt.strip():
         raise UsageError("the prompt is empty", param="prompt")
-    ids = _ids(codec, prompt)
+    ids = _ids(codec, prompt, after)
     seen = trace(model, ids)
     token = int(seen.logits_v.argmax())
     lens = tuple(_top(codec, row) for row in looking.lens(model, seen))
@@ -95,17 +105,18 @@ def give(
     steps.start(len(words), "Leaving out one word at a time")
     spans = []
     for start, end in words:
-        shorter = _ids(codec, prompt[:start] + prompt[end:])
+        shorter = _ids(codec, prompt[:start] + prompt[end:], after)
         effect = looking.without(model, seen.logits_v, [shorter], token)[0]
         spans.append((prompt[start:end].strip(), float(effect)))
         steps.advance(1)
     found = None
     if against is not None:
-        found = _patch(model, codec, seen, token, (ids, _ids(codec, against)))
+        found = _patch(model, codec, seen, token, (ids, _ids(codec, against, after)))
     return Account(
         model=model.card.name,
         digest=model.card.digest,
         prompt=prompt,
+        after=after,
         answer=_text(codec, token),
         lens=lens,
         parts=looking.attribute(model, seen, token),
@@ -128,7 +139,8 @@ def _patch(
     if rival == token:
         raise UsageError(
             f"both prompts are answered with {_text(codec, token)!r}: nothing was decided "
-            "between them; word the second so that its answer begins otherwise",
+            "between them; word the second so that its answer begins otherwise, or give the "
+            "beginning that both have with --after",
             param="against",
         )
     differ = [i for i, (one, two) in enumerate(zip(ids, other, strict=True)) if one != two]
@@ -143,8 +155,8 @@ def _patch(
     )
 
 
-def _ids(codec: Codec, prompt: str) -> list[int]:
-    return codec.chat([{"role": "user", "content": prompt}])
+def _ids(codec: Codec, prompt: str, after: str) -> list[int]:
+    return codec.chat([{"role": "user", "content": prompt}]) + codec.text(after)
 
 
 def _text(codec: Codec, token: int) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import html
-from importlib.resources import files
+import re
 
 from freehold.audit.inner.account import Account, Patch
+from freehold.audit.report.document import document
+from freehold.audit.report.document import escaped as _
 
 _STYLE = """
 .prompt span { border-radius: 4px; padding: .1rem .2rem; line-height: 2.1; }
@@ -16,28 +17,33 @@ td, th { padding: .25rem .5rem; text-align: left; border-bottom: 1px solid var(-
 @media print { * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
+_PLACES = ("First", "Second", "Third")
+
 
 def render(account: Account) -> str:
     """The whole page."""
-    style = files("freehold.audit.report").joinpath("page.css").read_text(encoding="utf-8")
     patch = "" if account.patch is None else _patch(account.patch)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Inside {_(account.model)}</title>\n<style>\n{style}{_STYLE}</style>\n"
-        '</head>\n<body>\n<main>\n<p class="over">Freehold inspect</p>'
-        f"<h1>Why {_(account.answer)}?</h1>"
-        f'<p class="lede">{_(account.model)} begins its answer with <b>{_(account.answer)}</b>. '
-        "This page shows what happened inside at that moment.</p>"
+    after = f", which begins with <b>{_(account.after)}</b>," if account.after else ""
+    body = (
+        '<p class="over">Freehold inspect</p>'
+        f"<h1>Why {_(shown(account.answer))}?</h1>"
+        f'<p class="lede">{_(account.model)} goes on with its answer{after} with '
+        f"<b>{_(shown(account.answer))}</b>. This page shows what happened inside at that moment. "
+        "A line end is written \u21b5, a blank at the front \u00b7.</p>"
         f"{_words(account)}{_lens(account)}{_parts(account)}{patch}"
-        "\n</main>\n</body>\n</html>\n"
     )
+    return document(f"Inside {account.model}", body, style=_STYLE)
 
 
-def _(text: str) -> str:
-    return html.escape(text)
+def shown(token: str) -> str:
+    """A token's text, what nobody could see in it made visible."""
+    marked = re.sub(r"\n+", lambda run: "\u21b5" + _times(len(run[0])), token)
+    marked = re.sub(r"^ +", lambda run: "\u00b7" + _times(len(run[0])), marked)
+    return marked.replace("\t", "\u21e5") or "(nothing)"
+
+
+def _times(n: int) -> str:
+    return f"\u00d7{n}" if n > 1 else ""
 
 
 def _tinted(text: str, value: float, most: float) -> str:
@@ -60,11 +66,11 @@ def _words(account: Account) -> str:
 
 def _lens(account: Account) -> str:
     rows = "".join(
-        f"<tr><td>{i}</td>"
+        f'<tr><td data-h="Layer">{i}</td>'
         + "".join(
-            f'<td class="for" style="--share: {p:.2f}">{_(text)} <span class="n">{p:.0%}</span>'
-            "</td>"
-            for text, p in row[:3]
+            f'<td class="for" data-h="{name}" style="--share: {p:.2f}">{_(shown(text))} '
+            f'<span class="n">{p:.0%}</span></td>'
+            for name, (text, p) in zip(_PLACES, row, strict=False)
         )
         + "</tr>"
         for i, row in enumerate(account.lens)
@@ -72,8 +78,7 @@ def _lens(account: Account) -> str:
     return (
         "<h2>What each layer would have said</h2><p>The model reads in layers. Had it stopped "
         "after one, this would have been its answer: the three likeliest beginnings.</p>"
-        '<div class="scroll"><table><tr><th>Layer</th><th>First</th><th>Second</th><th>Third</th>'
-        f"</tr>{rows}</table></div>"
+        f'<div class="scroll"><table>{_head("Layer", *_PLACES)}{rows}</table></div>'
     )
 
 
@@ -82,14 +87,20 @@ def _parts(account: Account) -> str:
     parts = account.parts
     attention = parts.heads_lh.sum(axis=1) + parts.bias_l
     most = max(float(abs(attention).max()), float(abs(parts.mlp_l).max()), 1e-9)
-    bars = []
+    bars = [
+        f'<line class="grid" x1="{x}" x2="{x}" y1="20" y2="{16 * len(attention) + 20}"/>'
+        for x in (110, 280)
+    ]
     for i, (one, two) in enumerate(zip(attention, parts.mlp_l, strict=True)):
         y = 16 * i + 22
         bars.append(f'<text x="4" y="{y + 9}">{i}</text>')
         for value, middle in ((float(one), 110.0), (float(two), 280.0)):
             width = 75 * abs(value) / most
             x = middle if value > 0 else middle - width
-            bars.append(f'<rect class="bar" x="{x:.1f}" y="{y}" width="{width:.1f}" height="11"/>')
+            bars.append(
+                f'<rect class="bar" x="{x:.1f}" y="{y}" width="{width:.1f}" height="11">'
+                f"<title>layer {i}: {value:+.2f}</title></rect>"
+            )
     return (
         "<h2>Which parts wrote the answer</h2><p>The answer's logit, split among the parts that "
         f"wrote to it: they sum to {parts.total:.2f}, and the logit is {parts.logit:.2f}. Right of "
@@ -102,20 +113,25 @@ def _parts(account: Account) -> str:
 
 
 def _patch(patch: Patch) -> str:
-    head = "".join(f"<th>{_(text)}</th>" for text in patch.positions)
+    words = [shown(text) for text in patch.positions]
     rows = "".join(
-        f"<tr><td>{i}</td>"
+        f'<tr><td data-h="Layer">{i}</td>'
         + "".join(
-            f'<td class="for" style="--share: {min(max(float(share), 0.0), 1.0):.2f}">'
+            f'<td class="for" data-h="{_(word)}" style="--share: {min(max(share, 0.0), 1.0):.2f}">'
             f"{share:+.2f}</td>"
-            for share in row
+            for word, share in zip(words, row.tolist(), strict=True)
         )
         + "</tr>"
         for i, row in enumerate(patch.restored_lp)
     )
     return (
         "<h2>Which layer decided</h2><p>The other prompt is answered with "
-        f"<b>{_(patch.answer)}</b>. Into its run, this prompt's state was put at one layer and one "
-        "word. 1: the answer turned to this one; 0: nothing changed. This is the causal test.</p>"
-        f'<div class="scroll"><table><tr><th>Layer</th>{head}</tr>{rows}</table></div>'
+        f"<b>{_(shown(patch.answer))}</b>. Into its run, this prompt's state was put at one layer "
+        "and one word. 1: the answer turned to this one; 0: nothing changed. This is the causal "
+        "test.</p>"
+        f'<div class="scroll"><table>{_head("Layer", *words)}{rows}</table></div>'
     )
+
+
+def _head(*names: str) -> str:
+    return f"<thead><tr>{''.join(f'<th>{_(name)}</th>' for name in names)}</tr></thead>"

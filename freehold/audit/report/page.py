@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from freehold.audit import rates as known_rates
 from freehold.audit.findings import ErrorRates, Examination, Finding
 from freehold.audit.report import ORDER, Report, plots, verdict
+from freehold.audit.report.document import document
+from freehold.audit.report.document import escaped as _
 
 _CERTAINTY = {
     "fact": "follows from the bytes",
@@ -21,7 +21,6 @@ _MAX_ROWS = 500
 
 def page(report: Report) -> bytes:
     """The whole page, UTF-8."""
-    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     body = "\n".join(
         (
             _head(report),
@@ -30,19 +29,7 @@ def page(report: Report) -> bytes:
             _again(report),
         )
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Audit of {_(report.model)}</title>\n<style>\n{style}</style>\n"
-        f"</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    ).encode()
-
-
-def _(text: object) -> str:
-    """Escaped; half a character, which no page can hold, is shown as a question mark."""
-    return html.escape(str(text).encode("utf-8", "replace").decode(), quote=True)
+    return document(f"Audit of {report.model}", body).encode()
 
 
 def _head(report: Report) -> str:
