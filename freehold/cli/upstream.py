@@ -82,7 +82,8 @@ def _elsewhere(settings: Settings) -> Upstream:
 
     if not settings.upstream:
         raise UsageError(
-            'engine = "openai" needs upstream, the address of a server', param="upstream"
+            f'engine = "openai" needs upstream, the address of a server: {_ADDRESSES}',
+            param="upstream",
         )
     peer, ip = peer_of(settings.upstream, "upstream")
     return Upstream(
@@ -100,13 +101,16 @@ def _elsewhere(settings: Settings) -> Upstream:
     )
 
 
+_ADDRESSES = "write unix:/PATH, http://HOST:PORT or https://HOST"
+
+
 def peer_of(address: str, param: str) -> tuple[Peer, str]:
     """The only place that may be connected to for the setting ``param``, and a host's address in
     figures. Raises ``UsageError`` naming it."""
 
     def wrong(why: str) -> UsageError:
         return UsageError(
-            f"{param} is {address!r}: {why}; write unix:/PATH, http://HOST:PORT or https://HOST",
+            f"{param} is {address!r}: {why}; {_ADDRESSES}",
             param=param,
         )
 

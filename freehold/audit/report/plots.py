@@ -142,7 +142,8 @@ class _Scale:
         low, high = min(ys), max(ys)
         if not logarithmic:
             low = min(low, 0.0)
-        pad = (high - low) * 0.06 or 0.5
+        # At 1e15 a half is less than what tells two numbers apart.
+        pad = (high - low) * 0.06 or max(0.5, abs(high) * 1e-9)
         self._y0, self._y1 = (low - pad if logarithmic or low < 0 else low), high + pad
 
     def _up(self, y: float) -> float:
