@@ -112,6 +112,7 @@ class Watched:
         """Judge the request's prompts, each by itself; ``stopped`` says whether it may go on. The
         texts of their parts as they may go on. ``beside``: there will be answers, which begin the
         judging and wait for it, where the policy lets every prompt pass as it is."""
+        self._watches += [self._new() for _ in conversations[1:]]
         if beside and self._watches[0].passes:
             self._due = conversations
             return [tuple(part.text for part in said) for said in conversations]
@@ -143,7 +144,6 @@ class Watched:
         return texts
 
     async def _judge(self, conversations: Sequence[Sequence[Part]]) -> list[tuple[str, ...]]:
-        self._watches += [self._new() for _ in conversations[1:]]
         texts = []
         for watch, said in zip(self._watches, conversations, strict=True):
             checked = await watch.prompt(said)
