@@ -285,7 +285,8 @@ class BareCall(JsonCall):
             else:
                 self._state = "odd"
         if self._state == "odd":
-            return [self._text], ""
+            # Words, and to be looked through as such: a call with its marks may stand further on.
+            return [""], self._text
         if self._state == "arguments":
             self._arguments(said)
         if self._state == "tail":

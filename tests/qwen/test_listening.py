@@ -218,6 +218,13 @@ def test_how_the_text_is_cut_does_not_matter(
     assert hear(list(text), calls=calls, thinking=thinking) == whole
 
 
+def test_a_call_behind_what_was_almost_one_is_heard_however_it_is_cut() -> None:
+    text = '{"name": "now"} is what I call:\n' + NOW
+    wanted = ("", '{"name": "now"} is what I call:', [("now", "{}")])
+    assert hear([text]) == hear(list(text)) == wanted
+    assert hear(["{<think>\n<tool_call>"]) == hear(list("{<think>\n<tool_call>"))
+
+
 # --- calls without their marks --------------------------------------------------------------------
 
 PLAIN = '{"name": "get_weather", "arguments": {"city": "Paris", "days": 2}}'
