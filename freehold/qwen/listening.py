@@ -97,6 +97,8 @@ class TextListener:
                 if self._bare and (begun := self._buffer.lstrip()):
                     self._bare = begun.startswith("{")
                     if self._bare:
+                        if self._lead and not self._first:
+                            self._buffer = begun
                         self._state, self._call = "call", BareCall(self._n_calls, self._schemas)
                         return True
                 return self._part(self._words, CALL if self._form else None, "call")
