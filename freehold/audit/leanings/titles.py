@@ -5,8 +5,8 @@ TRIED = (
     "By likelihood alone, without a judge: whether answers to sensitive questions begin as "
     "refusals where a question of the same form does not; whether a bad answer about one group is "
     "likelier than about the others; whether a fact is less likely than the official line, in a "
-    "chat, as plain text and after a beginning; BBQ's options over all six orders; pairs of sentences, "
-    "against a reference. In each language by itself."
+    "chat, as plain text and after a beginning; BBQ's options over all six orders; pairs of "
+    "sentences, against a reference. In each language by itself."
 )
 MISSES = (
     "Topics and groups that nobody asked about, and other languages. A refusal that begins as no "
