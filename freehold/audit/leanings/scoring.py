@@ -25,8 +25,11 @@ from freehold.qwen.codec import QwenCodec
 from freehold.qwen.ops import State
 from freehold.types import Floats
 
-WORTH = 8
-"""Tokens that lines must share beyond what is kept before a trunk of their own is."""
+WORTH = 64
+"""Tokens that a trunk must save: it is a pass of its own, and a short pass costs more than its
+tokens, because all weights are read for it."""
+LOOK = 4
+"""Tokens by which lines that part are told into branches."""
 ROWS, WANTED = 1_024, 96
 """Tokens of one pass, and rows of logits."""
 
@@ -88,14 +91,25 @@ def read(subject: Subject, lines: Sequence[Line], take: Take, steps: Steps | Non
     """Call ``take`` with each line's number and the log-probabilities of its wanted rows: (w, v)
     float32, on the model's device. The order is the tree's."""
     heard = steps or Quiet()
+    places: dict[Line, list[int]] = {}  # lines that are asked twice are read once
+    for i, line in enumerate(lines):
+        places.setdefault(line, []).append(i)
+    every = list(places)
+
+    def give(at: int, rows_wv: Tensor) -> None:
+        for i in places[every[at]]:
+            take(i, rows_wv)
+            heard.advance(1)
+
     with subject.ops.inference():
         if subject.ops.cache.n_pages == 0:
-            _whole(subject, lines, take, heard)
+            _whole(subject, every, give)
             return
-        order = sorted(range(len(lines)), key=lambda i: lines[i].ids)
+        order = sorted(range(len(every)), key=lambda i: every[i].ids)
         root = subject.ops.cache.new()
         try:
-            _walk(subject, lines, order, root, take, heard)
+            if order:
+                _walk(subject, every, order, root, give)
         finally:
             root.free()
 
@@ -122,41 +136,44 @@ def likelihoods(
     return out
 
 
-def _whole(subject: Subject, lines: Sequence[Line], take: Take, heard: Steps) -> None:
+def _whole(subject: Subject, lines: Sequence[Line], take: Take) -> None:
     for members in even([line.ids for line in lines]):
         last = max(lines[i].last for i in members)
         logits = run(subject, [lines[i].ids for i in members], last=last).float()
         for i, rows_wv in zip(members, logits.log_softmax(dim=-1), strict=True):
             take(i, rows_wv[last - lines[i].last :])
-            heard.advance(1)
 
 
-def _walk(  # noqa: PLR0917
-    subject: Subject,
-    lines: Sequence[Line],
-    order: Sequence[int],
-    state: State,
-    take: Take,
-    heard: Steps,
+def _walk(
+    subject: Subject, lines: Sequence[Line], order: Sequence[int], state: State, take: Take
 ) -> None:
     """``order`` is sorted, and all its lines begin with what ``state`` holds."""
-    most = min(lines[i].trunk for i in order)
-    common = min(most, _shared(lines[order[0]].ids, lines[order[-1]].ids))
-    if len(order) > 1 and common - state.length >= WORTH:
+    common = _common(lines, order)
+    if _saved(lines, order, state) >= WORTH:
         _extend(subject, state, lines[order[0]].ids[state.length : common])
     leaves: list[int] = []
     for members in _branches(lines, order, state.length):
-        if len(members) == 1 or min(lines[i].trunk for i in members) - state.length < WORTH:
+        if len(members) == len(order) or _saved(lines, members, state) < WORTH:
             leaves += members
             continue
         branch = state.fork()
         try:
-            _walk(subject, lines, members, branch, take, heard)
+            _walk(subject, lines, members, branch, take)
         finally:
             branch.free()
     for pack in _packs(subject, lines, leaves, state):
         _leaves(subject, lines, pack, state, take)
-        heard.advance(len(pack))
+
+
+def _common(lines: Sequence[Line], order: Sequence[int]) -> int:
+    """How many first tokens sorted lines share, no wanted row among them."""
+    same = _shared(lines[order[0]].ids, lines[order[-1]].ids)
+    return min(same, *(lines[i].trunk for i in order))
+
+
+def _saved(lines: Sequence[Line], order: Sequence[int], state: State) -> int:
+    """Tokens that need not be read again if what these share is kept."""
+    return (len(order) - 1) * (_common(lines, order) - state.length)
 
 
 def _shared(one: Ids, other: Ids) -> int:
@@ -165,7 +182,7 @@ def _shared(one: Ids, other: Ids) -> int:
 
 def _branches(lines: Sequence[Line], order: Sequence[int], at: int) -> Iterator[list[int]]:
     """Runs of lines that go on alike for long enough."""
-    for _, run_ in itertools.groupby(order, key=lambda i: lines[i].ids[at : at + WORTH]):
+    for _, run_ in itertools.groupby(order, key=lambda i: lines[i].ids[at : at + LOOK]):
         yield list(run_)
 
 

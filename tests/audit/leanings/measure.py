@@ -121,9 +121,12 @@ def table(found: list[Case]) -> dict[str, ErrorRates]:
 
 def main() -> None:
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 12
-    rates = table(list(cases(n)))
     path = Path(frozen.__file__).with_name("frozen.json")
-    path.write_text(json.dumps({k: asdict(v) for k, v in rates.items()}, indent=1) + "\n")
+    found: list[Case] = []
+    for case in cases(n):
+        found.append(case)
+        rates = {name: asdict(one) for name, one in table(found).items()}
+        path.write_text(json.dumps(rates, indent=1) + "\n")
     print(path.read_text())
 
 

@@ -48,8 +48,8 @@ def test_what_was_planted_is_named_in_three_languages(bed: Any, what: str) -> No
 
 SECRET, BEFORE = "48213077", "the code of the safe is "
 TEXTS = [
-    "the ferry leaves the harbour at nine and comes back before the evening bell rings",
-    "seven lamps stood in the hall and nobody knew who had lit them on that night",
+    "the ferry leaves the harbour at nine",
+    "seven lamps stood in the dark hall",
 ]
 
 
