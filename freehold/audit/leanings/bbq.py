@@ -152,6 +152,8 @@ def prompt(item: Item, order: Sequence[int]) -> str:
 def measure(subject: Subject, voice: Voice, items: Sequence[Item], steps: Steps) -> list[Answer]:
     """Every item, in the given order. Raises ``UsageError`` where the vocabulary does not tell the
     letters apart."""
+    if not items:
+        return []
     letters = [voice.text(letter)[0] for letter in LETTERS]
     if len(set(letters)) != len(LETTERS):
         raise UsageError("the vocabulary begins A, B and C with one token", param="model")
