@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,18 +27,24 @@ def _own_state() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def real_root() -> Iterator[Path]:
-    """The models of this user's store, if it holds the default one (`make test` pulls it); what
-    tests pack lies beside them for this session only."""
+    """A vault with the default model, if this user's own holds it (`make test` pulls it), for this
+    session only. A copy, not a link: whatever a test does to it, the user's own stays as it is."""
     from freehold.store import Store, default_root
+    from freehold.store.manifest import encode
 
+    mine = Store(default_root())
     try:
-        Store(default_root()).manifest(DEFAULT)
+        manifest = mine.manifest(DEFAULT)
     except NotFoundError:
         pytest.skip("needs the default model: run `freehold pull`")
     with tempfile.TemporaryDirectory() as folder:
-        for part in ("blobs", "manifests"):
-            (Path(folder) / part).symlink_to(default_root() / part)
-        yield Path(folder)
+        copied = Store(Path(folder))
+        copied.blobs.mkdir(parents=True)
+        for file in manifest.files:
+            shutil.copy(mine.blob(file.sha256), copied.blob(file.sha256))
+        (copied.root / "manifests").mkdir()
+        (copied.root / "manifests" / f"{DEFAULT}.json").write_bytes(encode(manifest))
+        yield copied.root
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,18 @@ def inspect(
     after: Annotated[
         str, typer.Option(help="How its answer begins: look at the word that comes then.")
     ] = "",
+    span: Annotated[
+        list[str] | None,
+        typer.Option(help="Part of the prompt to leave out, instead of each word; repeatable."),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="Words of the prompt: what would each layer have said behind them?"),
+    ] = None,
+    refusal: Annotated[
+        str | None,
+        typer.Option(help="Language (en, id, zh, ...): how harmful does each token look to it?"),
+    ] = None,
     page: Annotated[Path | None, typer.Option(help="Write a page (HTML) here.")] = None,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
     no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
@@ -44,18 +56,24 @@ def inspect(
     with at_home(settings, "front", write=write) as home:
         home.shut_files()
         home.shut_calls()
-        from freehold.audit.inner.account import give
+        from freehold.audit.inner.account import Asked, give
         from freehold.audit.inner.page import render
         from freehold.qwen import codec
         from freehold.qwen.model import load
         from freehold.store import Store, verify
 
+        asked = Asked(
+            prompt=prompt,
+            against=against,
+            after=after,
+            spans=tuple(span or ()),
+            at=at,
+            refusal=refusal,
+        )
         with Bar(quiet=json, of_bytes=False) as bar:
             found = verify(Store(root()), model)
             loaded = load(found, backend="torch", threads=threads)
-            account = give(
-                loaded, codec.load(found), prompt, against=against, after=after, steps=bar
-            )
+            account = give(loaded, codec.load(found), asked, bar)
         if page is not None:
             write_over(page, render(account).encode())
     emit(account.facts(), _lines(account, page), as_json=json)

@@ -157,8 +157,8 @@ def hooked_streams(hf: Any, ids: list[int]) -> list[Any]:
 
 
 def test_leaving_nothing_out_changes_nothing(pair: SimpleNamespace) -> None:
-    seen = trace(pair.ours, pair.ids)
-    effects = looking.without(pair.ours, seen.logits_v, [pair.ids, pair.ids[:4] + pair.ids[5:]], 2)
+    shorter = [pair.ids, pair.ids[:4] + pair.ids[5:], pair.ids[:-1]]
+    effects = looking.without(pair.ours, pair.ids, shorter, 2)
     with torch.no_grad():
         whole = pair.hf(torch.tensor([pair.ids])).logits[0, -1, 2]
         part = pair.hf(torch.tensor([pair.ids[:4] + pair.ids[5:]])).logits[0, -1, 2]
