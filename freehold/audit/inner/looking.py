@@ -95,7 +95,7 @@ def without(
     tails = [tail_of(ids, one) for one in every]
     logits = np.zeros(len(every), np.float32)
     with begun(model, ids) as base:
-        for batch in batches(tails):
+        for batch in batches(model, tails):
             logits[batch] = ending(model, base, [tails[i] for i in batch])[:, token]
             done(len(batch))
     effects: Floats = logits[0] - logits[1:]
@@ -132,7 +132,7 @@ def patch(
     tails = [(positions[column], against[positions[column] :]) for _layer, column in cells]
     effects = np.zeros((n, len(positions)), np.float32)
     with begun(model, against) as base:
-        for batch in batches(tails):
+        for batch in batches(model, tails):
             logits = ending(
                 model,
                 base,

@@ -149,7 +149,7 @@ def last_states(
     tails = [tail_of(shared, ids) for ids in prompts]
     found = np.zeros((model.config.n_layers, len(prompts), model.config.width), np.float32)
     with begun(model, shared) as base:
-        for batch in batches(tails):
+        for batch in batches(model, tails):
             ends = np.cumsum([len(tails[i][1]) for i in batch]) - 1
 
             def tap(

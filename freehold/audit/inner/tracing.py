@@ -146,16 +146,19 @@ def tail_of(base: Sequence[int], ids: Sequence[int]) -> Tail:
     return same, ids[same:]
 
 
-def batches(tails: Sequence[Tail]) -> Iterator[list[int]]:
-    """Places in ``tails`` of those that go into one forward pass together."""
+def batches(model: Model, tails: Sequence[Tail]) -> Iterator[list[int]]:
+    """Places in ``tails`` of those that go into one forward pass together: what one pass gains by,
+    and what the cache has room for now."""
+    size, free = model.cache.page_size, model.cache.n_free
     held: list[int] = []
-    rows = 0
+    rows = pages = 0
     for i, (_, ids) in enumerate(tails):
-        if held and rows + len(ids) > MOST_ROWS:
+        cost = len(ids) // size + 2  # one begun by others is copied, one is begun
+        if held and (rows + len(ids) > MOST_ROWS or pages + cost > free):
             yield held
-            held, rows = [], 0
+            held, rows, pages = [], 0, 0
         held.append(i)
-        rows += len(ids)
+        rows, pages = rows + len(ids), pages + cost
     if held:
         yield held
 
