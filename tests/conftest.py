@@ -10,12 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from freehold.errors import NotFoundError
 from tests.postgres import Postgres, running
 
 DEFAULT = "qwen2.5-coder-0.5b-instruct"
+# A busy machine is no failure: an example may wait for its turn.
+settings.register_profile("freehold", deadline=None)
+settings.load_profile("freehold")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side, a file's stay together, for what they share; those of the whole
+    house, too: they share a server with the real model."""
+    for item in items:
+        apart = "house" if item.path.parent.name == "house" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(apart))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -182,7 +182,9 @@ def _again(report: Report) -> str:
     return (
         "<footer><p>Made again by <code>"
         f"{_(report.command)}</code> with {_(versions)}: the same bytes, versions and seed give "
-        "the same findings.</p><p>No audit can certify that a vendor's original release holds no "
+        "the same findings.</p><p>How the model comes to one answer: <code>freehold inspect "
+        f"{_(report.model)} &quot;PROMPT&quot; --page why.html</code>.</p>"
+        "<p>No audit can certify that a vendor's original release holds no "
         f"backdoor. A gate that asks for an audit refuses what has {severe} findings. This page "
         "proves nothing by itself; the signed statement in the model's passport names the JSON "
         "report by digest.</p></footer>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from freehold.errors import UsageError
 def cut(data: bytes, at: list[int]) -> Any:
     """A codec whose tokens are the pieces of ``data``."""
     marks = sorted({0, len(data), *(i % (len(data) + 1) for i in at)})
-    pieces = [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+    pieces = [data[a:b] for a, b in pairwise(marks)]
     return SimpleNamespace(token_bytes=pieces.__getitem__), list(range(len(pieces)))
 
 
