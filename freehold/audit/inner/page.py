@@ -7,8 +7,8 @@ import re
 from freehold.audit.inner.account import Account, Patch, Top
 from freehold.audit.inner.refusal import Refusal
 from freehold.audit.report import plots
-from freehold.audit.report.document import document
-from freehold.audit.report.document import escaped as _
+from freehold.page import document
+from freehold.page import escaped as _
 from freehold.types import Floats
 
 _STYLE = """
