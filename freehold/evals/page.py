@@ -125,11 +125,11 @@ def _bar(
     y = _TOP + row * _ROW
     value, low, high = (_x(v, ends) for v in (found.value, found.low, found.high))
     return (
-        f'<text x="{_EDGE}" y="{y}">{escape(name)}</text>'
+        f'<text x="{_EDGE + 4}" y="{y}">{escape(name)}</text>'
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y + 12}" y2="{y + 12}" class="{colour}" '
         f'stroke-width="6" stroke-opacity=".35" stroke-linecap="round"/>'
         f'<circle cx="{value:.1f}" cy="{y + 12}" r="4.5" class="{colour}"/>'
-        f'<text x="{_WIDTH - _EDGE}" y="{y}" text-anchor="end">{escape(told)}</text>'
+        f'<text x="{_WIDTH - _EDGE - 4}" y="{y}" text-anchor="end">{escape(told)}</text>'
     )
 
 

@@ -39,21 +39,30 @@ def table(
     """A table, empty without rows. Numbers stand to the right, written as ``shown`` says; a
     telephone shows a row's cells one below the other, each with the name of its column."""
 
+    every = list(rows)
+    if not every:
+        return ""
+
     def cell(value: Any, name: Any) -> str:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = _is_number(value)
         label = f' data-h="{escaped(name)}"' if name != "" else ""
         style = " class=n" if number else ""
         return f"<td{style}{label}>{escaped(shown(value) if number else value)}</td>"
 
     names = [*head, *[""] * 100]
     lines = [
-        f"<tr>{''.join(cell(v, n) for v, n in zip(row, names, strict=False))}</tr>" for row in rows
+        f"<tr>{''.join(cell(v, n) for v, n in zip(row, names, strict=False))}</tr>" for row in every
     ]
-    if not lines:
-        return ""
     caption = f"<caption>{escaped(title)}</caption>" if title else ""
-    top = "".join(f"<th>{escaped(name)}</th>" for name in head)
+    top = "".join(
+        f"<th{' class=n' if _is_number(below) else ''}>{escaped(name)}</th>"
+        for name, below in zip(head, [*every[0], *[""] * len(head)], strict=False)
+    )
     first = f"<thead><tr>{top}</tr></thead>" if head else ""
     return (
         f'<div class="scroll"><table>{caption}{first}<tbody>{"".join(lines)}</tbody></table></div>'
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
