@@ -24,10 +24,9 @@ run: $(VENV)/run
 	@$(BIN)/freehold pull
 	@exec $(BIN)/freehold serve --temporary-key
 
-# Two at a time: many tests wait for a process, a lock or a disk, and leave a core idle meanwhile.
 test: check $(SUITES)
 	@$(BIN)/freehold pull
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest
 
 # make test-slow   the suites that take minutes: real model, kill and flip, 64 clients
 test-slow: $(VENV)/dev $(SUITES)
