@@ -22,9 +22,11 @@ settings.load_profile("freehold")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where tests run side by side, a file's stay together, for what they share; those of the whole
     house, too: they share a server with the real model."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     for item in items:
         apart = "house" if item.path.parent.name == "house" else str(item.path)
         item.add_marker(pytest.mark.xdist_group(apart))
