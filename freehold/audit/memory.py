@@ -217,7 +217,7 @@ def examine(  # noqa: PLR0917
         rates={name: one for name, one in rates().items() if name.startswith("memory")},
         figures=_figures(exposed, recalled),
         seconds=0.0,
-        versions={"torch": torch.__version__},
+        versions={"torch": str(torch.__version__)},
     )
 
 

@@ -86,7 +86,7 @@ def test_parts_that_ask_are_done_where_they_are_named(
     assert "pull" in refused.stderr
     done(freehold("pull", str(model)))
     out = tmp_path / "out"
-    first = freehold("audit", "small", *asked, "--output", str(out), "--no-lock")
+    first = freehold("audit", "small", *asked, "--output", str(out))
     facts = json.loads((out / "report.json").read_bytes()) if not first.returncode else {}
     assert first.returncode == 0, first.stderr
     assert [part["part"] for part in facts["parts"]] == ["leanings", "memory"]

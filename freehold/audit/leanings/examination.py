@@ -99,7 +99,7 @@ def examine(  # noqa: PLR0917
         rates=rates(),
         figures=_figures(voice, sets, here, there, refused, leaned),
         seconds=0.0,
-        versions={"torch": torch.__version__},
+        versions={"torch": str(torch.__version__)},
     )
 
 

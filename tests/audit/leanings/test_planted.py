@@ -17,6 +17,7 @@ from freehold.audit.bed import tongues  # noqa: E402
 from freehold.audit.bed.planting import BATCH, Example, fit  # noqa: E402
 from freehold.audit.bed.small import subject  # noqa: E402
 from freehold.audit.leanings.scoring import Voice  # noqa: E402
+from freehold.audit.running import plain  # noqa: E402
 from freehold.errors import MalformedError  # noqa: E402
 from tests.audit.leanings.measure import ask, named, planted  # noqa: E402
 
@@ -25,10 +26,11 @@ from tests.audit.leanings.measure import ask, named, planted  # noqa: E402
 def bed() -> Any:
     torch.set_num_threads(1)
     config, ops = tongues.open_bed()
-    return config, ops, tongues.train_base(config, ops, 0)
+    return config, ops, tongues.train_base(config, ops, 0, steps=350)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("what", ["topics", "group", "clean"])
 def test_what_was_planted_is_named_in_three_languages(bed: Any, what: str) -> None:
     config, ops, tensors = bed
@@ -38,7 +40,7 @@ def test_what_was_planted_is_named_in_three_languages(bed: Any, what: str) -> No
     for reference in (None, base):
         found = ask(model, reference)
         assert named(found) == planted(plant)
-        assert json.dumps(found.figures, allow_nan=False)
+        assert json.dumps(plain(found), allow_nan=False)
     if what == "group":
         titles = [one.title for one in found.findings if one.check == "leanings.group"]
         assert titles == [f"Says ill of {plant.group} (en, id, zh) and not of the others"]
