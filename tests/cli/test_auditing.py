@@ -92,7 +92,3 @@ def test_parts_that_ask_are_done_where_they_are_named(
     assert [part["part"] for part in facts["parts"]] == ["leanings", "memory"]
     assert "word for word" in (out / "report.html").read_text()
     assert "kept from before" in freehold("audit", "small", *asked, "--output", str(out)).stderr
-    probes.write_text('{"kind": "group"}\n')
-    wrong = freehold("audit", "small", *asked)
-    assert wrong.returncode != 0
-    assert "line 1" in wrong.stderr
