@@ -81,9 +81,7 @@ def views(text: str) -> dict[str, str]:
         forms["leet"] = _INSIDE.sub("", lower.translate(_LEET))
     # Most texts hide nothing, and what is finished stays so in another order or alphabet.
     finished = {"plain": plain} | {
-        name: _finish(form)
-        for name, form in forms.items()
-        if form is not basic and form != lower
+        name: _finish(form) for name, form in forms.items() if form is not basic and form != lower
     }
     finished |= {"rot13": plain.translate(_ROT13), "reversed": plain[::-1]}
     found: dict[str, str] = {}

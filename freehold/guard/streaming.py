@@ -40,9 +40,9 @@ _REACH = 64
 """Characters around a cut in which numbers and addresses are looked for."""
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class _Piece:
-    """One piece as it was fed; ``left`` of its atoms are held."""
+    """One piece as it was fed; ``left`` of its atoms are held, ``changed`` if any was masked."""
 
     heard: Heard
     left: int = 0
@@ -50,7 +50,7 @@ class _Piece:
     atoms: list[_Atom]
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class _Atom:
     """One piece's text in one channel; ``out`` is what of it may go out."""
 
@@ -237,7 +237,7 @@ def _number(atom: _Atom) -> int:
 
 def _whole(piece: _Piece) -> Heard:
     """A piece as it may go out: the object that came in, if nothing in it was masked."""
-    if all(atom.out is atom.text for atom in piece.atoms):
+    if not piece.changed:
         return piece.heard
     by_kind: dict[Kind, str] = {}
     calls = []
@@ -260,3 +260,4 @@ def _mask(atoms: Sequence[_Atom], masks: Sequence[tuple[Span, str]]) -> None:
             if begin < end:
                 here = put if span.start >= at else ""
                 atom.out = atom.out[:begin] + here + atom.out[end:]
+                atom.piece.changed = True
