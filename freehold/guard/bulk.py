@@ -15,11 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from freehold.guard import features
-from freehold.guard.features import Hashes
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.uint32]
-Ints = npt.NDArray[np.int64]
 
 _AT_ONCE = 3_200
 """Characters of one pass: its arrays stay in the processor's cache, and sorting is quick."""
