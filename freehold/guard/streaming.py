@@ -251,13 +251,20 @@ def _whole(piece: _Piece) -> Heard:
 
 
 def _mask(atoms: Sequence[_Atom], masks: Sequence[tuple[Span, str]]) -> None:
-    """Put each mask where its span begins, and take the rest of the span out."""
-    for span, put in reversed(masks):
-        at = sum(len(atom.text) for atom in atoms)
-        for atom in reversed(atoms):
-            at -= len(atom.text)
-            begin, end = max(span.start - at, 0), min(span.end - at, len(atom.text))
-            if begin < end:
-                here = put if span.start >= at else ""
-                atom.out = atom.out[:begin] + here + atom.out[end:]
-                atom.piece.changed = True
+    """Put each mask where its span begins, and take the rest of the span out. ``masks`` go from
+    left to right; each atom is written once, however many there are."""
+    at = place = 0
+    for atom in atoms:
+        end, done, parts = at + len(atom.text), at, []
+        while place < len(masks) and masks[place][0].start < end:
+            span, put = masks[place]
+            if span.start >= at:
+                parts += [atom.text[done - at : span.start - at], put]
+            done = min(span.end, end)
+            if span.end > end:
+                break  # the rest of it is in the next one
+            place += 1
+        if done > at:
+            atom.out = "".join((*parts, atom.text[done - at :]))
+            atom.piece.changed = True
+        at = end

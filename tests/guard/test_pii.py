@@ -244,24 +244,10 @@ def test_any_text_is_harmless(text: str) -> None:
         end = span.end
 
 
-NAMES = [
-    "Password",
-    "passwort",
-    "PASSPHRASE",
-    "Kennwort",
-    "kata sandi",
-    "katalaluan",
-    "mot de passe",
-    "hasło",
-    "mật khẩu",
-    "密码",
-    "client-secret",
-    "api_key",
-    "Access Key",
-    "TOKEN",
-    "pwd",
-    "word",
-]
+NAMES = (
+    "Password", "passwort", "PASSPHRASE", "Kennwort", "kata sandi", "katalaluan", "mot de passe",
+    "hasło", "mật khẩu", "密码", "client-secret", "api_key", "Access Key", "TOKEN", "pwd", "word",
+)  # fmt: skip
 BEHIND = (": ", " is ", "x9Kp2mQ7w", "xKpmQwvt", "7", " ")
 
 
