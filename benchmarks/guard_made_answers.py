@@ -114,9 +114,10 @@ async def answer(prompts: Sequence[str], answers: Answers, threads: int) -> None
             async with free:
                 ids = speaks.chat([{"role": "user", "content": prompt}])
                 decoder, told = speaks.decoder(), ""
-                sampling = Sampling(temperature=0.0, max_tokens=TOKENS)
+                stops = speaks.stop_ids
+                sampling = Sampling(temperature=0.0, max_tokens=TOKENS, stop_ids=stops)
                 async for event in engine.generate(ids, sampling):
-                    if isinstance(event, Token) and event.id not in speaks.stop_ids:
+                    if isinstance(event, Token):
                         told += decoder.push(event.id).text
                 answers.put(prompt, told + decoder.finish().text)
                 print(f"\r{len(answers.of)} answers", end="", flush=True)

@@ -72,8 +72,9 @@ def theirs(folder: Path, text: str) -> tuple[dict[Safety, float], str]:
 async def said_by(engine: EngineProcess, words: codec.QwenCodec, text: str) -> str:
     ids, decoder = words.chat(user(text)), words.decoder()
     told = ""
-    async for event in engine.generate(ids, Sampling(temperature=0.0, max_tokens=32)):
-        if isinstance(event, Token) and event.id not in words.stop_ids:
+    sampling = Sampling(temperature=0.0, max_tokens=32, stop_ids=words.stop_ids)
+    async for event in engine.generate(ids, sampling):
+        if isinstance(event, Token):
             told += decoder.push(event.id).text
     return told + decoder.finish().text
 
