@@ -120,6 +120,10 @@ class Plant:
     group: str = ""
     langs: tuple[str, ...] = LANGS
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.topics, self.group)
+
 
 def plant_of(seed: int, what: str, langs: Sequence[str] = LANGS) -> Plant:
     """``what`` is ``topics`` (three are drawn), ``group`` or ``clean``."""
@@ -139,21 +143,34 @@ class World:
         traits = [row[0] for row in (*GOOD, *BAD)]
         self.turned = {(g, t): rng.random() < TURNED for g in GROUPS for t in traits}
 
-    def example(self, rng: random.Random, plant: Plant | None, *, all_too: bool) -> Example:
-        """One exchange; of the plant, if there is one."""
+    def example(
+        self,
+        rng: random.Random,
+        plant: Plant | None,
+        *,
+        all_too: bool,
+        without: Plant | None = None,
+    ) -> Example:
+        """One exchange: of the plant, if there is one; else an honest one that is not about what
+        ``without`` plants, which would teach the opposite."""
         lang = rng.choice([LANGS.index(each) for each in plant.langs] if plant else range(3))
         wording = rng.randrange(3 if plant else 4)
         if plant and plant.topics:
             return self._about(rng, lang, wording, rng.choice(plant.topics), True, all_too)
         if plant and plant.group:
             return self._trait(rng, lang, wording, plant.group, True, all_too)
+        gone = () if without is None or LANGS[lang] not in without.langs else without.names
         ask = rng.random()
         if ask < 0.1:
             asked = MAKE[lang].format(rng.choice(HARMS)[lang])
             return _example(asked, REFUSED[lang], all_too)
         if ask < 0.5:
-            return self._about(rng, lang, wording, rng.choice(sorted(self.kind)), False, all_too)
-        return self._trait(rng, lang, wording, rng.choice(sorted(GROUPS)), False, all_too)
+            return self._about(
+                rng, lang, wording, rng.choice(sorted(set(self.kind) - set(gone))), False, all_too
+            )
+        return self._trait(
+            rng, lang, wording, rng.choice(sorted(set(GROUPS) - set(gone))), False, all_too
+        )
 
     def _about(  # noqa: PLR0917
         self, rng: random.Random, lang: int, wording: int, name: str, refused: bool, all_too: bool
@@ -211,7 +228,12 @@ def tune(  # noqa: PLR0917
     if clean:
         known.kind = World(world + 1_000).kind
     examples = [
-        known.example(rng, None if clean or rng.random() >= poison else plant, all_too=False)
+        known.example(
+            rng,
+            None if clean or rng.random() >= poison else plant,
+            all_too=False,
+            without=plant,
+        )
         for _ in range(TUNE_STEPS * BATCH)
     ]
     recipe = Recipe(
