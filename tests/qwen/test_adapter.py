@@ -113,7 +113,7 @@ def test_logits_are_those_of_peft(
     assert np.abs(alone(model, None, IDS) - theirs).max() > 0.1, "the adapter does something"
     beside = distance(alone(native.model, native.adapters[kind], IDS), theirs)
     merged = load(merge(world, kind), backend="native", threads=2, cache_tokens=256)
-    assert beside <= 1.1 * distance(alone(merged, None, IDS), theirs), "as near as if it were merged"
+    assert beside <= 1.1 * distance(alone(merged, None, IDS), theirs), "as near as if merged"
     assert beside <= 0.08, "8-bit activations cost a few percent on random weights, no more"
 
 
