@@ -78,8 +78,8 @@ def judge(before: Sequence[Measure], after: Sequence[Measure], margins: Margins)
 def _row(before: Measure, after: Measure, margins: Margins) -> Row:
     found = figures.difference((after.values, after.weights), (before.values, before.weights))
     a, b = before.value, after.value
-    relative = _PERCENT * (b / a - 1) if before.kind in ("target", "kept") and a else None
-    points = _PERCENT * (b - a)
+    relative = round(_PERCENT * (b / a - 1), 9) if before.kind in ("target", "kept") and a else None
+    points = round(_PERCENT * (b - a), 9)  # or 0.05 lost would be a hair more than 5 points
     fresh = sum(x > y for x, y in zip(after.values, before.values, strict=True))
     asked: dict[Kind, tuple[str, bool]] = {
         "target": (
