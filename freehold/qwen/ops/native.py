@@ -287,13 +287,13 @@ class NativeOps:
     ) -> Floats:
         base, low = _parted(weights)
         out = np.empty((len(x_td), base.rows), np.float32)
-        self.engine.norm_linear(x_td, norm_d, self.config.norm_eps, base, out, low)
+        self.engine.norm_linear(x_td, norm_d, self.config.norm_eps, base, out, *_given(low))
         return out
 
     def linear_add(self, x_td: Floats, a_tk: Floats, weights: _kernels.Linear | Beside) -> Floats:
         base, low = _parted(weights)
         out = np.empty_like(x_td)
-        self.engine.linear_add(x_td, a_tk, base, out, low)
+        self.engine.linear_add(x_td, a_tk, base, out, *_given(low))
         return out
 
     def mlp_add(
@@ -306,7 +306,7 @@ class NativeOps:
         (base, low), (base_down, low_down) = _parted(gate_up), _parted(down)
         out = np.empty_like(x_td)
         eps = self.config.norm_eps
-        self.engine.mlp_add(x_td, norm_d, eps, base, base_down, out, low, low_down)
+        self.engine.mlp_add(x_td, norm_d, eps, base, base_down, out, *_given(low, low_down))
         return out
 
     def attend(
@@ -345,10 +345,16 @@ class NativeOps:
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _parted(
-    weights: _kernels.Linear | Beside,
-) -> tuple[_kernels.Linear, list[tuple[_kernels.LowRank, int, int]]]:
+_Low: TypeAlias = "list[tuple[_kernels.LowRank, int, int]]"
+
+
+def _parted(weights: _kernels.Linear | Beside) -> tuple[_kernels.Linear, _Low]:
     return (weights.base, weights.low) if isinstance(weights, Beside) else (weights, [])
+
+
+def _given(*low: _Low) -> tuple[_Low, ...]:
+    """Nothing is converted for the kernels where no row has an adapter."""
+    return low if any(low) else ()
 
 
 def _rounded(b_or: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
