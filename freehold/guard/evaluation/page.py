@@ -14,6 +14,7 @@ border-bottom: 1px solid #ccc } td.n { text-align: right; font-variant-numeric: 
 .bad { color: #a00 } .thin { color: #777 } svg text { font-size: 11px }
 """
 _COLOURS = ("#0b6", "#06c", "#c60", "#909", "#a00", "#066", "#660", "#36f", "#f3a", "#333", "#690")
+_THIN = ", too thin to claim"
 _WIDTH, _HEIGHT, _EDGE = 640, 360, 45
 
 
@@ -32,7 +33,7 @@ def page(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
             _table(
                 ("set", "kind", "texts", "TPR", "95 %", "AUROC"),
                 (
-                    (_named(row), row["kind"], row["flagged"]["n"], *_share(row["flagged"]),
+                    (_named(row), row["kind"], row["flagged"]["n"], *_told(row),
                      f"{row['auroc']:.3f}")
                     for row in figures["attacks"]
                 ),
@@ -41,19 +42,19 @@ def page(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
             _table(
                 ("set", "texts", "FPR", "95 %"),
                 (
-                    (_named(row), row["flagged"]["n"], *_share(row["flagged"]))
+                    (_named(row), row["flagged"]["n"], *_told(row))
                     for row in figures["harmless"]
                 ),
             ),
             "<h2>TPR by FPR</h2>",
             _curves(figures["curves"]),
-            "<h2>Languages</h2><p>Grey: too few texts to claim anything.</p>",
+            "<h2>Languages</h2>",
             _languages(figures["languages"]),
             "<h2>Evasions</h2>",
             _table(
                 ("evasion", "texts", "TPR", "95 %"),
                 (
-                    (row["evasion"], row["flagged"]["n"], *_share(row["flagged"]))
+                    (row["evasion"], row["flagged"]["n"], *_told(row))
                     for row in figures["evasions"]
                 ),
             ),
@@ -75,6 +76,11 @@ def _share(found: Mapping[str, Any]) -> tuple[str, str]:
     return f"{found['share']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"
 
 
+def _told(row: Mapping[str, Any]) -> tuple[str, str]:
+    share, span = _share(row["flagged"])
+    return share, f"{span}{_THIN}" if row["too_thin"] else span
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     cells = "".join(f"<th>{escape(name)}" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}" for cell in row) for row in rows)
@@ -85,10 +91,10 @@ def _languages(rows: Sequence[Mapping[str, Any]]) -> str:
     def side(row: Mapping[str, Any], name: str) -> str:
         found = row[name]
         if found is None:
-            return "<td class=thin>none"
-        grey = " class=thin" if row[f"{name}_too_thin"] else ""
+            return "<td class=thin>no texts"
         first, span = _share(found)
-        return f"<td{grey}>{first} ({span}), n={found['n']}"
+        said = f"{first} ({span}), n={found['n']}"
+        return f"<td class=thin>{said}{_THIN}" if row[f"{name}_too_thin"] else f"<td>{said}"
 
     body = "".join(
         f"<tr><td>{escape(row['language'])}{side(row, 'attacks')}{side(row, 'harmless')}"
