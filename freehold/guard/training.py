@@ -94,12 +94,7 @@ def write_own(
     sets: Sequence[DataSet], language: str, recipe: Recipe
 ) -> list[tuple[synthetic.Kind, list[str]]]:
     """Our own texts of one language, by kind."""
-    carriers = [
-        row.text[:1200]
-        for each in sets
-        if each.name in ("benign_prose", "p3_sample")
-        for row in each.rows[:700]
-    ]
+    carriers = _carriers(sets)
     times = recipe.english if language == "en" else 1
     if language in synthetic.MORE_LANGUAGES:
         times = recipe.others
@@ -114,6 +109,15 @@ def write_own(
 
 Named = tuple[str, str | None, bool, synthetic.Kind]
 """A group's name, its family, whether it may be trained on, and its kind."""
+
+
+def _carriers(sets: Sequence[DataSet]) -> list[str]:
+    return [
+        row.text[:1200]
+        for each in sets
+        if each.name in ("benign_prose", "p3_sample")
+        for row in each.rows[:700]
+    ]
 
 
 def prepare(
@@ -136,8 +140,10 @@ def _our_own(sets: Sequence[DataSet], recipe: Recipe) -> Iterator[tuple[Named, t
     for language in synthetic.LANGUAGES + synthetic.MORE_LANGUAGES:
         for kind, texts in write_own(sets, language, recipe):
             yield _own("own_", kind, language, texts)
+    carriers = _carriers(sets)
     for language in synthetic.TWIN_LANGUAGES if recipe.twins else ():
-        for kind, texts in synthetic.twins(language, recipe.twins, seed=recipe.seed).items():
+        found = synthetic.twins(language, recipe.twins, seed=recipe.seed, carriers=carriers)
+        for kind, texts in found.items():
             yield _own(_TWIN, kind, language, texts)
 
 
