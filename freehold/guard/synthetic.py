@@ -79,12 +79,10 @@ _TWIN_KINDS: dict[str, Kind] = {
 }
 
 
-def twins(
-    language: str, per_line: int, *, seed: int = 0, carriers: Sequence[str] = ()
-) -> dict[Kind, list[str]]:
+def twins(language: str, per_line: int, *, seed: int = 0) -> dict[Kind, list[str]]:
     """Pairs of requests: at most ``per_line`` texts of every line of ``phrases/twins``, by kind.
     Each harmful line has a harmless one of the same topic and shape, so that only what is asked
-    tells them apart. Of the attacks, every second hides in one of ``carriers``, harmless texts."""
+    tells them apart."""
     words = _read(f"twins/{language}.toml")
     found: dict[Kind, dict[str, None]] = {}
     for name in words.lists:
@@ -93,11 +91,8 @@ def twins(
         for i, line in enumerate(words.lists[name]):
             # Nothing here is a secret: the generator must be repeatable.
             draw = random.Random(f"{seed}/{language}/{name}/{i}")  # noqa: S311
-            for n in range(per_line):
-                text = _chosen(line, draw)
-                if kind == "injection" and carriers and n % 2:
-                    text = _hidden(text, draw.choice(carriers), draw)
-                texts_of_kind[text] = None
+            for _ in range(per_line):
+                texts_of_kind[_chosen(line, draw)] = None
     return {kind: list(texts_of_kind) for kind, texts_of_kind in found.items()}
 
 
@@ -127,16 +122,13 @@ def _injection(words: Bank, draw: random.Random, carriers: Sequence[str]) -> str
     else:
         line = words.pick("override.lines", draw)
         attack = line.replace("<payload>", words.pick("override.payload", draw))
-    if draw.random() < 0.35 or not carriers:
-        return attack
-    return _hidden(attack, draw.choice(carriers), draw)
-
-
-def _hidden(attack: str, carrier: str, draw: random.Random) -> str:
     way = draw.random()
-    if way < 0.4:
-        return f"{carrier} {attack}"
+    if way < 0.35 or not carriers:
+        return attack
+    carrier = draw.choice(carriers)
     if way < 0.6:
+        return f"{carrier} {attack}"
+    if way < 0.75:
         return f"{attack} {carrier}"
     cut = carrier.find(" ", draw.randrange(len(carrier) + 1))
     return f"{carrier[:cut]}\n{attack}\n{carrier[cut:]}"

@@ -94,7 +94,12 @@ def write_own(
     sets: Sequence[DataSet], language: str, recipe: Recipe
 ) -> list[tuple[synthetic.Kind, list[str]]]:
     """Our own texts of one language, by kind."""
-    carriers = _carriers(sets)
+    carriers = [
+        row.text[:1200]
+        for each in sets
+        if each.name in ("benign_prose", "p3_sample")
+        for row in each.rows[:700]
+    ]
     times = recipe.english if language == "en" else 1
     if language in synthetic.MORE_LANGUAGES:
         times = recipe.others
@@ -109,15 +114,6 @@ def write_own(
 
 Named = tuple[str, str | None, bool, synthetic.Kind]
 """A group's name, its family, whether it may be trained on, and its kind."""
-
-
-def _carriers(sets: Sequence[DataSet]) -> list[str]:
-    return [
-        row.text[:1200]
-        for each in sets
-        if each.name in ("benign_prose", "p3_sample")
-        for row in each.rows[:700]
-    ]
 
 
 def prepare(
@@ -140,10 +136,8 @@ def _our_own(sets: Sequence[DataSet], recipe: Recipe) -> Iterator[tuple[Named, t
     for language in synthetic.LANGUAGES + synthetic.MORE_LANGUAGES:
         for kind, texts in write_own(sets, language, recipe):
             yield _own("own_", kind, language, texts)
-    carriers = _carriers(sets)
     for language in synthetic.TWIN_LANGUAGES if recipe.twins else ():
-        found = synthetic.twins(language, recipe.twins, seed=recipe.seed, carriers=carriers)
-        for kind, texts in found.items():
+        for kind, texts in synthetic.twins(language, recipe.twins, seed=recipe.seed).items():
             yield _own(_TWIN, kind, language, texts)
 
 
