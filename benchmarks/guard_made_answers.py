@@ -1,6 +1,7 @@
 """What the guard makes of whole answers that the served model itself gives to left-out prompts.
 
     python benchmarks/guard_made_answers.py MANIFEST.json --answers FILE [--prompts 40] [--texts N]
+                                            [--shipped]
 
 There is no set of harmful answers in the data, so they are made: the default model answers English
 prompts of every harmful set, and of harmless ones beside them (greedy, at most 60 tokens, through
@@ -8,7 +9,8 @@ the engine). ``--answers`` keeps them; a second run makes only what is missing. 
 with a refusal are counted apart. The rest are streamed through the policy ``block`` as served, and
 judged by heads that left the set's family out, with a fifth of all others and near twins elsewhere.
 The threshold is where 1 % of harmless *texts* that were left out would be flagged, each
-set weighing the same. Sets that are never trained on are judged by heads that left out nothing.
+set weighing the same. Sets that are never trained on are judged by heads that left out nothing;
+with ``--shipped`` these sets alone are measured, by the shipped weights, and nothing is trained.
 
 That an answer does not refuse does not make it harmful: a small model often says something beside
 the point. So what is stopped of them is no recall of harm, and nearer to its lower bound.
@@ -114,9 +116,10 @@ async def answer(prompts: Sequence[str], answers: Answers, threads: int) -> None
             async with free:
                 ids = speaks.chat([{"role": "user", "content": prompt}])
                 decoder, told = speaks.decoder(), ""
-                sampling = Sampling(temperature=0.0, max_tokens=TOKENS)
+                stops = speaks.stop_ids
+                sampling = Sampling(temperature=0.0, max_tokens=TOKENS, stop_ids=stops)
                 async for event in engine.generate(ids, sampling):
-                    if isinstance(event, Token) and event.id not in speaks.stop_ids:
+                    if isinstance(event, Token):
                         told += decoder.push(event.id).text
                 answers.put(prompt, told + decoder.finish().text)
                 print(f"\r{len(answers.of)} answers", end="", flush=True)
@@ -194,17 +197,25 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=40, help="of each set")
     parser.add_argument("--texts", type=int, default=corpus.CAP, help="of each set, to train on")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--shipped", action="store_true", help="only what these never saw")
     options = parser.parse_args()
     sets = corpus.read(options.manifest, cap=options.texts)
     asked = list(chosen(sets, options.prompts))
+    if options.shipped:
+        asked = [one for one in asked if not one.trainable]
     answers = Answers(options.answers)
     rounds = zip_longest(*(one.prompts for one in asked))
     every = dict.fromkeys(prompt for some in rounds for prompt in some if prompt is not None)
     missing = [prompt for prompt in every if prompt not in answers.of]
     if missing:
         asyncio.run(answer(missing, answers, options.threads))
-    recipe = Recipe()
-    judges = guards(prepare(sets, recipe), recipe)
+    if options.shipped:
+        judges = dict.fromkeys(
+            (one.name for one in asked), Cascade(BUILT_IN, detectors=[FastTier()])
+        )
+    else:
+        recipe = Recipe()
+        judges = guards(prepare(sets, recipe), recipe)
     show(asyncio.run(measure(asked, answers, judges)))
 
 

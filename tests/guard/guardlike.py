@@ -144,6 +144,6 @@ def train(home: Path, steps: int) -> Path:
 def _sample(words: codec.QwenCodec, text: str, word: str) -> Sample:
     """Only the answer is taught, with the token that ends it."""
     asked = words.chat([{"role": "user", "content": text}])
-    said = [*words.text(answer(word)), words.stop_ids[0]]
+    said = [*words.text(answer(word)), max(words.stop_ids)]  # <|im_end|>, the last control token
     taught: Sequence[bool] = [False] * len(asked) + [True] * len(said)
     return Sample(ids=np.array([*asked, *said], np.int32), taught=np.array(taught))

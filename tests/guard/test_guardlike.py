@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,52 +53,64 @@ def user(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-def theirs(folder: Path, text: str) -> tuple[dict[Safety, float], str]:
-    """The labels' odds as transformers finds them behind ``Safety:``, and what it answers."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    asked = qwen3guard.prompt(user(text))
-    ids = tokenizer(asked + "Safety:", add_special_tokens=False, return_tensors="pt").input_ids
-    firsts = [
-        tokenizer.encode(f" {label}", add_special_tokens=False)[0] for label in LABELS.values()
-    ]
-    with torch.no_grad():
-        logits = model(ids).logits[0, -1]
-    odds = torch.softmax(logits[firsts], dim=0).tolist()
-    ids = tokenizer(asked, add_special_tokens=False, return_tensors="pt").input_ids
-    said = model.generate(ids, max_new_tokens=32, do_sample=False)[0, ids.shape[1] :]
-    return dict(zip(LABELS, odds, strict=True)), tokenizer.decode(said, skip_special_tokens=True)
+class Theirs:
+    """The same weights in transformers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def _ids(self, text: str) -> Any:
+        return self._tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+
+    def odds(self, text: str) -> dict[Safety, float]:
+        """The labels' odds behind ``Safety:``."""
+        firsts = [int(self._ids(f" {label}")[0, 0]) for label in LABELS.values()]
+        with torch.no_grad():
+            logits = self._model(self._ids(qwen3guard.prompt(user(text)) + "Safety:")).logits[0, -1]
+        return dict(zip(LABELS, torch.softmax(logits[firsts], dim=0).tolist(), strict=True))
+
+    def said(self, text: str) -> str:
+        asked = self._ids(qwen3guard.prompt(user(text)))
+        said = self._model.generate(asked, max_new_tokens=32, do_sample=False)
+        told: str = self._tokenizer.decode(said[0, asked.shape[1] :], skip_special_tokens=True)
+        return told
+
+
+@pytest.fixture(scope="module")
+def theirs(home: Path) -> Theirs:
+    return Theirs(home / "made" / guardlike.NAME)
 
 
 async def said_by(engine: EngineProcess, words: codec.QwenCodec, text: str) -> str:
     ids, decoder = words.chat(user(text)), words.decoder()
     told = ""
-    async for event in engine.generate(ids, Sampling(temperature=0.0, max_tokens=32)):
-        if isinstance(event, Token) and event.id not in words.stop_ids:
+    sampling = Sampling(temperature=0.0, max_tokens=32, stop_ids=words.stop_ids)
+    async for event in engine.generate(ids, sampling):
+        if isinstance(event, Token):
             told += decoder.push(event.id).text
     return told + decoder.finish().text
 
 
 async def test_odds_are_those_of_transformers(
-    home: Path, engine: EngineProcess, words: codec.QwenCodec
+    theirs: Theirs, engine: EngineProcess, words: codec.QwenCodec
 ) -> None:
     guard = EngineGuard(engine, words)
     verdicts = set()
     for text in ASKED:
         found = await guard.assess(user(text))
-        odds, _ = theirs(home / "made" / guardlike.NAME, text)
-        assert found.odds == pytest.approx(odds, abs=1e-3), text
+        assert found.odds == pytest.approx(theirs.odds(text), abs=1e-3), text
         verdicts.add(found.safety)
     assert verdicts == set(LABELS)
 
 
 async def test_what_it_says_in_words_is_what_its_odds_say(
-    home: Path, engine: EngineProcess, words: codec.QwenCodec
+    theirs: Theirs, engine: EngineProcess, words: codec.QwenCodec
 ) -> None:
     guard = EngineGuard(engine, words)
     for text in ASKED:
         told = await said_by(engine, words, text)
-        assert told == theirs(home / "made" / guardlike.NAME, text)[1]
+        assert told == theirs.said(text)
         read, found = qwen3guard.parse(told), await guard.assess(user(text))
         assert read.read, told
         assert (read.safety, read.categories) == (found.safety, found.categories), text

@@ -84,8 +84,8 @@ def test_a_report_judges_each_set_by_what_never_saw_it(
     assert told["en"]["attacks"]["n"] >= THIN
     assert not told["en"]["attacks_too_thin"]
     assert all(row["attacks"] is None and row["attacks_too_thin"] for row in [*told.values()][1:])
-    told_thin = [*sets.values(), *figures["evasions"]]
-    assert html.count("too thin to claim") == sum(row["too_thin"] for row in told_thin)
+    thin = sum(row["too_thin"] for row in (*sets.values(), *figures["evasions"]))
+    assert html.count("too thin to claim") == thin > 0
     assert html.count("no texts") == 2 * (len(LANGUAGES) - 1)
     assert "<svg" in html
     assert not _fetched(html)
