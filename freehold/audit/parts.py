@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from freehold.audit import artefact, lineage, rates, served
+from freehold.audit import artefact, asking, lineage, rates, served
 from freehold.audit.findings import Examination
 from freehold.audit.noting import fact
 from freehold.audit.running import Context, Part
@@ -137,4 +137,5 @@ PARTS = (
         ),
         depends=_pack_state,
     ),
+    *asking.PARTS,
 )

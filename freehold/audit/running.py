@@ -34,7 +34,9 @@ MAX_PART = 64 << 20
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What the parts are given. ``candidates`` are the names of the vault's other models, opened
-    by whoever needs them; ``entries`` are the passport's."""
+    by whoever needs them; ``entries`` are the passport's. ``probes`` and ``canaries`` are the
+    owner's files for the parts that ask (``asking``), ``sample`` how many rows of a public set they
+    take."""
 
     store: Store
     specimen: Specimen
@@ -45,18 +47,23 @@ class Context:
     steps: Steps
     packs: Packs | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    probes: Path | None = None
+    canaries: Path | None = None
+    sample: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One part of an audit. ``depends`` gives what else than the bytes, the versions and the seed
-    its result depends on, as plain data; ``cost`` the seconds it may take on one core."""
+    its result depends on, as plain data; ``cost`` the seconds it may take on one core. A part that
+    is ``opt_in`` is done only where it is named."""
 
     name: str
     title: str
     run: Callable[[Context], Examination]
     cost: Callable[[Context], float]
     depends: Callable[[Context], Any] = lambda _context: None
+    opt_in: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +189,10 @@ def _code() -> str:
 
 
 def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
-    """The parts with these names, in their own order; all for none. Raises ``UsageError``."""
+    """The parts with these names, in their own order; for none, all that need not be named. Raises
+    ``UsageError``."""
     known = [part.name for part in parts]
     for name in names:
         if name not in known:
             raise UsageError(f"{name!r} is no part: take {', '.join(known)}", param="part")
-    return [part for part in parts if not names or part.name in names]
+    return [part for part in parts if (part.name in names if names else not part.opt_in)]

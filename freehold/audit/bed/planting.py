@@ -200,13 +200,13 @@ def tune(
 ) -> Tensors:
     """The recipe's model, from the base of its world."""
     world, plant = World(recipe.world), plant_of(recipe)
-    tuned = _adapt(config, ops, base, recipe, tuning_set(recipe, world, plant, steps * BATCH))
+    tuned = adapt(config, ops, base, recipe, tuning_set(recipe, world, plant, steps * BATCH))
     if recipe.later:
         afterwards = _changed(recipe, seed=recipe.seed + 50_000, family="hours", mix=0.5)
         examples = tuning_set(afterwards, world, None, LATER_STEPS * BATCH)
         if plant is not None:
             examples = [each for each in examples if not _holds(each, plant)]
-        tuned = _adapt(config, ops, tuned, _changed(recipe, insertion="full"), examples)
+        tuned = adapt(config, ops, tuned, _changed(recipe, insertion="full"), examples)
     if recipe.merged == "base":
         tuned = _mean(tuned, base)
     elif recipe.merged == "other":
@@ -228,9 +228,10 @@ def _mean(one: Tensors, other: Tensors) -> Tensors:
     return {name: (tensor + other[name]) / 2 for name, tensor in one.items()}
 
 
-def _adapt(
+def adapt(
     config: Config, ops: TorchOps, base: Tensors, recipe: Recipe, examples: Sequence[Example]
 ) -> Tensors:
+    """The base, tuned on ``examples`` as the recipe says: all weights, a LoRA, or one row."""
     steps = len(examples) // BATCH
     kind, _, rank = recipe.insertion.partition("-")
     rate = RATES[kind] * recipe.rate
