@@ -75,7 +75,7 @@ def examine(
         figures=_figures(chat, rule, found),
         seconds=time.perf_counter() - began,
         seed=plan.seed,
-        versions={"torch": torch.__version__},
+        versions={"torch": str(torch.__version__)},
     )
 
 
