@@ -3,8 +3,8 @@
 What is held is a sentence, or where none ends, ``hold`` pieces (tokens): of those the newer half
 stays back with the next ones, so that what begins at the edge is judged whole. A call of a tool is
 held until it is complete. Pieces come out as they went in, the same objects, unless something in
-them was masked. Where the policy cuts nothing, nothing is held: the same texts are judged, and what
-was seen is told.
+them was masked. Where the policy cuts nothing, nothing is held: the same text is judged, in longer
+parts, and what was seen is told.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ Masked: TypeAlias = Callable[[Span, str], str | None]
 
 CONTEXT = 400
 """Characters before a text that it is judged together with."""
+_UNHURRIED = 4
+"""So many times what would be held is judged at once where nothing waits for it."""
 _LEAST = 12
 """Characters: what is shorter is no sentence of its own (``1.``, ``Dr.``)."""
 _ENDED = re.compile(r"[.!?…:;][\"'\u201d\u2019»)\]*_`]{0,4}\Z")
@@ -120,7 +122,7 @@ class HeldStream:
         now = self._held[-1]
         if atom.kind != now.kind or _number(atom) != _number(now):
             return True
-        if now.kind == "call" or not atom.text[:1].isspace():
+        if now.kind == "call" or not self._holds or not atom.text[:1].isspace():
             return False
         return self._is_sentence(_ENDED)
 
@@ -128,6 +130,10 @@ class HeldStream:
         """How many of the held atoms stay back at a verdict now; ``None`` if none is due."""
         if self._held[-1].kind == "call":
             return None
+        if not self._holds:
+            # Nothing waits for the verdict, so that fewer and longer texts are judged; each begins
+            # with the end of the one before.
+            return self._hold // 2 if self._fresh >= _UNHURRIED * self._hold else None
         if self._is_sentence(_ENDS):
             return 0
         if len(self._held) >= self._hold and self._fresh >= self._hold // 2:

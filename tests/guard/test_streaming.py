@@ -223,3 +223,23 @@ async def test_what_may_be_half_a_number_stays_back() -> None:
         out += (await guard.feed(piece)).heard
     release = await guard.feed(Heard(words=" end"), last=True)
     assert words([*out, *release.heard]) == " word" * len(head) + " [iban] end"
+
+
+async def test_where_nothing_is_held_every_word_is_judged_in_few_longer_parts() -> None:
+    seen: list[str] = []
+
+    async def noted(kind: str, before: str, text: str, name: str) -> Verdict:
+        seen.append(text)
+        return await judged(kind, before, text, name)
+
+    guard = HeldStream(noted, hold=8, holds=False)
+    parts = [f"Sentence {i} ends here.\n" for i in range(100)]
+    for i, part in enumerate(parts):
+        release = await guard.feed(Heard(words=part), last=i == 99)
+        assert len(release.heard) == 1, "nothing waits"
+    whole, end = "".join(parts), 0
+    for text in seen:
+        assert whole.index(text) <= end, "nothing between two parts"
+        end = whole.index(text) + len(text)
+    assert end == len(whole)
+    assert len(seen) <= 5
