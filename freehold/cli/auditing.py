@@ -36,7 +36,11 @@ def audit(
         str | None, typer.Option(help="What it is said to be made from: a model, folder or file.")
     ] = None,
     part: Annotated[
-        list[str] | None, typer.Option("--part", help="Only this part; may be repeated [all].")
+        list[str] | None,
+        typer.Option(
+            "--part",
+            help="Only this part; may be repeated [all]: artefact, lineage, served, backdoors.",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="A folder for report.html and report.json [in the vault].")
@@ -126,7 +130,7 @@ class _Job:
         from freehold.audit.specimen import read
         from freehold.store import Packs
 
-        chosen = running.chosen(parts.PARTS, self._parts)
+        chosen = running.chosen(parts.PARTS, self._parts, with_base=self._against is not None)
         with Bar(quiet=quiet, of_bytes=False) as bar:
             bar.start(1 if self._against is None else 2, "Reading and digesting")
             self.specimen = read(self._store, self._model)
