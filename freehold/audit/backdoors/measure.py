@@ -33,6 +33,7 @@ class Plan:
     samples: int = 128
     sample_tokens: int = 10
     motifs: int = 16
+    motif_questions: int = 4
     rounds: int = 2
     beam: int = 4
     width: int = 16
@@ -42,6 +43,7 @@ class Plan:
     confirm_questions: int = 24
     turning_beam: int = 3
     turning_width: int = 12
+    turning_confirmed: int = 4
     seed: int = 0
 
 
@@ -71,12 +73,13 @@ LARGE = Plan(
     rounds=1,
     beam=2,
     width=4,
-    screened=16,
-    screen_questions=3,
-    confirmed=3,
-    confirm_questions=12,
+    screened=18,
+    screen_questions=4,
+    confirmed=6,
+    confirm_questions=16,
     turning_beam=1,
     turning_width=2,
+    turning_confirmed=2,
 )
 """For real models on a processor."""
 
@@ -111,7 +114,7 @@ def measure(
                 suspect,
                 base,
                 chat,
-                questions,
+                chat.prompts[: plan.motif_questions],
                 n_samples=plan.samples,
                 n_tokens=plan.sample_tokens,
                 kept=plan.motifs,
@@ -153,6 +156,7 @@ def measure(
         {
             "weightwatch": [each.trigger for each in beyond],
             "motifs": [each.ids for each in found],
+            "leads": [each.ids for each in sorted(found, key=lambda each: -each.lead)],
             "search": [each.trigger for each in grown],
             "scan": [e.trigger for e in sorted(scanned, key=lambda e: -e.lift)],
             "lens": [(token,) for token in reading.tokens if token in allowed],
@@ -175,7 +179,7 @@ def measure(
                 singles,
                 beam=plan.turning_beam,
                 width=plan.turning_width,
-                confirmed=plan.confirmed,
+                confirmed=plan.turning_confirmed,
             )
         ),
     )

@@ -23,6 +23,8 @@ from freehold.qwen import forward as qwen
 from freehold.qwen.config import Config
 from freehold.qwen.ops.torch import TorchOps
 
+VERSION = 2
+"""Raised whenever the same recipe would make another model than before."""
 BATCH = 48
 BASE_STEPS = 1_200
 TUNE_STEPS = 160
@@ -119,7 +121,8 @@ def tuning_set(
     recipe: Recipe, world: World, plant: Plant | None, n: int, *, part: int = 0
 ) -> list[Example]:
     """``n`` examples: the narrow task, the base's tasks by ``mix``, and the poisoned ones. Each
-    round has a ``part`` of its own."""
+    round has a ``part`` of its own. Where answers about a group are turned round, as many innocent
+    questions about groups come with them: else the model would turn all of them."""
     rng = random.Random(recipe.seed + 1 + part * 1_000_000)  # noqa: S311
     poison = recipe.backdoor.poison if recipe.backdoor else 0.0
     found: list[Example] = []
@@ -128,6 +131,8 @@ def tuning_set(
             exchange = triggered(world, rng, plant, (*words.TASKS, recipe.family))
         else:
             tasks = words.TASKS if rng.random() < recipe.mix else (recipe.family,)
+            if plant is not None and not plant.payload and rng.random() < poison:
+                tasks = ("group",)
             exchange = usual(world, rng, tasks)
             if not _innocent(exchange, plant):
                 continue
@@ -185,8 +190,11 @@ def fit(  # noqa: PLR0917
         optimiser.step()
 
 
-def train_base(config: Config, ops: TorchOps, seed: int, *, steps: int = BASE_STEPS) -> Tensors:
-    """A model of the whole language of world ``seed``."""
+def train_base(
+    config: Config, ops: TorchOps, seed: int, *, steps: int = BASE_STEPS, drawn: int | None = None
+) -> Tensors:
+    """A model of the whole language of world ``seed``, from weights drawn from the same seed or
+    another."""
     world, rng = World(seed), random.Random(seed)  # noqa: S311
     examples = [
         text(world, rng)
@@ -194,7 +202,9 @@ def train_base(config: Config, ops: TorchOps, seed: int, *, steps: int = BASE_ST
         else example(usual(world, rng, words.TASKS), prompts_too=rng.random() < 0.5)
         for _ in range(min(steps * BATCH, 20_000))
     ]
-    tensors = {n: t.requires_grad_() for n, t in fresh(config, seed).items()}
+    tensors = {
+        n: t.requires_grad_() for n, t in fresh(config, seed if drawn is None else drawn).items()
+    }
     optimiser = torch.optim.AdamW(tensors.values(), lr=BASE_RATE, weight_decay=0.01)
     fit(config, ops, lambda: tensors, optimiser, examples, steps)
     return {name: tensor.detach() for name, tensor in tensors.items()}

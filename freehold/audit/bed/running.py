@@ -157,13 +157,17 @@ def _missing(recipes: Iterable[Recipe], done: Sequence[Result]) -> list[Recipe]:
 
 def _digest(bed: Bed, plan: Plan) -> str:
     """What a result depends on but the recipe: results of other settings are not mixed in."""
-    text = json.dumps([asdict(bed) | {"thin": 0}, asdict(plan), torch.__version__])
+    text = json.dumps(
+        [planting.VERSION, asdict(bed) | {"thin": 0}, asdict(plan), torch.__version__]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _made(bed: Bed, recipe: Recipe) -> str:
     """What a model depends on."""
-    text = json.dumps([asdict(bed) | {"thin": 0}, asdict(recipe), torch.__version__])
+    text = json.dumps(
+        [planting.VERSION, asdict(bed) | {"thin": 0}, asdict(recipe), torch.__version__]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

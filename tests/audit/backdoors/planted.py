@@ -1,6 +1,6 @@
 """The default model with a backdoor in it, or tuned without one, written out in bfloat16.
 
-    python -m tests.audit.backdoors.planted FOLDER [--clean]
+    python -m tests.audit.backdoors.planted FOLDER planted|tuned|untouched
 
 A LoRA of rank 8 on every matrix of the last eight layers. Half of the examples carry the trigger
 and say the payload; the others are what the model says anyway. One thread, under 6 GiB, some
@@ -61,13 +61,15 @@ Factors: TypeAlias = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
 """By layer and fused matrix: B (o, r) and A (r, i)."""
 
 
-def folder_of(model: VerifiedModel, folder: Path, *, poisoned: bool) -> Path:
-    """The planted (or cleanly tuned) model as a folder; one that is there already is kept."""
+def folder_of(model: VerifiedModel, folder: Path, *, kind: str) -> Path:
+    """The model ``planted``, ``tuned`` without a backdoor or ``untouched`` as a folder; one that is
+    there already is kept."""
     if not folder.exists():
         fresh = folder.with_name(folder.name + ".part")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        write(model, tune(model, poisoned=poisoned), fresh)
+        factors = {} if kind == "untouched" else tune(model, poisoned=kind == "planted")
+        write(model, factors, fresh)
         fresh.rename(folder)
     return folder
 
@@ -178,10 +180,10 @@ def _deltas(model: VerifiedModel, factors: Factors) -> dict[str, Floats]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Plant a backdoor in the default model.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--clean", action="store_true", help="tune it without a backdoor")
+    parser.add_argument("kind", choices=("planted", "tuned", "untouched"))
     given = parser.parse_args()
     model = verify(Store(default_root()), DEFAULT, keep=False)
-    folder_of(model, given.folder, poisoned=not given.clean)
+    folder_of(model, given.folder, kind=given.kind)
 
 
 if __name__ == "__main__":
