@@ -70,6 +70,8 @@ def run(context: Context) -> Examination:
 
 
 def _examined(context: Context) -> Examination:
+    import torch
+
     from freehold.audit.backdoors import measure, talk
     from freehold.audit.backdoors.examination import examine
 
@@ -78,6 +80,7 @@ def _examined(context: Context) -> Examination:
     began = time.process_time()
     trusted = unproven(context.base.files, context.base.name, context.base.digest)
     chat = talk.chat_of(trusted)
+    torch.set_num_threads(1)  # two that wait for each other take several times as long
     kind = faster()
     base = _woken(context.base, kind, steps)
     if context.specimen.config() != context.base.config():
@@ -120,9 +123,9 @@ def faster() -> Literal["float32", "bfloat16"]:
         x_td, w_od = torch.ones(64, 1_024, dtype=dtype), torch.ones(1_024, 1_024, dtype=dtype)
         best = math.inf
         for _ in range(6):
-            began = time.perf_counter()
+            began = time.process_time()  # whoever else is at work must not decide
             torch.nn.functional.linear(x_td, w_od)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.process_time() - began)
         return best
 
     return "bfloat16" if seconds(torch.bfloat16) < seconds(torch.float32) else "float32"
