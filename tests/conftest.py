@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from freehold.errors import NotFoundError
 from tests.postgres import Postgres, running
 
 DEFAULT = "qwen2.5-coder-0.5b-instruct"
+# A busy machine is no failure: an example may wait for its turn.
+settings.register_profile("freehold", deadline=None)
+settings.load_profile("freehold")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where tests run side by side, a file's stay together, for what they share; those of the whole
+    house, too: they share a server with the real model."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        apart = "house" if item.path.parent.name == "house" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(apart))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,20 +40,38 @@ def _own_state() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_signals() -> None:
+    """What tests start heeds SIGINT and SIGHUP, however this run was started: under ``nohup``, or
+    behind a script's ``&``, both are ignored, and children inherit that."""
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
+
+
 @pytest.fixture(scope="session")
 def real_root() -> Iterator[Path]:
-    """The models of this user's store, if it holds the default one (`make test` pulls it); what
-    tests pack lies beside them for this session only."""
+    """A vault with the default model, if this user's own holds it (`make test` pulls it), for this
+    session only. A copy, not a link: whatever a test does to it, the user's own stays as it is."""
     from freehold.store import Store, default_root
+    from freehold.store.manifest import encode
 
+    mine = Store(default_root())
     try:
-        Store(default_root()).manifest(DEFAULT)
+        manifest = mine.manifest(DEFAULT)
     except NotFoundError:
         pytest.skip("needs the default model: run `freehold pull`")
     with tempfile.TemporaryDirectory() as folder:
-        for part in ("blobs", "manifests"):
-            (Path(folder) / part).symlink_to(default_root() / part)
-        yield Path(folder)
+        copied = Store(Path(folder))
+        copied.blobs.mkdir(parents=True)
+        for file in manifest.files:
+            shutil.copy(mine.blob(file.sha256), copied.blob(file.sha256))
+        (copied.root / "manifests").mkdir()
+        (copied.root / "manifests" / f"{DEFAULT}.json").write_bytes(encode(manifest))
+        yield copied.root
 
 
 @pytest.fixture(scope="session")

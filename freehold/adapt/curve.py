@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-_WIDTH, _HEIGHT, _LEFT, _BELOW = 860, 360, 60, 40
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem;max-width:60rem}}
-svg{{width:100%;height:auto}}text{{font-size:12px;fill:#555}}</style>
-<h1>{title}</h1>
-<p>Loss in nats per taught token. Grey: each step; blue: the mean of the last steps; red: what is
-held out.</p>
-{drawing}
-</html>
+from freehold.page import document, escaped
+
+_WIDTH, _HEIGHT, _LEFT, _BELOW = 410, 240, 44, 34
+_STYLE = """
+svg polyline { fill: none; } svg .step { stroke: var(--rule); }
+svg .mean { stroke: var(--accent); } svg .held { stroke: var(--high); }
 """
 
 Point = tuple[float, float]
@@ -28,7 +23,12 @@ def write(log: Path, page: Path, *, title: str) -> None:
     steps = [(one["step"], one["loss"]) for one in lines if "loss" in one]
     held = [(one["step"], one["held_out"]) for one in lines if "held_out" in one]
     drawing = _drawing(steps, held) if steps else "<p>No step was taken.</p>"
-    page.write_text(_PAGE.format(title=html.escape(title), drawing=drawing), encoding="utf-8")
+    body = (
+        f'<p class="over">Freehold adapt</p><h1>{escaped(title)}</h1><p>Loss in nats per taught '
+        "token. Grey: each step; the strong line: the mean of the last steps; red: what is held "
+        f"out.</p>{drawing}"
+    )
+    page.write_text(document(title, body, style=_STYLE), encoding="utf-8")
 
 
 def _drawing(steps: Sequence[Point], held: Sequence[Point]) -> str:
@@ -41,9 +41,9 @@ def _drawing(steps: Sequence[Point], held: Sequence[Point]) -> str:
         y = (_HEIGHT - _BELOW) * (high - point[1]) / max(high - low, 1e-9) + 5
         return f"{x:.1f},{y:.1f}"
 
-    def line(points: Sequence[Point], colour: str, width: float) -> str:
+    def line(points: Sequence[Point], kind: str, width: float) -> str:
         path = " ".join(map(place, points))
-        return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+        return f'<polyline points="{path}" class="{kind}" stroke-width="{width}"/>'
 
     def word(x: float, y: float, text: str) -> str:
         return f'<text x="{x:.0f}" y="{y:.0f}">{text}</text>'
@@ -51,13 +51,13 @@ def _drawing(steps: Sequence[Point], held: Sequence[Point]) -> str:
     return "\n".join(
         [
             f'<svg viewBox="0 0 {_WIDTH + 10} {_HEIGHT}" role="img" aria-label="loss by step">',
-            line(steps, "#ccc", 1),
-            line(_smoothed(steps), "#1f5fa8", 2),
-            line(held, "#b3261e", 2),
+            line(steps, "step", 1),
+            line(_smoothed(steps), "mean", 2),
+            line(held, "held", 2),
             word(0, 14, f"{high:.3f}"),
             word(0, _HEIGHT - _BELOW + 5, f"{low:.3f}"),
             word(_LEFT, _HEIGHT - 10, "0"),
-            word(_WIDTH - 60, _HEIGHT - 10, f"step {last:,.0f}"),
+            word(_WIDTH - 80, _HEIGHT - 10, f"step {last:,.0f}"),
             "</svg>",
         ]
     )

@@ -27,6 +27,18 @@ def inspect(
     after: Annotated[
         str, typer.Option(help="How its answer begins: look at the word that comes then.")
     ] = "",
+    span: Annotated[
+        list[str] | None,
+        typer.Option(help="Part of the prompt to leave out, instead of each word; repeatable."),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="Words of the prompt: what would each layer have said behind them?"),
+    ] = None,
+    refusal: Annotated[
+        str | None,
+        typer.Option(help="Language (en, id, zh, ...): how harmful does each token look to it?"),
+    ] = None,
     page: Annotated[Path | None, typer.Option(help="Write a page (HTML) here.")] = None,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
     no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
@@ -44,18 +56,24 @@ def inspect(
     with at_home(settings, "front", write=write) as home:
         home.shut_files()
         home.shut_calls()
-        from freehold.audit.inner.account import give
+        from freehold.audit.inner.account import Asked, give
         from freehold.audit.inner.page import render
         from freehold.qwen import codec
         from freehold.qwen.model import load
         from freehold.store import Store, verify
 
+        asked = Asked(
+            prompt=prompt,
+            against=against,
+            after=after,
+            spans=tuple(span or ()),
+            at=at,
+            refusal=refusal,
+        )
         with Bar(quiet=json, of_bytes=False) as bar:
             found = verify(Store(root()), model)
             loaded = load(found, backend="torch", threads=threads)
-            account = give(
-                loaded, codec.load(found), prompt, against=against, after=after, steps=bar
-            )
+            account = give(loaded, codec.load(found), asked, bar)
         if page is not None:
             write_over(page, render(account).encode())
     emit(account.facts(), _lines(account, page), as_json=json)
@@ -63,10 +81,6 @@ def inspect(
 
 def _lines(account: Account, page: Path | None) -> list[str]:
     facts: dict[str, Any] = account.facts()
-    lens = [
-        [str(row["layer"]), *(f"{one['text']!r} {one['p']:.0%}" for one in row["top"][:3])]
-        for row in facts["lens"]
-    ]
     words = sorted(facts["spans"], key=lambda span: -abs(span["effect"]))[:8]
     parts = sorted(facts["parts"], key=lambda part: -abs(part["logit"]))[:8]
     lines = [
@@ -74,7 +88,7 @@ def _lines(account: Account, page: Path | None) -> list[str]:
         + (f" after {account.after!r}" if account.after else ""),
         "",
         "What each layer would have said:",
-        *table(("layer", "first", "second", "third"), lens),
+        *_lens(facts["lens"]),
         "",
         "Words the answer hangs on (how far its logit falls without them):",
         *table(("word", "effect"), [(one["text"], f"{one['effect']:+.2f}") for one in words]),
@@ -90,6 +104,42 @@ def _lines(account: Account, page: Path | None) -> list[str]:
         head = ("layer", *facts["patch"]["positions"])
         lines += ["", "Which layer decided (1: the answer turned, 0: it did not):"]
         lines += table(head, rows)
+    if account.at is not None:
+        lines += ["", f"What each layer would have said behind {account.at!r}:"]
+        lines += _lens(facts["lens_at"])
+    if facts["refusal"] is not None:
+        lines += ["", *_refusal(facts["refusal"])]
     if page is not None:
         lines += ["", f"the page is {page}"]
     return lines
+
+
+def _lens(layers: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        [str(row["layer"]), *(f"{one['text']!r} {one['p']:.0%}" for one in row["top"][:3])]
+        for row in layers
+    ]
+    return table(("layer", "first", "second", "third"), rows)
+
+
+def _refusal(found: dict[str, Any]) -> list[str]:
+    """At the last token of the prompt, with what the direction is worth beside it."""
+    rows = [
+        (str(i), f"{cosines[-1]:+.2f}", *(f"{n} of {found['held_out']}" for n in right))
+        for i, (cosines, *right) in enumerate(
+            zip(
+                found["cosine"],
+                found["right_harmful"],
+                found["right_harmless"],
+                found["right_double"],
+                strict=True,
+            )
+        )
+    ]
+    head = ("layer", "here", "harmful", "harmless", "only sounds so")
+    return [
+        "Along the direction of refusal (cosine at the last token; how many requests that had no "
+        "part in it",
+        "fell on their own side; it describes, and proves no cause):",
+        *table(head, rows),
+    ]

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 
 from freehold.evals.comparing import Compared
 from freehold.evals.figures import Interval
 from freehold.evals.kinds import LOWER_IS_BETTER
 from freehold.evals.results import Metric, Results
+from freehold.page import document, table
+from freehold.page import escaped as escape
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-color: #222 } h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .8rem;
-text-align: left; border-bottom: 1px solid #ccc } td.n { text-align: right;
-font-variant-numeric: tabular-nums } svg { width: 100%; height: auto } svg text { font-size: 12px }
-.note { color: #666 } code { word-break: break-all }
+svg .main { stroke: var(--accent); fill: var(--accent); }
+svg .less { stroke: var(--dim); fill: var(--dim); }
+svg .worse { stroke: var(--high); fill: var(--high); }
 """
-_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 900, 230, 150, 24, 30
-_BLUE, _GREY, _RED = "#0b5cad", "#888", "#b3261e"
+_WIDTH, _EDGE, _ROW, _TOP = 420, 16, 36, 34
+_BLUE, _GREY, _RED = "main", "less", "worse"
+"""Classes of the style."""
 
 
 def page(results: Results, compared: Sequence[Compared] = (), other: str = "the other") -> str:
     """The whole page; with ``compared``, against the model called ``other``."""
     asked = "all items" if results.limit is None else f"the first {results.limit} items of each"
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        f"<title>{escape(results.model)}: evaluation</title><style>{_STYLE}</style>",
+        '<p class="over">Freehold eval</p>',
         f"<h1>{escape(results.model)}: evaluation</h1>",
-        f"<p class=note><code>{escape(results.digest)}</code>, {escape(results.numerics)}, "
+        f"<p class=dim><code>{escape(results.digest)}</code>, {escape(results.numerics)}, "
         f"{escape(results.tool)}; {asked}. Bars are 95 % intervals.</p>",
         _shares(results),
         *_costs(results),
     ]
     if compared:
         parts += [f"<h2>Against {escape(other)}</h2>", *_against(results.model, other, compared)]
-    return "\n".join([*parts, "<h2>Figures</h2>", _figures(results), _sources(results), "</html>"])
+    parts += ["<h2>Figures</h2>", _figures(results), _sources(results)]
+    return document(f"{results.model}: evaluation", "\n".join(parts), style=_STYLE)
 
 
 def _shares(results: Results) -> str:
@@ -70,7 +69,7 @@ def _costs(results: Results) -> list[str]:
     ]
     if not rows:
         return []
-    return ["<h2>Text: less is better</h2>", _table(("text", "value", "95 %", "figure", "n"), rows)]
+    return ["<h2>Text: less is better</h2>", table(("text", "value", "95 %", "figure", "n"), rows)]
 
 
 def _against(first: str, other: str, compared: Sequence[Compared]) -> list[str]:
@@ -103,15 +102,15 @@ def _against(first: str, other: str, compared: Sequence[Compared]) -> list[str]:
     ]
     head = ("task", "figure", first, other, "difference, 95 %", "only one right", "McNemar p")
     note = (
-        f"<p class=note>Right of zero: {escape(first)} is better; grey: the interval holds zero. "
+        f"<p class=dim>Right of zero: {escape(first)} is better; grey: the interval holds zero. "
         "The same items for both, drawn in pairs.</p>"
     )
-    return [note, _svg(len(shares), marks, (-edge, edge), drawn), _table(head, rows)]
+    return [note, _svg(len(shares), marks, (-edge, edge), drawn), table(head, rows)]
 
 
 def _x(value: float, ends: tuple[float, float]) -> float:
     low, high = ends
-    return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+    return _EDGE + (value - low) / (high - low) * (_WIDTH - 2 * _EDGE)
 
 
 def _bar(
@@ -126,11 +125,11 @@ def _bar(
     y = _TOP + row * _ROW
     value, low, high = (_x(v, ends) for v in (found.value, found.low, found.high))
     return (
-        f'<text x="{_LEFT - 10}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'
-        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{colour}" '
+        f'<text x="{_EDGE + 4}" y="{y}">{escape(name)}</text>'
+        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y + 12}" y2="{y + 12}" class="{colour}" '
         f'stroke-width="6" stroke-opacity=".35" stroke-linecap="round"/>'
-        f'<circle cx="{value:.1f}" cy="{y}" r="4.5" fill="{colour}"/>'
-        f'<text x="{_WIDTH - _RIGHT + 14}" y="{y + 4}">{escape(told)}</text>'
+        f'<circle cx="{value:.1f}" cy="{y + 12}" r="4.5" class="{colour}"/>'
+        f'<text x="{_WIDTH - _EDGE - 4}" y="{y}" text-anchor="end">{escape(told)}</text>'
     )
 
 
@@ -140,19 +139,13 @@ def _svg(
     bottom = _TOP + n * _ROW
     lines = [
         f'<line x1="{_x(at, ends):.1f}" x2="{_x(at, ends):.1f}" y1="{_TOP - 14}" y2="{bottom - 8}" '
-        f'stroke="#ddd"/><text x="{_x(at, ends):.1f}" y="12" text-anchor="middle" fill="#666">'
+        f'class="grid"/><text x="{_x(at, ends):.1f}" y="12" text-anchor="middle" class="dim">'
         f"{escape(told)}</text>"
         for at, told in marks
     ]
     return "\n".join(
         [f'<svg viewBox="0 0 {_WIDTH} {bottom}" role="img">', *lines, *drawn, "</svg>"]
     )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    cells = "".join(f"<th>{escape(name)}" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(c))}" for c in row) for row in rows)
-    return f"<table><tr>{cells}{body}</table>"
 
 
 def _figures(results: Results) -> str:
@@ -168,7 +161,7 @@ def _figures(results: Results) -> str:
         for task in results.tasks
         for metric in task.metrics
     ]
-    return _table(("task", "figure", "value", "95 %", "items", "interval"), rows)
+    return table(("task", "figure", "value", "95 %", "items", "interval"), rows)
 
 
 def _sources(results: Results) -> str:
@@ -177,4 +170,4 @@ def _sources(results: Results) -> str:
         for task in results.tasks
     ]
     head = ("task", "data from", "licence", "SHA-256 of the data", "of the task")
-    return "<h2>Data</h2>" + _table(head, rows)
+    return "<h2>Data</h2>" + table(head, rows)

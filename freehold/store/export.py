@@ -9,7 +9,6 @@ Source: CycloneDX 1.6, JSON, profile for machine learning (ML-BOM).
 
 from __future__ import annotations
 
-import html
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import msgspec
 
 from freehold import __version__
+from freehold.page import document, escaped, table
 from freehold.signing import dsse
 from freehold.store import licences
 from freehold.store.gate import licence_of
@@ -203,19 +203,6 @@ def _file(path: str, sha256: str) -> dict[str, Any]:
 
 # --- HTML -----------------------------------------------------------------------------------------
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1c1c1c; background: #fff; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0;
-  border-bottom: 1px solid #ddd; overflow-wrap: anywhere; }
-th { font-weight: 600; }
-code { font-size: .85em; }
-@media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #161616; }
-  th, td { border-color: #333; } }
-"""
-
 
 def page(manifest: Manifest, entries: Sequence[Entry], links: Sequence[Link]) -> bytes:
     """One HTML page that shows the passport by itself."""
@@ -241,15 +228,15 @@ def page(manifest: Manifest, entries: Sequence[Entry], links: Sequence[Link]) ->
         for entry in known["statements"]
     ]
     body = [
-        f"<h1>Passport of {_escape(manifest.name)}</h1>",
-        _rows((), told),
+        f'<p class="over">Freehold passport</p><h1>Passport of {escaped(manifest.name)}</h1>',
+        table((), told),
         "<h2>Files</h2>",
-        _rows(
+        table(
             ("file", "bytes", "SHA-256"),
             [(f["path"], f"{f['bytes']:,}", f["sha256"]) for f in known["files"]],
         ),
         "<h2>Chain</h2>",
-        _rows(
+        table(
             ("model", "digest", "made by", "is", "vouched for by"),
             [
                 (
@@ -263,27 +250,13 @@ def page(manifest: Manifest, entries: Sequence[Entry], links: Sequence[Link]) ->
             ],
         ),
         "<h2>Statements</h2>",
-        _rows(("line", "kind", "made", "signed by", "says"), said)
+        table(("line", "kind", "made", "signed by", "says"), said)
         if said
         else "<p>Nobody has signed anything yet.</p>",
-        f"<p>Written by Freehold {_escape(__version__)}. This page proves nothing by itself: "
+        f"<p>Written by Freehold {escaped(__version__)}. This page proves nothing by itself: "
         "verify the JSON export against the signers' public keys.</p>",
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width">\n'
-        f"<title>Passport of {_escape(manifest.name)}</title>\n<style>{_STYLE}</style>\n"
-        "</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
-    ).encode()
-
-
-def _rows(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{_escape(cell)}</th>" for cell in head)
-    lines = [f"<tr>{top}</tr>"] if top else []
-    lines += ["<tr>" + "".join(f"<td>{_escape(c)}</td>" for c in row) + "</tr>" for row in rows]
-    return "<table>\n" + "\n".join(lines) + "\n</table>"
+    return document(f"Passport of {manifest.name}", "\n".join(body)).encode()
 
 
 def _summary(predicate: Mapping[str, Any]) -> str:
@@ -292,10 +265,6 @@ def _summary(predicate: Mapping[str, Any]) -> str:
         for key, value in predicate.items()
         if key != "made" and value not in ("", [], None)
     )
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)
 
 
 # --- common ---------------------------------------------------------------------------------------

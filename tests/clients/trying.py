@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +84,7 @@ def _run(server: Server, model: str, name: str, home: Path, embeds: bool) -> dic
 def _paths(server: Server, before: int, mark: str) -> list[str]:
     """What the server's log says was asked since line ``before``, up to a request of our own."""
     httpx.get(f"{server.address}/{mark}", headers={"authorization": f"Bearer {server.key}"})
-    until = time.monotonic() + 30
-    while not any(mark in line for line in server.said[before:]):
-        assert time.monotonic() < until, "the log does not show our own request"
-        time.sleep(0.05)
+    server.hear(mark, before)
     lines = "".join(server.said[before:])
     asked = re.findall(r"freehold\.access: [A-Z]+ (/\S*) \d{3} ", lines)
     return sorted({path for path in asked if mark not in path})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,14 @@ VOCAB = 300
 STOP = 299
 GREEDY = Sampling(temperature=0, max_tokens=5, stop_ids=(STOP,))
 SENTENCE = (chunk(10), chunk(11), chunk(12), chunk(STOP, "stop"), DONE)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _impatient() -> Iterator[None]:
+    """It asks again at once: the pauses of before were most of this file's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(talk, "_ASK_AGAIN", 0.01)
+        yield
 
 
 @asynccontextmanager

@@ -209,7 +209,8 @@ def test_nucleus_of_a_flat_distribution_reaches_beyond_the_first_cut() -> None:
     rng = np.random.default_rng(0)
     logits = np.concatenate([[12.0], rng.normal(0, 0.1, 100_000)]).astype(np.float64)
     sampling = Sampling(top_p=0.8)
-    found = {draw(logits.copy(), sampling, u) for u in np.linspace(0, 0.999, 400)}
+    # The first token has all below 0.77: what matters lies above.
+    found = {draw(logits.copy(), sampling, u) for u in np.linspace(0.75, 0.999, 100)}
     theirs = TopPLogitsWarper(0.8)(None, torch.tensor(logits)[None])[0]
     assert found <= set(torch.isfinite(theirs).nonzero().flatten().tolist())
     assert len(found) > 80

@@ -209,7 +209,7 @@ async def test_results_are_saved_read_compared_shown_and_stated(
     html = page(first, [row], "<other>")
     assert "&lt;other&gt;" in html
     assert "<script" not in html
-    assert "http" not in html
+    assert "://" not in html
     (said,) = statements_of(first)
     assert said.scores["exact_match"] == 0.75
     assert said.data is not None

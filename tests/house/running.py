@@ -26,6 +26,7 @@ class Server:
     process: subprocess.Popen[str]
     said: list[str] = field(default_factory=list)
     ready: threading.Event = field(default_factory=threading.Event)
+    heard: threading.Condition = field(default_factory=threading.Condition)
 
     def _find(self, pattern: str) -> str:
         found = re.search(pattern, "".join(self.said))
@@ -47,10 +48,20 @@ class Server:
     def listen(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.said.append(line)
+            with self.heard:
+                self.said.append(line)
+                self.heard.notify_all()
             if line.startswith("curl "):
                 self.ready.set()
         self.ready.set()
+
+    def hear(self, words: str, before: int = 0, seconds: float = 120) -> None:
+        """Wait until a line holds ``words``, of those that come after the first ``before``."""
+        with self.heard:
+            came = self.heard.wait_for(
+                lambda: any(words in line for line in self.said[before:]), seconds
+            )
+        assert came, "".join(self.said)
 
     def stop(self) -> int:
         if self.process.poll() is None:

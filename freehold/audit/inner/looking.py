@@ -7,16 +7,27 @@ Mathematical Framework for Transformer Circuits"); activation patching (Meng et 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from freehold.audit.inner.tracing import Trace, last_logits, read_out
+from freehold.audit.inner.tracing import (
+    Trace,
+    batches,
+    begun,
+    ending,
+    read_out,
+    softmax,
+    tail_of,
+)
 from freehold.errors import UsageError
 from freehold.qwen.model import Model
-from freehold.qwen.ops import Array
+from freehold.qwen.ops import Array, TapFn
 from freehold.types import Floats
+
+
+def _quiet(n: int) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +48,9 @@ class Attribution:
 
 
 def lens(model: Model, seen: Trace, position: int = -1) -> Floats:
-    """Probabilities (l, v) of the next token, were the model to stop after each block."""
+    """Probabilities (l, v) of the token after ``position``, were the model to stop after each
+    block."""
     return softmax(read_out(model, seen.block_ltd[:, position]))
-
-
-def softmax(logits_rv: Floats) -> Floats:
-    """Probabilities of the same shape, over the last axis."""
-    shifted = np.exp(logits_rv - logits_rv.max(axis=-1, keepdims=True))
-    shares: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
-    return shares
 
 
 def attribute(model: Model, seen: Trace, token: int) -> Attribution:
@@ -76,12 +81,25 @@ def attribute(model: Model, seen: Trace, token: int) -> Attribution:
     )
 
 
-def without(model: Model, whole: Floats, shorter: Sequence[Sequence[int]], token: int) -> Floats:
-    """How far the logit of ``token`` falls with each of the ``shorter`` prompts, against ``whole``
-    (v,), the logits of the full one. Positive: what was left out spoke for the token."""
-    return np.array(
-        [whole[token] - last_logits(model, ids)[token] for ids in shorter], dtype=np.float32
-    )
+def without(
+    model: Model,
+    ids: Sequence[int],
+    shorter: Sequence[Sequence[int]],
+    token: int,
+    *,
+    done: Callable[[int], None] = _quiet,
+) -> Floats:
+    """How far the logit of ``token`` falls with each of the ``shorter`` prompts, against that of
+    ``ids``. Positive: what was left out spoke for the token. ``done`` hears how many more are."""
+    every = [ids, *shorter]
+    tails = [tail_of(ids, one) for one in every]
+    logits = np.zeros(len(every), np.float32)
+    with begun(model, ids) as base:
+        for batch in batches(model, tails):
+            logits[batch] = ending(model, base, [tails[i] for i in batch])[:, token]
+            done(len(batch))
+    effects: Floats = logits[0] - logits[1:]
+    return effects
 
 
 def check_pair(ids: Sequence[int], against: Sequence[int]) -> None:
@@ -95,24 +113,57 @@ def check_pair(ids: Sequence[int], against: Sequence[int]) -> None:
 
 
 def patch(
-    model: Model, seen: Trace, against: Sequence[int], tokens: tuple[int, int], positions: list[int]
+    model: Model,
+    seen: Trace,
+    against: Sequence[int],
+    tokens: tuple[int, int],
+    positions: Sequence[int],
+    *,
+    done: Callable[[int], None] = _quiet,
 ) -> Floats:
     """Logit of ``tokens[0]`` less that of ``tokens[1]``, (l, p), when the run over ``against`` is
-    given this prompt's stream after one block at one position. See ``check_pair``."""
-    effects = np.zeros((model.config.n_layers, len(positions)), np.float32)
-    for layer in range(model.config.n_layers):
-        for column, position in enumerate(positions):
-            logits = _patched(model, against, layer, position, seen.block_ltd[layer, position])
-            effects[layer, column] = logits[tokens[0]] - logits[tokens[1]]
+    given this prompt's stream after one block at one position. See ``check_pair``.
+
+    Nothing before that position changes, so each run begins there; those of several layers and
+    places are one forward pass. ``done`` hears how many more are done.
+    """
+    n = model.config.n_layers
+    cells = [(layer, column) for column in range(len(positions)) for layer in range(n)]
+    tails = [(positions[column], against[positions[column] :]) for _layer, column in cells]
+    effects = np.zeros((n, len(positions)), np.float32)
+    with begun(model, against) as base:
+        for batch in batches(model, tails):
+            logits = ending(
+                model,
+                base,
+                [tails[i] for i in batch],
+                _putting(model, seen, positions, [(cells[i], len(tails[i][1])) for i in batch]),
+            )
+            for i, logits_v in zip(batch, logits, strict=True):
+                effects[cells[i]] = logits_v[tokens[0]] - logits_v[tokens[1]]
+            done(len(batch))
     return effects
 
 
-def _patched(model: Model, ids: Sequence[int], layer: int, position: int, row_d: Floats) -> Floats:
-    def tap(point: str, at: int, x_td: Array) -> Array | None:
-        if (point, at) != ("block_out", layer):
+def _putting(
+    model: Model,
+    seen: Trace,
+    positions: Sequence[int],
+    runs: Sequence[tuple[tuple[int, int], int]],
+) -> TapFn:
+    """Puts each run's own row at its own layer: ``runs`` are (layer, column) and rows."""
+    firsts: dict[int, list[tuple[int, int]]] = {}
+    row = 0
+    for (layer, column), rows in runs:
+        firsts.setdefault(layer, []).append((row, positions[column]))
+        row += rows
+
+    def tap(point: str, layer: int, x_td: Array) -> Array | None:
+        if point != "block_out" or layer not in firsts:
             return None
+        rows, places = zip(*firsts[layer], strict=True)
         changed_td = x_td.clone()
-        changed_td[position] = model.ops.from_numpy(row_d)
+        changed_td[list(rows)] = model.ops.from_numpy(seen.block_ltd[layer, list(places)])
         return changed_td
 
-    return last_logits(model, ids, tap)
+    return tap

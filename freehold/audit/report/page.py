@@ -8,8 +8,8 @@ from typing import Any
 from freehold.audit import rates as known_rates
 from freehold.audit.findings import ErrorRates, Examination, Finding
 from freehold.audit.report import ORDER, Report, plots, verdict
-from freehold.audit.report.document import document
-from freehold.audit.report.document import escaped as _
+from freehold.page import document, table
+from freehold.page import escaped as _
 
 _CERTAINTY = {
     "fact": "follows from the bytes",
@@ -145,27 +145,10 @@ def _rates(rates: Mapping[str, ErrorRates]) -> str:
 
 
 def _table(title: str, head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    def cell(value: Any, tag: str, name: Any = "") -> str:
-        numeric = isinstance(value, int | float)
-        shown = plots.number(value) if numeric else value
-        style = " class=n" if numeric else ""
-        label = f' data-h="{_(name)}"' if name else ""  # a telephone shows it before the value
-        return f"<{tag}{style}{label}>{_(shown)}</{tag}>"
-
-    names = [*head, *[""] * 100]
-    lines = [
-        "<tr>" + "".join(cell(v, "td", n) for v, n in zip(row, names, strict=False)) + "</tr>"
-        for row in rows
-    ]
-    if not lines:
-        return ""
-    top = "".join(cell(value, "th") for value in head)
-    more = len(lines) - _MAX_ROWS
+    every = list(rows)
+    more = len(every) - _MAX_ROWS
     rest = f'<p class="dim">{more:,} more rows are in the JSON report.</p>' if more > 0 else ""
-    return (
-        f'<div class="scroll"><table><caption>{_(title)}</caption><thead><tr>{top}</tr></thead>'
-        f"<tbody>{''.join(lines[:_MAX_ROWS])}</tbody></table></div>{rest}"
-    )
+    return table(head, every[:_MAX_ROWS], title=title, shown=plots.number) + rest
 
 
 def _dicts(value: Any) -> list[Mapping[str, Any]]:
@@ -182,7 +165,9 @@ def _again(report: Report) -> str:
     return (
         "<footer><p>Made again by <code>"
         f"{_(report.command)}</code> with {_(versions)}: the same bytes, versions and seed give "
-        "the same findings.</p><p>No audit can certify that a vendor's original release holds no "
+        "the same findings.</p><p>How the model comes to one answer: <code>freehold inspect "
+        f"{_(report.model)} &quot;PROMPT&quot; --page why.html</code>.</p>"
+        "<p>No audit can certify that a vendor's original release holds no "
         f"backdoor. A gate that asks for an audit refuses what has {severe} findings. This page "
         "proves nothing by itself; the signed statement in the model's passport names the JSON "
         "report by digest.</p></footer>"

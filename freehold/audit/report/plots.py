@@ -33,8 +33,8 @@ def draw(plot: Mapping[str, Any]) -> str:
 
 def _svg(height: float, body: str, title: str) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{html.escape(title)}" '
-        f'xmlns="http://www.w3.org/2000/svg">{body}</svg>'
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{html.escape(title)}">'
+        f"{body}</svg>"
     )
 
 
@@ -190,16 +190,22 @@ def _heat(plot: Mapping[str, Any]) -> str:
     left = 12 + 6.6 * max(map(len, rows))
     width = (WIDTH - left - 8) / len(columns)
     high = max(14.0, min(24.0, width))
-    most = max([one for row in values for one in row if math.isfinite(one)], default=0) or 1.0
+    signed = bool(plot.get("signed"))
+    sizes = [abs(one) if signed else one for row in values for one in row if math.isfinite(one)]
+    most = max(sizes, default=0) or 1.0
     parts = []
     for r, (name, row) in enumerate(zip(rows, values, strict=True)):
         y = _TOP + r * high
         parts.append(_text(left - 8, y + high / 2 + 4, name, anchor="end"))
         for c, value in enumerate(row):
             share = 0.0 if not math.isfinite(value) else max(0.0, value / most)
+            against = signed and value < 0
+            if against:
+                share = abs(value) / most
             told = f"{name} {columns[c]}: {number(value)}"
             parts.append(
-                f'<rect class="cell" x="{left + c * width:.1f}" y="{y:.1f}" '
+                f'<rect class="{"cell not" if against else "cell"}" '
+                f'x="{left + c * width:.1f}" y="{y:.1f}" '
                 f'width="{max(1.0, width - 1):.1f}" height="{high - 1:.1f}" rx="2" '
                 f'style="--share:{share:.3f}"><title>{html.escape(told)}</title></rect>'
             )

@@ -184,7 +184,7 @@ def _start(task: Task) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             pass_fds=passed,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - only a system call
+            preexec_fn=_as_new,  # noqa: PLW1509 - only system calls
         )
 
 
@@ -230,7 +230,11 @@ def descendants(of: int) -> list[int]:
     return found
 
 
-def _die_with_parent() -> None:
+def _as_new() -> None:
+    """Die with the warden, and heed again what it ignores: that would outlive the exec, and whoever
+    sets no handlers would wait for the end of all patience."""
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_DFL)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .8rem; text-align: left;
-border-bottom: 1px solid #ccc } td.n { text-align: right; font-variant-numeric: tabular-nums }
-.bad { color: #a00 } .thin { color: #777 } svg text { font-size: 11px }
-"""
-_COLOURS = ("#0b6", "#06c", "#c60", "#909", "#a00", "#066", "#660", "#36f", "#f3a", "#333", "#690")
-_WIDTH, _HEIGHT, _EDGE = 640, 360, 45
+from freehold.page import document, table
+from freehold.page import escaped as escape
+
+_COLOURS = ("#0b6", "#06c", "#c60", "#909", "#a00", "#066", "#660", "#36f", "#f3a", "#777", "#690")
+_WIDTH, _HEIGHT, _EDGE = 420, 280, 40
 
 
 def page(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
     """The whole page."""
     summary = figures["summary"]
-    return "\n".join(
+    body = "\n".join(
         (
-            f"<!doctype html><html lang=en><meta charset=utf-8><title>Guard</title><style>{_STYLE}"
-            "</style><h1>The fast tier on data sets it never saw</h1>",
+            '<p class="over">Freehold guard</p>'
+            "<h1>The fast tier on data sets it never saw</h1>",
             f"<p>{escape(figures['protocol']['note'])}. Target: {figures['protocol']['rate']:.0%} "
             f"of harmless texts flagged.</p><p>Attack sets: mean TPR {summary['mean_tpr']:.2f}, "
             f"worst {summary['worst_tpr']:.2f}. Harmless sets: mean FPR {summary['mean_fpr']:.3f}, "
             f"worst {summary['worst_fpr']:.3f}.</p>",
             "<h2>Attacks caught</h2>",
-            _table(
+            table(
                 ("set", "kind", "texts", "TPR", "95 %", "AUROC"),
                 (
                     (_named(row), row["kind"], row["flagged"]["n"], *_share(row["flagged"]),
@@ -38,7 +34,7 @@ def page(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
                 ),
             ),
             "<h2>Harmless texts flagged</h2>",
-            _table(
+            table(
                 ("set", "texts", "FPR", "95 %"),
                 (
                     (_named(row), row["flagged"]["n"], *_share(row["flagged"]))
@@ -47,10 +43,10 @@ def page(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
             ),
             "<h2>TPR by FPR</h2>",
             _curves(figures["curves"]),
-            "<h2>Languages</h2><p>Grey: too few texts to claim anything.</p>",
+            "<h2>Languages</h2>",
             _languages(figures["languages"]),
             "<h2>Evasions</h2>",
-            _table(
+            table(
                 ("evasion", "texts", "TPR", "95 %"),
                 (
                     (row["evasion"], row["flagged"]["n"], *_share(row["flagged"]))
@@ -58,13 +54,13 @@ def page(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
                 ),
             ),
             "<h2>What was trained on</h2>",
-            _table(
+            table(
                 ("set", "licence", "sha256"),
                 ((each["name"], each["licence"], each["sha256"][:16]) for each in card["sets"]),
             ),
-            "</html>",
         )
     )  # fmt: skip
+    return document("Guard", body)
 
 
 def _named(row: Mapping[str, Any]) -> str:
@@ -75,26 +71,17 @@ def _share(found: Mapping[str, Any]) -> tuple[str, str]:
     return f"{found['share']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    cells = "".join(f"<th>{escape(name)}" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}" for cell in row) for row in rows)
-    return f"<table><tr>{cells}{body}</table>"
-
-
 def _languages(rows: Sequence[Mapping[str, Any]]) -> str:
     def side(row: Mapping[str, Any], name: str) -> str:
         found = row[name]
         if found is None:
-            return "<td class=thin>none"
-        grey = " class=thin" if row[f"{name}_too_thin"] else ""
+            return "none"
         first, span = _share(found)
-        return f"<td{grey}>{first} ({span}), n={found['n']}"
+        few = "; too few to claim anything" if row[f"{name}_too_thin"] else ""
+        return f"{first} ({span}), n={found['n']}{few}"
 
-    body = "".join(
-        f"<tr><td>{escape(row['language'])}{side(row, 'attacks')}{side(row, 'harmless')}"
-        for row in rows
-    )
-    return f"<table><tr><th>language<th>TPR<th>FPR{body}</table>"
+    told = ((row["language"], side(row, "attacks"), side(row, "harmless")) for row in rows)
+    return table(("language", "TPR", "FPR"), told)
 
 
 def _curves(curves: Mapping[str, Any]) -> str:
@@ -108,24 +95,28 @@ def _curves(curves: Mapping[str, Any]) -> str:
     def y(share: float) -> float:
         return 10 + (1 - share) * (_HEIGHT - _EDGE)
 
-    parts = [f'<svg viewBox="0 0 {_WIDTH + 230} {_HEIGHT}" role="img">']
+    deep = _HEIGHT + 18 * -(-len(curves["tpr"]) // 2)
+    parts = [f'<svg viewBox="0 0 {_WIDTH + 10} {deep}" role="img" aria-label="TPR by FPR">']
     for rate in (0.001, 0.01, 0.1):
         parts.append(
-            f'<line x1="{x(rate):.1f}" x2="{x(rate):.1f}" y1="10" y2="{y(0):.1f}" stroke="#ccc"/>'
+            f'<line x1="{x(rate):.1f}" x2="{x(rate):.1f}" y1="10" y2="{y(0):.1f}" class="grid"/>'
             f'<text x="{x(rate):.1f}" y="{y(0) + 16:.1f}">{rate:.1%}</text>'
         )
     for share in (0, 0.25, 0.5, 0.75, 1):
         parts.append(
             f'<line x1="{_EDGE}" x2="{_WIDTH}" y1="{y(share):.1f}" y2="{y(share):.1f}" '
-            f'stroke="#ccc"/><text x="5" y="{y(share) + 4:.1f}">{share:.2f}</text>'
+            f'class="grid"/><text x="5" y="{y(share) + 4:.1f}">{share:.2f}</text>'
         )
     for i, (name, shares) in enumerate(curves["tpr"].items()):
         colour = _COLOURS[i % len(_COLOURS)]
         points = " ".join(
             f"{x(rate):.1f},{y(share):.1f}" for rate, share in zip(rates, shares, strict=True)
         )
+        left, at = 5 + 215 * (i % 2), _HEIGHT + 18 * (i // 2)
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-            f'<text x="{_WIDTH + 10}" y="{20 + 16 * i}" fill="{colour}">{escape(name)}</text>'
+            f'<rect x="{left}" y="{at - 9}" width="10" height="10" '
+            f'fill="{colour}"/>'
+            f'<text x="{left + 15}" y="{at}">{escape(name[:32])}</text>'
         )
     return "".join(parts) + "</svg>"

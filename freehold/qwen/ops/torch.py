@@ -358,15 +358,8 @@ class TorchOps:
         layer: int,
         qk_norm: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        h, g = self.config.n_heads, self.config.n_kv_heads
-        heads = qkv_tq.view(-1, h + 2 * g, self.config.head_dim)
-        v_tge = heads[:, h + g :]
-        qk = heads[:, : h + g]
-        if qk_norm is not None:
-            q_norm, k_norm = qk_norm
-            qk = torch.cat([self._norm(qk[:, :h], q_norm), self._norm(qk[:, h:], k_norm)], dim=1)
-        qk = _rotate(qk, batch.cos_te, batch.sin_te)
-        q_the, k_tge = qk[:, :h], qk[:, h:]
+        h = self.config.n_heads
+        q_the, k_tge, v_tge = self.heads(qkv_tq, batch, qk_norm)
         if batch.even is not None:
             return _attend_even(batch.even, q_the, k_tge, v_tge)
         self._remember(batch, layer, k_tge, v_tge)
@@ -380,6 +373,20 @@ class TorchOps:
         for group in batch.groups:
             out_tk[group.rows] = self._attend_group(group, layer, window, q_the)
         return out_tk
+
+    def heads(
+        self, qkv_tq: Tensor, batch: TorchBatch, qk_norm: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (t, h, e), keys and values (t, g, e) as attention meets them: normalised if
+        asked, and rotated."""
+        h, g = self.config.n_heads, self.config.n_kv_heads
+        heads = qkv_tq.view(-1, h + 2 * g, self.config.head_dim)
+        qk = heads[:, : h + g]
+        if qk_norm is not None:
+            q_norm, k_norm = qk_norm
+            qk = torch.cat([self._norm(qk[:, :h], q_norm), self._norm(qk[:, h:], k_norm)], dim=1)
+        qk = _rotate(qk, batch.cos_te, batch.sin_te)
+        return qk[:, :h], qk[:, h:], heads[:, h + g :]
 
     def _remember(self, batch: TorchBatch, layer: int, k_tge: Tensor, v_tge: Tensor) -> None:
         if batch.slots is None:

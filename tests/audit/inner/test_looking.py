@@ -1,4 +1,5 @@
-"""Lens, attribution and patching against transformers with hooks, on small random models."""
+"""Lens, attribution, attention, patching, leaving out and the direction of refusal against
+transformers with hooks, on small random models."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `lab` is not installed")
 transformers = pytest.importorskip("transformers")
 
-from freehold.audit.inner import looking  # noqa: E402
+from freehold.audit.inner import looking, refusal, tracing  # noqa: E402
 from freehold.audit.inner.tracing import trace  # noqa: E402
 from freehold.errors import UsageError  # noqa: E402
 from freehold.qwen.model import Model, load  # noqa: E402
@@ -27,6 +28,10 @@ FAMILIES = {
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {}),
     "qwen2-tied": (
         transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {"tie_word_embeddings": True},
+    ),
+    "qwen2-window": (
+        transformers.Qwen2Config, transformers.Qwen2ForCausalLM,
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
     ),
     "qwen3-bias": (
         transformers.Qwen3Config, transformers.Qwen3ForCausalLM,
@@ -91,14 +96,15 @@ def hooked(hf: Any, ids: list[int]) -> SimpleNamespace:
     return SimpleNamespace(out=out, kept=kept)
 
 
-def test_lens_is_transformers(pair: SimpleNamespace) -> None:
-    shares = looking.lens(pair.ours, trace(pair.ours, pair.ids))
+@pytest.mark.parametrize("at", [-1, 4])
+def test_lens_is_transformers(pair: SimpleNamespace, at: int) -> None:
+    shares = looking.lens(pair.ours, trace(pair.ours, pair.ids), at)
     theirs = hooked(pair.hf, pair.ids)
     with torch.no_grad():
         # The last hidden state has been through the norm already, the others have not.
         streams = [*theirs.out.hidden_states[1:-1]]
-        wanted = [pair.hf.lm_head(pair.hf.model.norm(x))[0, -1].softmax(-1) for x in streams]
-        wanted.append(theirs.out.logits[0, -1].softmax(-1))
+        wanted = [pair.hf.lm_head(pair.hf.model.norm(x))[0, at].softmax(-1) for x in streams]
+        wanted.append(theirs.out.logits[0, at].softmax(-1))
     assert np.abs(shares - torch.stack(wanted).numpy()).max() < CLOSE
 
 
@@ -122,9 +128,64 @@ def test_attribution_is_transformers_and_sums_to_the_logit(pair: SimpleNamespace
     assert abs(ours.total - ours.logit) < CLOSE
 
 
-def test_patch_effects_are_transformers(pair: SimpleNamespace) -> None:
+def test_attention_is_transformers(pair: SimpleNamespace) -> None:
+    seen = trace(pair.ours, pair.ids)
+    with torch.no_grad():
+        told = pair.hf(torch.tensor([pair.ids]), output_attentions=True).attentions
+    wanted = torch.stack([layer[0, :, -1] for layer in told]).numpy()
+    assert np.abs(seen.looks_lht - wanted).max() < CLOSE
+    assert seen.looks_lht.sum(axis=-1) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_direction_of_refusal_is_transformers(pair: SimpleNamespace) -> None:
+    n = refusal.FITTED + refusal.HELD_OUT
+    rng = np.random.default_rng(4)
+    asked = [
+        [*pair.ids[:3], *rng.integers(0, SHAPE["vocab_size"], rng.integers(1, 9)).tolist()]
+        for _ in range(2 * n + refusal.HELD_OUT)
+    ]
+    heard: list[int] = []
+    found = refusal.look(
+        pair.ours,
+        refusal.Requests(
+            language="en",
+            harmful=tuple(asked[:n]),
+            harmless=tuple(asked[n : 2 * n]),
+            double=tuple(asked[2 * n :]),
+        ),
+        trace(pair.ours, pair.ids),
+        heard.append,
+    )
+    assert sum(heard) == len(asked)
+    ends = torch.stack([torch.stack(hooked_streams(pair.hf, ids))[:, 0, -1] for ids in asked])
+    own = torch.stack(hooked_streams(pair.hf, pair.ids))[:, 0]
+    for layer in range(SHAPE["num_hidden_layers"]):
+        one = ends[: refusal.FITTED, layer].mean(0)
+        two = ends[n : n + refusal.FITTED, layer].mean(0)
+
+        def cosine(x: Any, one: Any = one, two: Any = two) -> Any:
+            return torch.cosine_similarity(x - (one + two) / 2, (one - two)[None], dim=-1)
+
+        assert np.abs(found.cosine_lt[layer] - cosine(own[layer]).numpy()).max() < CLOSE
+        assert found.harmful_l[layer] == int((cosine(ends[refusal.FITTED : n, layer]) > 0).sum())
+        held = ends[n + refusal.FITTED : 2 * n, layer]
+        assert found.harmless_l[layer] == int((cosine(held) <= 0).sum())
+        assert found.double_l[layer] == int((cosine(ends[2 * n :, layer]) <= 0).sum())
+
+
+@pytest.mark.parametrize("rows", [1, 20, 256])
+def test_patch_effects_are_transformers(
+    pair: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Whether each run has a pass of its own, or several layers and places share one."""
     hf, ids, other = pair.hf, pair.ids, pair.other
-    effects = looking.patch(pair.ours, trace(pair.ours, ids), other, (5, 9), [3, 11])
+    monkeypatch.setattr(tracing, "MOST_ROWS", rows)
+    heard: list[int] = []
+    effects = looking.patch(
+        pair.ours, trace(pair.ours, ids), other, (5, 9), [3, 11], done=heard.append
+    )
+    assert sum(heard) == effects.size
+    assert len(heard) == {1: 6, 20: 2, 256: 1}[rows]
     streams = hooked_streams(hf, ids)
     for i, layer in enumerate(hf.model.layers):
         for column, position in enumerate((3, 11)):
@@ -157,13 +218,26 @@ def hooked_streams(hf: Any, ids: list[int]) -> list[Any]:
 
 
 def test_leaving_nothing_out_changes_nothing(pair: SimpleNamespace) -> None:
-    seen = trace(pair.ours, pair.ids)
-    effects = looking.without(pair.ours, seen.logits_v, [pair.ids, pair.ids[:4] + pair.ids[5:]], 2)
+    shorter = [pair.ids, pair.ids[:4] + pair.ids[5:], pair.ids[:-1]]
+    effects = looking.without(pair.ours, pair.ids, shorter, 2)
     with torch.no_grad():
         whole = pair.hf(torch.tensor([pair.ids])).logits[0, -1, 2]
         part = pair.hf(torch.tensor([pair.ids[:4] + pair.ids[5:]])).logits[0, -1, 2]
+        cut = pair.hf(torch.tensor([pair.ids[:-1]])).logits[0, -1, 2]
     assert abs(effects[0]) < CLOSE
     assert abs(effects[1] - float(whole - part)) < CLOSE
+    assert abs(effects[2] - float(whole - cut)) < CLOSE
+
+
+def test_every_page_is_given_back(pair: SimpleNamespace) -> None:
+    looking.without(pair.ours, pair.ids, [pair.ids[1:]], 2)
+    looking.patch(pair.ours, trace(pair.ours, pair.ids), pair.other, (5, 9), [0, 11])
+    assert pair.ours.cache.n_free == pair.ours.cache.n_pages
+
+
+def test_a_prompt_longer_than_half_the_cache_is_refused(pair: SimpleNamespace) -> None:
+    with pytest.raises(UsageError, match="at most 128"):
+        trace(pair.ours, [1] * 129)
 
 
 def test_prompts_of_other_lengths_are_refused() -> None:
