@@ -1,4 +1,5 @@
-"""What the guard's fast tier costs: milliseconds per text, by length and kind.
+"""What the guard costs: the fast tier's milliseconds per text, by length and kind, and those that
+an answer of 64 tokens takes that streams through the detectors of the built-in policies.
 
     python benchmarks/guard.py [--rounds 300] [--json]
 
@@ -10,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import random
+import re
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+TOKENS = 64
 PROSE = (
     "The committee met on Thursday to discuss the new timetable. Several members asked whether the "
     "early train could stop at the hospital, and the secretary promised to write to the company. "
@@ -47,6 +51,32 @@ def median_ms(read: object, text: str, rounds: int) -> float:
     return statistics.median(took) * 1000
 
 
+def streamed(policy: str) -> Callable[[str], None]:
+    """The cost of an answer under a policy: fed in pieces of about a token."""
+    from freehold.guard.cascade import Cascade
+    from freehold.guard.fast import FastTier
+    from freehold.guard.pii import PersonalData
+    from freehold.guard.policy import BUILT_IN
+    from freehold.types import Heard
+
+    guard = Cascade(BUILT_IN, detectors=[FastTier()], finders=[PersonalData()])
+
+    async def never(call: str) -> bool:
+        return False
+
+    async def feed(text: str) -> None:
+        stream = guard.watch(policy).answer(never)
+        pieces = re.findall(r"\s?\S{1,5}|\s+", text)[:TOKENS]
+        for place, piece in enumerate(pieces):
+            await stream.feed(Heard(words=piece), last=place == len(pieces) - 1)
+
+    def read(text: str) -> None:
+        with contextlib.suppress(StopIteration):
+            feed(text).send(None)  # nothing in it waits: no loop is needed, nor measured
+
+    return read
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=300)
@@ -61,6 +91,9 @@ def main() -> None:
     found = {"import, load and first reading": (time.thread_time() - started) * 1000}
     for name, text in texts():
         found[name] = median_ms(tier.read, text, options.rounds)
+    for policy in ("warn", "block"):
+        name = f"{TOKENS} tokens of a stream, {policy}"
+        found[name] = median_ms(streamed(policy), PROSE * 3, options.rounds)
     if options.json:
         print(json.dumps(found, indent=2))
     else:

@@ -314,7 +314,7 @@ class Engine(Protocol):
         self, ids: Ids, *, top: int = 0, adapter: str | None = None, taps: Sequence[Tap] = ()
     ) -> Logprobs: ...
 
-    async def embed(self, ids: Ids, *, pooling: Pooling) -> Floats:
+    async def embed(self, ids: Ids, *, pooling: Pooling, adapter: str | None = None) -> Floats:
         """(width,): the last hidden states after the final norm, pooled over the ids; not scaled to
         any length. Raises what ``score`` raises."""
         ...
@@ -695,7 +695,8 @@ class Record:
     ``request`` is the id the client was told, ``key`` the API key's. ``prompts`` are the token ids
     the engine is asked with, ``input`` what the client wrote (plain JSON data). Answer number
     ``i`` continues ``prompts[i // choices]`` with ``sampling``, but ``seeds[i // choices]`` as its
-    seed and ``i % choices`` as its choice. ``digest`` is the model's, of its manifest.
+    seed and ``i % choices`` as its choice. ``digest`` is the model's, of its manifest;
+    ``adapter`` the digest of the adapter beside it that ``model`` names, if it names one.
     """
 
     request: str

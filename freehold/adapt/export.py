@@ -16,12 +16,10 @@ from freehold.adapt import lora as low_rank
 from freehold.adapt import state
 from freehold.adapt.recipe import Lora
 from freehold.qwen import plain
+from freehold.qwen.adapter import CONFIG, PREFIX, WEIGHTS
 from freehold.qwen.config import Config, config_of
-from freehold.qwen.names import HF, Part, block_shapes
+from freehold.qwen.names import FUSED, HF, Part, block_shapes
 from freehold.types import Floats, VerifiedModel
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
 
 
 def write_adapter(folder: Path, lora: Lora, parameters: Mapping[str, Tensor], *, base: str) -> None:
@@ -89,7 +87,7 @@ def unfused(config: Config, parameters: Mapping[str, Tensor]) -> dict[str, Tenso
         for part in vectors:
             if part in shapes:
                 found[HF.block(layer, part)] = parameters[f"{layer}.{part}"]
-        for fused, parts in low_rank.FUSED.items():
+        for fused, parts in FUSED.items():
             found |= _parts(layer, fused, parts, shapes, parameters)
     return found
 

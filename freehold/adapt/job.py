@@ -20,6 +20,7 @@ from freehold.adapt.records import Record
 from freehold.errors import ProcessError, UsageError
 from freehold.pair import Link, frame
 from freehold.qwen import codec as codecs
+from freehold.qwen.adapter import WEIGHTS
 from freehold.qwen.codec import QwenCodec
 from freehold.qwen.config import config_of
 from freehold.store import Store, verify
@@ -173,7 +174,7 @@ class _Job:
             export.write_adapter(
                 self._folder / "adapter", self._recipe.lora, parameters, base=model.name
             )
-            result["adapter"] = _digest(self._folder / "adapter" / export.WEIGHTS)
+            result["adapter"] = _digest(self._folder / "adapter" / WEIGHTS)
         # The dock calls a model by its folder.
         merged = self._folder / "merged" / self._folder.name
         fresh(merged)

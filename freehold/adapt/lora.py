@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,16 +25,8 @@ from torch.nn import functional as F  # noqa: N812  (the field's own short name)
 from freehold.adapt.recipe import Lora
 from freehold.qwen.config import Config
 from freehold.qwen.forward import Weights
-from freehold.qwen.names import HF, Part, block_shapes
+from freehold.qwen.names import FUSED, HF, Part, block_shapes
 from freehold.qwen.ops.torch import Codes, Linear
-
-Fused = Literal["qkv", "out", "gate_up", "down"]
-FUSED: dict[Fused, tuple[Part, ...]] = {
-    "qkv": ("q", "k", "v"),
-    "out": ("out",),
-    "gate_up": ("gate", "up"),
-    "down": ("down",),
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from freehold.adapt.loss import Surprise
 from freehold.adapt.recipe import Recipe
 from freehold.qwen import forward as qwen
 from freehold.qwen.model import Model
+from freehold.qwen.names import FUSED
 from freehold.qwen.ops.torch import Linear, TorchOps
 
 
@@ -144,7 +145,7 @@ def _every(weights: qwen.Weights) -> Iterator[tuple[str, Tensor]]:
     yield from layer("embed", weights.embed)
     for i, block in enumerate(weights.blocks):
         yield f"{i}.attn_norm", block.attn_norm
-        for fused in low_rank.FUSED:
+        for fused in FUSED:
             yield from layer(f"{i}.{fused}", getattr(block, fused))
         if block.qk_norm is not None:
             yield f"{i}.q_norm", block.qk_norm[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from freehold.cli import adaptgate
 from freehold.cli.output import Bar, emit, say, size, table
 from freehold.cli.passphrases import PassphraseFd
 from freehold.cli.places import residency_folder, root
@@ -357,11 +358,14 @@ def _report(
     lines = [
         f"{made.name} is in the vault: {size(made.size)}, after {outcome['step']} steps",
         f"its adapter, log and loss curve: {folder}",
-        "nobody has measured yet what it gained and lost: that gate is not built",
+        "nobody has measured yet what it gained and lost: `freehold adapt gate` does",
     ]
     if not signer:
         say("its passport does not say what it was made from: set `signer` in freehold.toml")
     emit(facts, lines, as_json=json)
+
+
+app.command("gate")(adaptgate.gate)
 
 
 @app.command("fertility")

@@ -158,7 +158,9 @@ class _Job:
 
     def _candidates(self) -> tuple[str, ...]:
         return tuple(
-            name for name in self._store.names() if name not in (self._model, self._against)
+            held.name
+            for held in self._store.list()
+            if held.name not in (self._model, self._against) and not held.adapter
         )
 
     def _entries(self) -> Sequence[Entry]:

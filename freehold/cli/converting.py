@@ -28,13 +28,17 @@ def convert(
     model: Annotated[
         str | None, typer.Argument(help="A model in the vault. Without one: the default model.")
     ] = None,
+    gguf: Annotated[
+        str | None,
+        typer.Option("--gguf", help="Write one GGUF file instead, for llama.cpp: F16 or Q8_0."),
+    ] = None,
     passphrase_fd: PassphraseFd = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write a model out as bfloat16 safetensors, for engines that read no GGUF (vLLM).
+    """Write a model out as bfloat16 safetensors, for engines that read no GGUF (vLLM), or as GGUF.
 
-    The new model, NAME-bf16, has other bytes and a digest of its own. With a `signer` in
-    freehold.toml, sign from which model it was made.
+    The new model, NAME-bf16 (NAME-f16, NAME-q8_0), has other bytes and a digest of its own. With a
+    `signer` in freehold.toml, sign from which model it was made.
     """
     from freehold.cli.passphrases import signing_key
     from freehold.cli.passports import append, sign_known
@@ -45,7 +49,8 @@ def convert(
     if settings.signer:
         trusted(settings)  # a key that is missing is named before minutes of work
     source = Store(root()).manifest(settings.model)
-    made = make(settings.model, quiet=json)
+    made = make(settings.model, gguf, quiet=json)
+    rounded = gguf or "bfloat16"
     if settings.signer:
         sign_known(made, settings.signer, passphrase_fd)
         said = statements.Lineage(
@@ -53,34 +58,41 @@ def convert(
             relation="quantisation",
             parents=(statements.Named(name=source.name, digest=source.digest),),
             deltas=(),
-            tool=f"freehold {__version__} convert, rounded to bfloat16",
+            tool=f"freehold {__version__} convert, rounded to {rounded}",
         )
         key = signing_key(settings.signer, passphrase_fd)
         append(made, [statements.about(made.name, made.digest, said, key)])
     lines = [
         f"{made.name} is in the vault: {size(made.size)}, made from {source.name}, every value "
-        "rounded to bfloat16",
-        f"serve it with vLLM: freehold serve {made.name} --engine vllm",
+        f"rounded to {rounded}",
+        f"the file for llama.cpp: {Store(root()).weights_path(made.name)}"
+        if gguf
+        else f"serve it with vLLM: freehold serve {made.name} --engine vllm",
     ]
     if not settings.signer:
         lines.append(
             "its passport does not say so: set `signer` in freehold.toml and convert again"
         )
-    emit(_facts(source, made, settings.signer), lines, as_json=json)
+    emit(_facts(source, made, rounded, settings.signer), lines, as_json=json)
 
 
-def make(name: str, *, quiet: bool) -> Manifest:
-    """Convert and admit. Raises ``UsageError`` for what is plain already, and what verifying and
-    pulling raise. Interrupted, it leaves nothing."""
-    from freehold.qwen import plain
+def make(name: str, gguf: str | None = None, *, quiet: bool) -> Manifest:
+    """Convert and admit, as GGUF of that type or as safetensors. Raises ``UsageError`` for what is
+    plain already, and what verifying and pulling raise. Interrupted, it leaves nothing."""
+    from freehold.qwen import ggufout, plain
     from freehold.store import Store, pull, verify
     from freehold.store.sources import FolderSource
 
+    kind = next((one for one in ggufout.KINDS if one == gguf), None)
+    if gguf is not None and kind is None:
+        raise UsageError(f"{gguf!r}: take {' or '.join(ggufout.KINDS)}", param="gguf")
     store = Store(root())
     found = verify(store, name, keep=False)
-    if found.format == "safetensors" and name.endswith(SUFFIX):
+    suffix = SUFFIX if kind is None else f"-{kind.lower()}"
+    made_bytes = plain.size_of(found) if kind is None else ggufout.size_of(found, kind)
+    if kind is None and found.format == "safetensors" and name.endswith(SUFFIX):
         raise UsageError(f"{name} is written out plain already", param="model")
-    needed, there = 2 * plain.size_of(found) + _SPARE, shutil.disk_usage(root()).free
+    needed, there = 2 * made_bytes + _SPARE, shutil.disk_usage(root()).free
     if there < needed:
         raise StorageError(
             f"the disk that holds {root()} has {there:,} bytes free, but {needed:,} are needed to "
@@ -90,9 +102,9 @@ def make(name: str, *, quiet: bool) -> Manifest:
         tempfile.TemporaryDirectory(dir=root(), prefix=".convert-") as scratch,
         Bar(quiet=quiet) as bar,
     ):
-        folder = Path(scratch).resolve() / (name.replace("/", "-").replace(":", "-") + SUFFIX)
+        folder = Path(scratch).resolve() / (name.replace("/", "-").replace(":", "-") + suffix)
         folder.mkdir()
-        bar.start(plain.size_of(found), f"Writing out {name}")
+        bar.start(made_bytes, f"Writing out {name}")
         done = 0
 
         def progress(now: int, total: int) -> None:
@@ -101,19 +113,22 @@ def make(name: str, *, quiet: bool) -> Manifest:
             done = now
 
         try:
-            plain.write(found, folder, progress=progress)
+            if kind is None:
+                plain.write(found, folder, progress=progress)
+            else:
+                ggufout.write(found, folder / f"{folder.name}.gguf", kind, progress=progress)
         except OSError as error:
             raise StorageError(f"{name} cannot be written out: {error.strerror}") from error
         made = FolderSource(folder, name="freehold convert", licence=found.licence)
         return pull(store, str(folder), sources=(made,), progress=bar)
 
 
-def _facts(source: Manifest, made: Manifest, signer: str) -> dict[str, Any]:
+def _facts(source: Manifest, made: Manifest, rounded: str, signer: str) -> dict[str, Any]:
     return {
         "name": made.name,
         "digest": made.digest,
         "bytes": made.size,
         "made_from": {"name": source.name, "digest": source.digest},
-        "rounded_to": "bfloat16",
+        "rounded_to": rounded,
         "signed_by": signer or None,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freehold.cli.output import say
@@ -82,11 +83,37 @@ def admit(model: VerifiedModel, settings: Settings, purpose: Purpose) -> None:
     passport.
     """
     policy = {"serve": settings.gate, "publish": settings.publish}[purpose]
-    if not policy.asks:
+    if not policy.asks and purpose == "serve":
         return  # no key folder, no passport need exist
     from freehold.qwen.template import digest_of
 
+    if purpose == "publish":
+        _compared(model)
+
     _judge(model, digest_of(model), settings, policy, purpose)
+
+
+def gate_folder(digest: str) -> Path:
+    """Where the comparison of an adapted model with its base lies, whoever has signed it or not."""
+    return root() / "gates" / digest.removeprefix("sha256:")[:32]
+
+
+def _compared(model: VerifiedModel) -> None:
+    """Refuse what this machine has itself found worse than its base, though nobody signed that."""
+    import json
+
+    path = gate_folder(model.digest) / "gate.json"
+    if not path.exists():
+        return
+    report = json.loads(path.read_bytes())
+    if report["digest"] == model.digest and not report["passed"]:
+        lost = ", ".join(row["name"] for row in report["rows"] if row["passed"] is False)
+        raise GateError(
+            f"{model.name} is not published: against {report['base']} it does not keep [adapt]'s "
+            f"margins ({lost}). See {path.with_name('gate.html')}; adapt again, with --replay or "
+            "less, and compare again with `freehold adapt gate`",
+            missing=("gated",),
+        )
 
 
 def _judge(

@@ -31,6 +31,7 @@ class Living:
     name: str
     engine: Engine
     codec: Codec
+    process: EngineProcess
 
 
 @contextmanager
@@ -115,7 +116,7 @@ async def living(
             raise IntegrityError(
                 f"{name} changed on disk while it was being loaded: run `freehold verify {name}`"
             )
-        yield Living(name=name, engine=engine, codec=codec)
+        yield Living(name=name, engine=engine, codec=codec, process=engine)
     finally:
         await engine.close()
 

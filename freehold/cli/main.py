@@ -12,6 +12,7 @@ import typer
 
 from freehold import __version__
 from freehold.cli import (
+    adapters,
     adapting,
     benching,
     bundling,
@@ -61,6 +62,7 @@ app.command("eval")(evaluating.evaluate)
 app.command("inspect")(inspecting.inspect)
 app.command("bundle")(bundling.bundle)
 app.add_typer(adapting.app, name="adapt")
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(guarding.app, name="guard")
 app.add_typer(passports.app, name="passport")
 app.add_typer(keys.app, name="keys")

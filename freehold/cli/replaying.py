@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from freehold.cli.beside import attach
 from freehold.cli.hosting import Living, living
 from freehold.cli.output import Bar
+from freehold.cli.places import root
 from freehold.cli.settings import Settings
 from freehold.errors import NotFoundError, UsageError
 from freehold.types import Cutoff, Sampling, Token
@@ -46,6 +48,9 @@ def replay_all(
     Raises ``NotFoundError`` where an entry's text was not kept or its model is not in the vault.
     """
     asked = [_Asked(leaves) for leaves in entries]
+    held = _names()
+    for one in asked:
+        one.find(held)
     results: dict[int, dict[str, Any]] = {}
     for model in dict.fromkeys(one.model for one in asked):
         mine = [one for one in asked if one.model == model]
@@ -76,11 +81,28 @@ class _Asked:
             raise NotFoundError(f"entry {self.entry} cannot be read: {step}", param="entry")
         self.body: dict[str, Any] = first["body"]
         self.model: str = self.body["model"]
+        # Entries from before there were adapters have none.
+        self.adapter: str | None = None
+        self._digest: str | None = self.body.get("adapter")
         self.prompts: list[list[int]] = first["content"]["prompts"]
         self.answers: list[list[int]] = [one["ids"] for one in seal["content"]["answers"]]
         # Entries from before there were grammars have none.
         self.grammar: str | None = first["content"].get("grammar")
         self.ended: list[str | None] = [one["finish"] for one in seal["body"]["answers"]]
+
+    def find(self, held: Mapping[str, str]) -> None:
+        """Look for the adapter that answered, and for the model it was beside, by their digests.
+        Raises ``NotFoundError``."""
+        if self._digest is None:
+            return
+        for digest in (self._digest, self.body["digest"]):
+            if digest not in held:
+                raise NotFoundError(
+                    f"entry {self.entry} was answered by an adapter, and {digest} is not in the "
+                    "vault any more",
+                    param="entry",
+                )
+        self.adapter, self.model = held[self._digest], held[self.body["digest"]]
 
     def sampling(self, answer: int) -> Sampling:
         """The settings of one answer."""
@@ -98,6 +120,8 @@ async def _replay(
 ) -> dict[int, dict[str, Any]]:
     gate = asyncio.Semaphore(at_once)
     async with living(replace(settings, model=model), bar) as now:
+        for digest, name in {(one.body["adapter"], one.adapter) for one in asked if one.adapter}:
+            await attach(now, name, digest, now.engine.card.digest, settings)
 
         async def one(entry: _Asked) -> tuple[int, dict[str, Any]]:
             async with gate:
@@ -112,7 +136,7 @@ async def _compare(entry: _Asked, now: Living) -> dict[str, Any]:
     differences = []
     for place, told in enumerate(entry.answers):
         prompt = entry.prompts[place // entry.body["choices"]]
-        made = await _answer(now, prompt, entry.sampling(place), len(told))
+        made = await _answer(now, prompt, entry, place)
         same = next((i for i, (a, b) in enumerate(zip(told, made, strict=False)) if a != b), None)
         if same is None and len(told) != len(made):
             same = min(len(told), len(made))
@@ -142,19 +166,27 @@ async def _compare(entry: _Asked, now: Living) -> dict[str, Any]:
     }
 
 
-async def _answer(now: Living, prompt: list[int], sampling: Sampling, count: int) -> list[int]:
-    """The same tokens again. ``count`` is how many there were: an answer may have been broken off,
-    by a stop string or a client that hung up."""
+async def _answer(now: Living, prompt: list[int], entry: _Asked, place: int) -> list[int]:
+    """The same tokens again, as many as there were: an answer may have been broken off, by a stop
+    string or a client that hung up."""
     made: list[int] = []
+    sampling, count = entry.sampling(place), len(entry.answers[place])
     if not count:
         return made
-    async with aclosing(now.engine.generate(prompt, sampling)) as events:
+    async with aclosing(now.engine.generate(prompt, sampling, adapter=entry.adapter)) as events:
         async for event in events:
             if isinstance(event, Token):
                 made.append(event.id)
                 if len(made) == count:
                     break
     return made
+
+
+def _names() -> dict[str, str]:
+    """What the vault calls each digest."""
+    from freehold.store import Store
+
+    return {manifest.digest: manifest.name for manifest in Store(root()).list()}
 
 
 def _changed(body: dict[str, Any], now: Living) -> list[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from freehold.cli.asking import endpoint_of
+from freehold.cli.beside import following
 from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
 from freehold.cli.keyring import keys_of
@@ -137,7 +139,7 @@ def serve(
         at_home(
             settings,
             "counter-remote" if peers else "counter",
-            read=(*keys.read, *_tls_files(settings)),
+            read=(*keys.read, *_tls_files(settings), *_adapters()),
             write=keys.write,
             bind=(settings.port,),
             peers=peers,
@@ -220,22 +222,24 @@ async def _serve(
                 drain_seconds=settings.drain_seconds,
             )
             key = keyring.add_temporary() if temporary_key else None
-            await run(
-                build(
-                    [hosted],
-                    keyring,
-                    limits,
-                    await opened(),
-                    guard=guard,
-                    residency=home.watch.status,
-                    passports=lambda name: passport_of(name, settings),
-                    traces=traces,
-                ),
-                binding,
-                drain_seconds=settings.drain_seconds,
-                on_listening=home.shut_calls,
-                on_ready=lambda address: _greet(address, model.name, key),
+            app = build(
+                [hosted],
+                keyring,
+                limits,
+                await opened(),
+                guard=guard,
+                residency=home.watch.status,
+                passports=lambda name: passport_of(name, settings),
+                traces=traces,
             )
+            async with following(model, app.state.desk, settings):
+                await run(
+                    app,
+                    binding,
+                    drain_seconds=settings.drain_seconds,
+                    on_listening=home.shut_calls,
+                    on_ready=lambda address: _greet(address, model.name, key),
+                )
 
 
 def _tls_files(settings: Settings) -> list[str]:
@@ -247,6 +251,15 @@ def _tls_files(settings: Settings) -> list[str]:
         return [str(path) for path in named]
     folders = {str(at.parent) for path in named for at in (path.absolute(), path.resolve())}
     return sorted(folders)
+
+
+def _adapters() -> list[str]:
+    """The folder that says which adapters are served, made if it is not there: a locked counter
+    sees what comes into it, and not that it comes."""
+    folder = root() / "adapters"
+    with contextlib.suppress(OSError):  # a vault that cannot be written to has none to come
+        folder.mkdir(exist_ok=True)
+    return [str(folder)]
 
 
 def _log_to_stderr() -> None:

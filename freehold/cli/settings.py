@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from freehold.errors import UsageError
 
 if TYPE_CHECKING:
-    from freehold.store.policy import Policy
+    from freehold.store.policy import Margins, Policy
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b-instruct"
 FILE_NAME = "freehold.toml"
@@ -44,6 +44,12 @@ def _policy(**keys: Any) -> Policy:
     from freehold.store.policy import Policy
 
     return Policy(**keys)
+
+
+def _margins() -> Margins:
+    from freehold.store.policy import Margins
+
+    return Margins()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +236,10 @@ class Settings:
     publish: Policy = field(
         default_factory=_policy,
         metadata={"help": "what it needs before `freehold passport export --publish`"},
+    )
+    adapt: Margins = field(
+        default_factory=_margins,
+        metadata={"help": "what `freehold adapt gate` lets an adapted model lose"},
     )
     telemetry: Telemetry = field(
         default_factory=Telemetry,

@@ -34,7 +34,7 @@ def draft_candidate(store: Store, wishes: Wishes) -> str | None:
         return None
     if wishes.draft != "auto":
         return wishes.draft
-    sizes = {found.name: found.size for found in store.list()}
+    sizes = {found.name: found.size for found in store.list() if not found.adapter}
     largest = sizes.get(wishes.model, 0) // DRAFT_RATIO
     # Only the smallest is looked at: whoever keeps several names the one that is meant.
     small = [(size, name) for name, size in sizes.items() if size <= largest]

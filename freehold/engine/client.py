@@ -99,12 +99,12 @@ class EngineProcess(Partner[wire.AnyFromEngine, ModelCard]):
         self, ids: Ids, sampling: Sampling, *, adapter: str | None = None, taps: Sequence[Tap] = ()
     ) -> AsyncGenerator[Event, None]:
         """``types.Engine.generate``. An answer ends where the context does, if not before."""
-        _refuse_adapter(adapter)
+        self._check_adapter(adapter)
         check_room(len(ids), self.card.context, answer=1)
         check_ids(ids, self.card.vocab, param="ids")
         check_sampling(sampling, self.card.vocab)
         with self._open() as inbox:
-            self._send(wire.Generate(inbox.number, list(ids), sampling, list(taps)))
+            self._send(wire.Generate(inbox.number, list(ids), sampling, list(taps), adapter or ""))
             while True:
                 event = reply.event_of(await inbox.take(), self.card.vocab)
                 yield event
@@ -118,23 +118,24 @@ class EngineProcess(Partner[wire.AnyFromEngine, ModelCard]):
 
         Raises ``ContextOverflowError``, ``BusyError``, ``UsageError`` or ``EngineError``.
         """
-        _refuse_adapter(adapter)
+        self._check_adapter(adapter)
         check_room(len(ids), self.card.context, answer=0)
         check_ids(ids, self.card.vocab, param="ids")
         check_top(top)
         parts: list[wire.AnyEvent] = []
         with self._open() as inbox:
-            self._send(wire.Score(inbox.number, list(ids), top, list(taps)))
+            self._send(wire.Score(inbox.number, list(ids), top, list(taps), adapter or ""))
             while not reply.complete(parts):
                 parts.append(await inbox.take())
         return reply.logprobs_of(parts, len(ids))
 
-    async def embed(self, ids: Ids, *, pooling: Pooling) -> Floats:
+    async def embed(self, ids: Ids, *, pooling: Pooling, adapter: str | None = None) -> Floats:
         """``types.Engine.embed``."""
+        self._check_adapter(adapter)
         check_room(len(ids), self.card.context, answer=0)
         check_ids(ids, self.card.vocab, param="ids")
         with self._open() as inbox:
-            self._send(wire.Embed(inbox.number, list(ids), pooling))
+            self._send(wire.Embed(inbox.number, list(ids), pooling, adapter or ""))
             return reply.vector_of(await inbox.take())
 
     async def pool(self, ids: Ids, *, layers: Sequence[int], start: int, stop: int) -> Floats:
@@ -151,6 +152,27 @@ class EngineProcess(Partner[wire.AnyFromEngine, ModelCard]):
         """Counts of the moment between two steps. Raises ``EngineError``."""
         found: EngineStats = await self._ask(wire.AskStats)
         return found
+
+    async def attach(self, name: str, digest: str) -> int:
+        """Put an adapter of the vault beside the model, while answers run; the bytes it takes.
+
+        Requests then name it as their ``adapter``. Raises what verifying raises, ``IntegrityError``
+        if it has not this digest, ``MalformedError``, ``UsageError`` or ``EngineError``.
+        """
+        self._check_adapter(name)
+        nbytes: int = await self._ask(lambda number: wire.Attach(number, name, digest))
+        return nbytes
+
+    async def detach(self, name: str) -> None:
+        """Take an adapter away; answers that run with it run on. Raises ``EngineError``."""
+        await self._ask(lambda number: wire.Detach(number, name))
+
+    def _check_adapter(self, name: str | None) -> None:
+        if name is not None and "adapters" not in self.card.caps:
+            raise UsageError(
+                f"{self.card.name} runs on an engine that takes no adapters ({self.card.numerics})",
+                param="adapter",
+            )
 
     # --- one request ------------------------------------------------------------------------------
 
@@ -181,6 +203,8 @@ class EngineProcess(Partner[wire.AnyFromEngine, ModelCard]):
             case wire.Stats():
                 away = message.fault
                 self._answer(message.request, error_of(away) if away else message.stats)
+            case wire.Attached(request, nbytes, fault):
+                self._answer(request, error_of(fault) if fault else nbytes)
             case wire.Loading(what, done, total):
                 self._show(what, done, total)
             case wire.Note(line):
@@ -218,8 +242,3 @@ class EngineProcess(Partner[wire.AnyFromEngine, ModelCard]):
             f"the engine process has ended{how}: see its messages on standard error, "
             "and start Freehold again"
         )
-
-
-def _refuse_adapter(adapter: str | None) -> None:
-    if adapter is not None:
-        raise UsageError(f"adapter {adapter!r}: this version serves no adapters", param="adapter")

@@ -1,10 +1,10 @@
 """The prefix cache: what was computed for one prompt is not computed again for the next.
 
-A prompt is cut into pages of ``page_size`` tokens, and each page is named by a digest over itself
-and everything before it, so equal names mean equal prefixes. An entry is a forked ``State`` that
-keeps the pages of one sequence alive; a lookup finds the longest run of a prompt's names that some
-entry holds and forks that entry's state there. The pages themselves belong to the back end, which
-counts how many states share each.
+A prompt is cut into pages of ``page_size`` tokens, and each page is named by a digest over itself,
+everything before it and the adapter it went through, so equal names mean equal prefixes. An entry
+is a forked ``State`` that keeps the pages of one sequence alive; a lookup finds the longest run of
+a prompt's names that some entry holds and forks that entry's state there. The pages themselves
+belong to the back end, which counts how many states share each.
 
 Pages here are idle stock, never reserved: the scheduler takes them back page by page, from the end
 of the least recently used entry, whenever a request needs room.
@@ -60,11 +60,12 @@ class PrefixCache:
         self._rows: dict[PageName, Floats] = {}
         self._secret = os.urandom(16)
 
-    def name_pages(self, ids: Sequence[int], names: list[PageName]) -> None:
-        """Append to ``names`` those of the full pages of ``ids`` that it lacks."""
+    def name_pages(self, ids: Sequence[int], names: list[PageName], salt: bytes = b"") -> None:
+        """Append to ``names`` those of the full pages of ``ids`` that it lacks. Other ``salt``
+        gives other names from the first page on: an adapter's pages are no other's."""
         size = self._cache.page_size
         for i in range(len(names), len(ids) // size):
-            previous = names[i - 1] if i else b""
+            previous = names[i - 1] if i else salt
             page = np.asarray(ids[i * size : (i + 1) * size], dtype="<u4").tobytes()
             names.append(blake2b(previous + page, digest_size=16, key=self._secret).digest())
 

@@ -10,6 +10,7 @@ from freehold.engine.rows import Rows
 from freehold.engine.sampler import Chooser
 from freehold.engine.speculation import Guess, Lookup
 from freehold.engine.wire import WINDOW
+from freehold.qwen.adapter import Adapter
 from freehold.qwen.ops import State
 from freehold.types import Tap
 
@@ -32,6 +33,7 @@ class Request:
     pooler: Pooler | LayerPooler | None = None
     top: int = 0
     taps: tuple[Tap, ...] = ()
+    adapter: Adapter | None = None
     rows: Rows | None = None
 
     state: State | None = None
@@ -43,6 +45,11 @@ class Request:
     unread: int = 0
     lookup: Lookup = field(default_factory=Lookup)
     guess: Guess | None = None
+
+    @property
+    def salt(self) -> bytes:
+        """What tells its KV pages from those that another adapter fills for the same ids."""
+        return b"" if self.adapter is None else self.adapter.digest.encode()
 
     @property
     def length(self) -> int:
@@ -76,6 +83,6 @@ class Request:
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether its KV pages are what anyone else would compute for the same ids, and whether it
-        can do without the logits of pages it did not compute."""
+        """Whether its KV pages are what anyone else with its adapter would compute for the same
+        ids, and whether it can do without the logits of pages it did not compute."""
         return self.chooser is not None and not self.steered

@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from freehold.engine.adapters import Adapters
 from freehold.engine.drafting import Drafter
 from freehold.engine.grammar import Constraint, Grammars, Vocabulary
 from freehold.engine.limits import (
@@ -49,10 +50,11 @@ from freehold.engine.wire import (
 )
 from freehold.errors import FreeholdError, UsageError
 from freehold.faults import fault_of
+from freehold.qwen.adapter import Adapter
 from freehold.qwen.config import Config
 from freehold.qwen.model import Span
 from freehold.qwen.ops import Cache, Ops, TapFn
-from freehold.types import EngineStats, Floats, ModelCard, Tap
+from freehold.types import EngineStats, Floats, ModelCard, Tap, VerifiedModel
 
 
 class Machine(Protocol):
@@ -69,6 +71,8 @@ class Machine(Protocol):
 
     def final_norm(self, x_td: Floats) -> Floats: ...
 
+    def adapter(self, found: VerifiedModel) -> Adapter: ...
+
     def forward(
         self, spans: Sequence[Span], *, tap: TapFn | None = None
     ) -> list[npt.NDArray[np.float32] | None]: ...
@@ -79,8 +83,9 @@ _COMPILE_WAIT = 0.005
 
 
 class Runner:
-    """All requests of one model. ``vocabulary`` gives the model's, for grammars; without, there are
-    none. Raises ``UsageError`` for settings that cannot be."""
+    """All requests of one model. ``vocabulary`` gives the model's, for grammars, ``fetch`` an
+    adapter of the vault; without, there are none. Raises ``UsageError`` for settings that cannot
+    be."""
 
     def __init__(
         self,
@@ -89,6 +94,7 @@ class Runner:
         *,
         draft: Machine | None = None,
         vocabulary: Callable[[], Vocabulary] | None = None,
+        fetch: Callable[[str], VerifiedModel] | None = None,
     ) -> None:
         _check_settings(settings)
         self.scheduler = Scheduler(
@@ -98,16 +104,18 @@ class Runner:
             step_tokens=settings.step_tokens,
             score_rows=self._score_rows,
         )
+        self.adapters = Adapters(model, fetch)
         self._model = model
         self._speculator = _speculator(model, settings, draft)
         self._readouts = _readouts(model, settings)
         self._requests: dict[int, Request] = {}
         self._grammars = Grammars(vocabulary, model.card.vocab) if vocabulary else None
-        self._compiling: dict[int, tuple[Generate, Future[Constraint]]] = {}
+        self._compiling: dict[int, tuple[Generate, Future[Constraint], Adapter | None]] = {}
         # A sequence longer than the whole cache could never end.
         context = min(model.card.context, self.scheduler.max_tokens)
         caps = model.card.caps | {"embed"} | ({"grammar"} if vocabulary else set())
         caps |= {"readout"} if self._readouts else set()
+        caps = caps if self.adapters.taken else caps - {"adapters"}
         self.card = replace(model.card, context=context, caps=caps)
 
     def step(self) -> list[AnyEvent] | None:
@@ -117,12 +125,14 @@ class Runner:
             self._speculator.prepare(self.scheduler.running)
         if not (shares := self.scheduler.plan()):
             if self._compiling:
-                futures = [future for _, future in self._compiling.values()]
+                futures = [future for _, future, _ in self._compiling.values()]
                 wait(futures, _COMPILE_WAIT, FIRST_COMPLETED)
             return refused if refused or self._compiling else None
         return [*refused, *self._forward(shares)]
 
     def _forward(self, shares: list[Share]) -> list[AnyEvent]:
+        # Rows of one adapter are taken together; whose come first changes no bit.
+        shares = sorted(shares, key=lambda share: share.request.salt)
         watch = Watch(self._model.ops, shares)
         tap: TapFn | None = watch if watch else None
         spans = [_span(s) for s in shares]
@@ -143,13 +153,14 @@ class Runner:
             check_ids(message.ids, self.card.vocab, param="ids")
             check_sampling(sampling, self.card.vocab)
             self._check_taps(message)
+            adapter = self.adapters.find(message.adapter)
             if sampling.grammar is None:
-                self._begin(message, None)
+                self._begin(message, None, adapter)
             elif self._grammars is None:
                 raise UsageError("grammar: this engine holds answers to none", param="grammar")
             else:
                 future = self._grammars.constraint(sampling.grammar, sampling.stop_ids)
-                self._compiling[message.request] = (message, future)
+                self._compiling[message.request] = (message, future, adapter)
         except FreeholdError as error:
             return [Failed(message.request, fault_of(error))]
         return []
@@ -168,6 +179,7 @@ class Runner:
                     n_prompt=len(message.ids),
                     top=message.top,
                     taps=tuple(message.taps),
+                    adapter=self.adapters.find(message.adapter),
                 )
             )
         except FreeholdError as error:
@@ -187,6 +199,7 @@ class Runner:
                     n_prompt=len(message.ids),
                     pooler=Pooler(message.pooling),
                     taps=(Tap(point="block_out", layer=last),),
+                    adapter=self.adapters.find(message.adapter),
                 )
             )
         except FreeholdError as error:
@@ -327,16 +340,18 @@ class Runner:
     def _compiled(self) -> list[AnyEvent]:
         """Take in the requests whose grammars are ready; an event for each that is refused."""
         events: list[AnyEvent] = []
-        done = [number for number, (_, future) in self._compiling.items() if future.done()]
+        done = [number for number, (_, future, _) in self._compiling.items() if future.done()]
         for number in done:
-            message, future = self._compiling.pop(number)
+            message, future, adapter = self._compiling.pop(number)
             try:
-                self._begin(message, future.result())
+                self._begin(message, future.result(), adapter)
             except FreeholdError as error:
                 events.append(Failed(number, fault_of(error)))
         return events
 
-    def _begin(self, message: Generate, constraint: Constraint | None) -> None:
+    def _begin(
+        self, message: Generate, constraint: Constraint | None, adapter: Adapter | None
+    ) -> None:
         ids, sampling = message.ids, message.sampling
         self._submit(
             Request(
@@ -346,6 +361,7 @@ class Runner:
                 max_tokens=min(sampling.max_tokens, self.card.context - len(ids)),
                 chooser=Chooser(sampling, ids, constraint),
                 taps=tuple(message.taps),
+                adapter=adapter,
                 rows=None if self._readouts is None else Rows(self._readouts.channels),
             )
         )
@@ -372,7 +388,7 @@ class Runner:
 def _span(share: Share) -> Span:
     request, first = share.request, share.request.length
     ids = (request.ids[first : first + share.n] + request.guessed)[: share.n]
-    return Span(state=share.state, ids=ids, want=share.want)
+    return Span(state=share.state, ids=ids, want=share.want, adapter=request.adapter)
 
 
 def _speculator(

@@ -83,7 +83,7 @@ class Scheduler:
     def submit(self, request: Request) -> None:
         """Queue a request. Raises ``BusyError``."""
         self._admission.enter()
-        self.prefix.name_pages(request.ids, request.names)
+        self.prefix.name_pages(request.ids, request.names, request.salt)
         # One that waited for its grammar comes after younger ones.
         insort(self.waiting, request, key=_by_age)
 
@@ -97,7 +97,7 @@ class Scheduler:
         """Leave the full pages of ``request`` to the prefix cache, beside the request itself."""
         if request.shares_prefix and request.state is not None:
             n = request.length // self._cache.page_size
-            self.prefix.name_pages(request.ids, request.names)
+            self.prefix.name_pages(request.ids, request.names, request.salt)
             self.prefix.keep(request.state, request.names[:n], request.pages, request.rows)
 
     def stats(self) -> EngineStats:

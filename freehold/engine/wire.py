@@ -108,12 +108,14 @@ class Configure(ToEngine, frozen=True):
 
 
 class Generate(ToEngine, frozen=True):
-    """Continue ``ids``. ``request`` is a number never used before on this pair."""
+    """Continue ``ids``. ``request`` is a number never used before on this pair; ``adapter`` the
+    name of one that was attached, here and below, or empty."""
 
     request: int
     ids: list[int]
     sampling: Sampling
     taps: list[Tap] = []
+    adapter: str = ""
 
 
 class Score(ToEngine, frozen=True):
@@ -123,6 +125,7 @@ class Score(ToEngine, frozen=True):
     ids: list[int]
     top: int
     taps: list[Tap] = []
+    adapter: str = ""
 
 
 class Embed(ToEngine, frozen=True):
@@ -131,6 +134,7 @@ class Embed(ToEngine, frozen=True):
     request: int
     ids: list[int]
     pooling: Pooling
+    adapter: str = ""
 
 
 class Pool(ToEngine, frozen=True):
@@ -142,6 +146,22 @@ class Pool(ToEngine, frozen=True):
     layers: list[int]
     start: int
     stop: int
+
+
+class Attach(ToEngine, frozen=True):
+    """Put the vault's adapter of this name and digest beside the model, in place of one of the same
+    name. Answered by ``Attached``."""
+
+    request: int
+    name: str
+    digest: str
+
+
+class Detach(ToEngine, frozen=True):
+    """Take an adapter away: requests that run with it run on. Answered by ``Attached``."""
+
+    request: int
+    name: str
 
 
 class Cancel(ToEngine, frozen=True):
@@ -285,6 +305,14 @@ class Stats(FromEngine, frozen=True):
     fault: Fault | None = None
 
 
+class Attached(FromEngine, frozen=True):
+    """The answer to ``Attach`` and ``Detach``: the bytes an adapter takes, or why not."""
+
+    request: int
+    nbytes: int = 0
+    fault: Fault | None = None
+
+
 class Fatal(FromEngine, frozen=True):
     """The engine ends; this is why."""
 
@@ -292,9 +320,9 @@ class Fatal(FromEngine, frozen=True):
 
 
 AnyToEngine: TypeAlias = (
-    Configure | Generate | Score | Embed | Pool | Cancel | Read | AskStats | Close
+    Configure | Generate | Score | Embed | Pool | Attach | Detach | Cancel | Read | AskStats | Close
 )
-AnyFromEngine: TypeAlias = Loading | Note | Ready | Events | Stats | Fatal
+AnyFromEngine: TypeAlias = Loading | Note | Ready | Events | Stats | Attached | Fatal
 
 _to_engine: msgspec.msgpack.Decoder[AnyToEngine] = msgspec.msgpack.Decoder(AnyToEngine)
 _from_engine: msgspec.msgpack.Decoder[AnyFromEngine] = msgspec.msgpack.Decoder(AnyFromEngine)

@@ -9,6 +9,7 @@ parent, whichever comes first.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from freehold import pair
 from freehold.engine.loading import load_draft, load_model, load_vocabulary
@@ -17,9 +18,12 @@ from freehold.engine.wire import (
     AnyEvent,
     AnyToEngine,
     AskStats,
+    Attach,
+    Attached,
     Cancel,
     Close,
     Configure,
+    Detach,
     Embed,
     Fatal,
     Generate,
@@ -33,8 +37,10 @@ from freehold.engine.wire import (
     event_frames,
     read_to_engine,
 )
-from freehold.errors import EngineError, ProtocolError
+from freehold.errors import EngineError, FreeholdError, ProtocolError
+from freehold.faults import fault_of
 from freehold.pair import Link, frame
+from freehold.store import Store, verify
 
 
 def run(fd: int, loaded: Callable[[], None] | None = None) -> int:
@@ -60,7 +66,11 @@ def _serve(link: Link[AnyToEngine], loaded: Callable[[], None] | None) -> None:
         loaded()
     digest = model.card.digest
     runner = Runner(
-        model, settings, draft=draft, vocabulary=lambda: load_vocabulary(settings, digest)
+        model,
+        settings,
+        draft=draft,
+        vocabulary=lambda: load_vocabulary(settings, digest),
+        fetch=lambda name: verify(Store(Path(settings.root)), name, keep=False),
     )
     link.send([frame(Ready(runner.card))])
     events: list[AnyEvent] | None = None
@@ -84,15 +94,28 @@ def _answer(runner: Runner, message: AnyToEngine) -> list[bytes]:
             return list(event_frames(runner.embed(message)))
         case Pool():
             return list(event_frames(runner.pool(message)))
+        case Attach() | Detach() | AskStats():
+            return [frame(_told(runner, message))]
         case Cancel(request):
             runner.cancel(request)
         case Read(request, amount):
             runner.read(request, amount)
-        case AskStats(request):
-            return [frame(Stats(request, runner.stats()))]
         case _:
             raise ProtocolError(f"the engine was sent {type(message).__name__} out of turn")
     return []
+
+
+def _told(runner: Runner, message: Attach | Detach | AskStats) -> Attached | Stats:
+    if isinstance(message, AskStats):
+        return Stats(message.request, runner.stats())
+    try:
+        if isinstance(message, Attach):
+            made = runner.adapters.attach(message.name, message.digest)
+            return Attached(message.request, made.nbytes)
+        runner.adapters.detach(message.name)
+        return Attached(message.request)
+    except FreeholdError as error:
+        return Attached(message.request, fault=fault_of(error))
 
 
 class _Teller:

@@ -36,18 +36,19 @@ _INVISIBLE = re.compile(
 _WORD = re.compile(r"\w+")
 _LATIN = re.compile("[A-Za-z]")
 _DIGIT = re.compile(r"\d")
-_SPACE = re.compile(r"\s+")
 _MARKS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]+")
 _SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][\s.\-_*,/|+~]{1,3}){3,}[^\W_](?![^\W_])")
 _SIGNS = re.compile(r"[.\-_*,/|+~]+")
 _GAP = re.compile(r"\s+")
-_INSIDE = re.compile(r"(?<=[^\W\d_])[.\-_*~^|+`]{1,2}(?=[^\W\d_])")
+# Signs within a word. Patterns that begin with what is rare are quick on what has none of it.
+_INSIDE = re.compile(r"[.\-_*~^|+`](?<=[^\W\d_].)[.\-_*~^|+`]?(?=[^\W\d_])")
 _LEET = str.maketrans("0134578@$!|€+(", "oieastbasileetc"[:14])
-_LEETED = re.compile(r"[^\W\d_][01345789@$!|€+(]|[01345789@$!|€+(][^\W\d_]")
+_LEETED = re.compile(r"[01345789@$!|€+(](?:(?<=[^\W\d_].)|(?=[^\W\d_]))")
 _ROT13 = str.maketrans(
     "abcdefghijklmnopqrstuvwxyz",
     "nopqrstuvwxyzabcdefghijklm",
 )
+_ORDER = ("plain", "decoded", "folded", "joined", "rot13", "reversed", "leet")
 
 
 def clean(text: str) -> str:
@@ -70,25 +71,23 @@ def views(text: str) -> dict[str, str]:
     basic = _basic(text)
     lower = basic.casefold()
     said = decoded(basic)
+    plain = _finish(basic)
     forms = {
-        "plain": basic,
         "decoded": basic if said == basic and basic.isascii() else _unmixed(_compatible(said)),
         "folded": _bare(lower),
         "joined": _INSIDE.sub("", _SPACED.sub(_join, lower)),
-        "rot13": lower.translate(_ROT13),
-        "reversed": lower[::-1],
     }
     if _LEETED.search(lower):
         forms["leet"] = _INSIDE.sub("", lower.translate(_LEET))
+    # Most texts hide nothing, and what is finished stays so in another order or alphabet.
+    finished = {"plain": plain} | {
+        name: _finish(form) for name, form in forms.items() if form is not basic and form != lower
+    }
+    finished |= {"rot13": plain.translate(_ROT13), "reversed": plain[::-1]}
     found: dict[str, str] = {}
-    seen: set[str] = set()
-    for name, form in forms.items():
-        if name != "plain" and (form is basic or form == lower):
-            continue  # most texts hide nothing
-        finished = _finish(form)
-        if finished not in seen:
-            seen.add(finished)
-            found[name] = finished
+    for name in _ORDER:
+        if name in finished and finished[name] not in found.values():
+            found[name] = finished[name]
     return found
 
 
@@ -132,7 +131,7 @@ def _thick() -> re.Pattern[str]:
 
 
 def _finish(text: str) -> str:
-    return _SPACE.sub(" ", _DIGIT.sub("0", text.casefold())).strip()
+    return " ".join(_DIGIT.sub("0", text.casefold()).split())
 
 
 def _unmixed(text: str) -> str:

@@ -40,9 +40,9 @@ _REACH = 64
 """Characters around a cut in which numbers and addresses are looked for."""
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class _Piece:
-    """One piece as it was fed; ``left`` of its atoms are held."""
+    """One piece as it was fed; ``left`` of its atoms are held, ``changed`` if any was masked."""
 
     heard: Heard
     left: int = 0
@@ -50,7 +50,7 @@ class _Piece:
     atoms: list[_Atom]
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class _Atom:
     """One piece's text in one channel; ``out`` is what of it may go out."""
 
@@ -237,7 +237,7 @@ def _number(atom: _Atom) -> int:
 
 def _whole(piece: _Piece) -> Heard:
     """A piece as it may go out: the object that came in, if nothing in it was masked."""
-    if all(atom.out is atom.text for atom in piece.atoms):
+    if not piece.changed:
         return piece.heard
     by_kind: dict[Kind, str] = {}
     calls = []
@@ -251,12 +251,20 @@ def _whole(piece: _Piece) -> Heard:
 
 
 def _mask(atoms: Sequence[_Atom], masks: Sequence[tuple[Span, str]]) -> None:
-    """Put each mask where its span begins, and take the rest of the span out."""
-    for span, put in reversed(masks):
-        at = sum(len(atom.text) for atom in atoms)
-        for atom in reversed(atoms):
-            at -= len(atom.text)
-            begin, end = max(span.start - at, 0), min(span.end - at, len(atom.text))
-            if begin < end:
-                here = put if span.start >= at else ""
-                atom.out = atom.out[:begin] + here + atom.out[end:]
+    """Put each mask where its span begins, and take the rest of the span out. ``masks`` go from
+    left to right; each atom is written once, however many there are."""
+    at = place = 0
+    for atom in atoms:
+        end, done, parts = at + len(atom.text), at, []
+        while place < len(masks) and masks[place][0].start < end:
+            span, put = masks[place]
+            if span.start >= at:
+                parts += [atom.text[done - at : span.start - at], put]
+            done = min(span.end, end)
+            if span.end > end:
+                break  # the rest of it is in the next one
+            place += 1
+        if done > at:
+            atom.out = "".join((*parts, atom.text[done - at :]))
+            atom.piece.changed = True
+        at = end

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from freehold.errors import MalformedError
+from freehold.errors import MalformedError, UsageError
 from freehold.qwen.documents import Reader, parse_json
 from freehold.types import VerifiedModel
 
@@ -74,6 +74,12 @@ def config_of(model: VerifiedModel) -> Config:
     """Read the model's shape. Raises ``MalformedError`` naming the document and the field."""
     if model.format == "gguf":
         return from_gguf(model.metadata, shapes=model.shapes)
+    if "adapter_config.json" in model.documents and "config.json" not in model.documents:
+        raise UsageError(
+            f"{model.name} is an adapter and no model: serve it beside the model that it was made "
+            "for (`freehold adapters --help`)",
+            param="model",
+        )
     if "config.json" not in model.documents:
         raise MalformedError(
             f"{model.name} has no config.json: pull the whole repository again", file="config.json"

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from freehold.errors import MalformedError, UsageError
 from freehold.qwen import forward as qwen
 from freehold.qwen import names, quants
+from freehold.qwen.adapter import Adapter, Rows, load_adapter, with_adapters
 from freehold.qwen.config import Config, config_of
 from freehold.qwen.ops import Array, Cache, Ops, Packed, State, TapFn, Want
 from freehold.qwen.pack import WeightChoice
@@ -30,12 +31,14 @@ DEFAULT_CACHE_TOKENS = 16_384
 class Span:
     """One sequence's share of a step: ``ids`` follow what ``state`` holds already.
 
-    ``want`` says which of its rows need logits.
+    ``want`` says which of its rows need logits. ``adapter`` is beside the weights for its rows, and
+    must be the one that was there when ``state`` was filled.
     """
 
     state: State
     ids: Sequence[int]
     want: Want
+    adapter: Adapter | None = None
 
 
 class Model:
@@ -80,6 +83,11 @@ class Model:
             undo.pop_all()
         return results
 
+    def adapter(self, found: VerifiedModel) -> Adapter:
+        """A verified adapter, ready to lie beside this model. Raises ``MalformedError`` and
+        ``UsageError`` (``adapter.load_adapter``)."""
+        return load_adapter(found, self.config, self.weights, self.ops)
+
     def final_norm(self, x_td: Floats) -> Floats:
         """The residual stream behind the last block as the head sees it: (t, d) float32."""
         norm_d = np.asarray(self.ops.to_numpy(self.weights.norm), np.float64)
@@ -104,7 +112,9 @@ class Model:
         wanted, counts = _wanted(spans)
         with self.ops.inference():
             batch = self.ops.batch(spans)
-            logits_wv = qwen.forward(self.ops, self.weights, batch, wanted, tap)
+            rows = _adapted(spans)
+            weights = with_adapters(self.weights, self.ops, rows) if rows else self.weights
+            logits_wv = qwen.forward(self.ops, weights, batch, wanted, tap)
             if logits_wv is None:
                 return [None] * len(spans)
             logits = self.ops.to_numpy(logits_wv)
@@ -113,6 +123,22 @@ class Model:
             logits[end - count : end] if count else None
             for end, count in zip(ends, counts, strict=True)
         ]
+
+
+def _adapted(spans: Sequence[Span]) -> list[Rows]:
+    """Whose rows are whose; neighbours with the same adapter are taken together."""
+    found: list[Rows] = []
+    row = 0
+    for span in spans:
+        n = len(span.ids)
+        if span.adapter is not None:
+            last = found[-1] if found else None
+            if last is not None and last[0] is span.adapter and last[1] + last[2] == row:
+                found[-1] = (span.adapter, last[1], last[2] + n)
+            else:
+                found.append((span.adapter, row, n))
+        row += n
+    return found
 
 
 def _wanted(spans: Sequence[Span]) -> tuple[list[int], list[int]]:
@@ -195,7 +221,9 @@ def load(
         numerics=numerics,
         isa=isa,
         # Only the native arithmetic is specified to the bit.
-        caps=frozenset({"ids", "score", "taps"} | ({"replay"} if backend == "native" else set())),
+        caps=frozenset(
+            {"ids", "score", "taps", "adapters"} | ({"replay"} if backend == "native" else set())
+        ),
     )
     return Model(config=config, card=card, ops=ops, cache=ops.cache, weights=fused, packed=packed)
 

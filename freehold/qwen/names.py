@@ -18,6 +18,15 @@ Part = Literal[
 ]  # fmt: skip
 Whole = Literal["embed", "norm", "head"]
 
+Fused = Literal["qkv", "out", "gate_up", "down"]
+FUSED: dict[Fused, tuple[Part, ...]] = {
+    "qkv": ("q", "k", "v"),
+    "out": ("out",),
+    "gate_up": ("gate", "up"),
+    "down": ("down",),
+}
+"""The layers of a block as ``forward.BlockWeights`` has them, and the matrices in each."""
+
 HF_PARTS: dict[Part, str] = {
     "attn_norm": "input_layernorm.weight",
     "q": "self_attn.q_proj.weight",

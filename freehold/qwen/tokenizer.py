@@ -125,10 +125,11 @@ def _refuse_blanks(text: str, param: str) -> None:
 
 def tokenizer_of(model: VerifiedModel) -> Tokenizer:
     """Make the model's tokenizer. Raises ``MalformedError`` naming the document and the rule."""
-    return Tokenizer(_tables_of(model))
+    return Tokenizer(tables_of(model))
 
 
-def _tables_of(model: VerifiedModel) -> Tables:
+def tables_of(model: VerifiedModel) -> Tables:
+    """What the model's tokenizer is made of. Raises as ``tokenizer_of``."""
     if model.format == "gguf":
         return from_gguf(model.metadata)
     file = "tokenizer.json"
@@ -150,7 +151,7 @@ def _vocabulary(model: VerifiedModel) -> list[str]:
     if model.format == "gguf":
         # Reading all of it strictly takes half a second, and has been done where text is handled.
         return list(model.metadata.get("tokenizer.ggml.tokens", ()))
-    tables = _tables_of(model)
+    tables = tables_of(model)
     tokens = {i: text for text, i in tables.vocab.items()}
     tokens |= {i: added.content for i, added in tables.added.items()}
     return [tokens.get(i, "") for i in range(max(tokens, default=-1) + 1)]

@@ -59,6 +59,7 @@ def record(
         seeds=tuple(ask.sampling.seed for ask in firsts),
         choices=choices,
         stop=tuple(firsts[0].stop),
+        adapter=hosted.adapter or None,
         guard=None if watched is None else watched.name,
         policy=None if watched is None else watched.policy,
     )

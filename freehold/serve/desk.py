@@ -26,7 +26,11 @@ FINGERPRINT_DIGITS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Hosted:
-    """A model to serve under ``name`` (and ``aliases``). ``created`` is in Unix seconds."""
+    """A model to serve under ``name`` (and ``aliases``). ``created`` is in Unix seconds.
+
+    With a ``parent`` it is an adapter, of that digest, beside the model that is served by that
+    name; the ``card`` is then the parent's.
+    """
 
     name: str
     card: ModelCard
@@ -34,19 +38,23 @@ class Hosted:
     codec: Codec
     created: int
     aliases: tuple[str, ...] = ()
+    parent: str = ""
+    adapter: str = ""
 
     @property
     def fingerprint(self) -> str:
-        """OpenAI's ``system_fingerprint``: the beginning of the model's digest."""
-        return f"fp_{self.card.digest.rpartition(':')[2][:FINGERPRINT_DIGITS]}"
+        """OpenAI's ``system_fingerprint``: the beginning of the model's or the adapter's digest."""
+        return f"fp_{(self.adapter or self.card.digest).rpartition(':')[2][:FINGERPRINT_DIGITS]}"
 
 
 class Served:
     """A hosted model with its own tokenising and instruments."""
 
-    def __init__(self, hosted: Hosted, metrics: Metrics) -> None:
+    def __init__(
+        self, hosted: Hosted, metrics: Metrics, tokenising: Tokenising | None = None
+    ) -> None:
         self.hosted = hosted
-        self.tokenising = Tokenising(hosted.card, hosted.codec)
+        self.tokenising = tokenising or Tokenising(hosted.card, hosted.codec)
         self.meter = Meter(metrics, hosted.name)
 
 
@@ -74,15 +82,33 @@ class Desk:
         registry = self.metrics.registry
         self.guarding = None if guard is None else Guarding(guard, keys.url, registry)
         self.pulse = Pulse([hosted.engine for hosted in models], keys, ledger)
-        self.models = [Served(hosted, self.metrics) for hosted in models]
-        for hosted in models:
-            self.metrics.serves(hosted.name, hosted.card.digest, hosted.card.numerics)
+        self.models: list[Served] = []
         self._by_name: dict[str, Served] = {}
-        for served in self.models:
-            for name in (served.hosted.name, *served.hosted.aliases):
-                if name in self._by_name:
-                    raise UsageError(f"two models are to be served as {name!r}: rename one")
-                self._by_name[name] = served
+        for hosted in models:
+            self._take(Served(hosted, self.metrics))
+
+    def add(self, hosted: Hosted, *, beside: str) -> None:
+        """Serve an adapter from now on, ``beside`` the model served by that name. Raises
+        ``UsageError`` where its name is taken."""
+        self._take(Served(hosted, self.metrics, self._by_name[beside].tokenising))
+
+    def remove(self, name: str) -> None:
+        """Serve an adapter no longer; requests under way are answered."""
+        served = self._by_name.pop(name)
+        self.models.remove(served)
+        hosted = served.hosted
+        self.metrics.serves_no_longer(name, hosted.adapter, hosted.card.numerics)
+
+    def _take(self, served: Served) -> None:
+        hosted = served.hosted
+        for name in (hosted.name, *hosted.aliases):
+            if name in self._by_name:
+                raise UsageError(f"two models are to be served as {name!r}: rename one")
+        for name in (hosted.name, *hosted.aliases):
+            self._by_name[name] = served
+        self.models.append(served)
+        digest = hosted.adapter or hosted.card.digest
+        self.metrics.serves(hosted.name, digest, hosted.card.numerics)
 
     def visible(self, key: KeyInfo | None) -> list[Served]:
         """The models that ``key`` may use."""

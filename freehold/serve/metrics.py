@@ -207,6 +207,9 @@ class Metrics:
     def serves(self, model: str, digest: str, numerics: str) -> None:
         self._model.labels(model, digest, numerics).set(1)
 
+    def serves_no_longer(self, model: str, digest: str, numerics: str) -> None:
+        self._model.remove(model, digest, numerics)
+
     def certificate(self, ends: float) -> None:
         self._ends.set(ends)
 

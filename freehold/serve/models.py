@@ -41,13 +41,18 @@ def _describe(hosted: Hosted) -> dict[str, Any]:
         "digest": card.digest,
         "context_length": card.context,
         "numerics": card.numerics,
+        "parent": hosted.parent or None,
+        "adapter": hosted.adapter or None,
     }
 
 
 async def list_passports(request: Request) -> Response:
     """Which models have answered here, by name and digest: each has a passport to read."""
     hosted = [served.hosted for served in desk_of(request).models]
-    data = [{"id": one.name, "object": "passport", "digest": one.card.digest} for one in hosted]
+    data = [
+        {"id": one.name, "object": "passport", "digest": one.adapter or one.card.digest}
+        for one in hosted
+    ]
     return _json({"object": "list", "data": data})
 
 
@@ -75,7 +80,8 @@ async def health(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """The Prometheus page."""
     desk = desk_of(request)
-    hosted = [served.hosted for served in desk.models]
+    # An adapter's requests are its parent's engine's.
+    hosted = [served.hosted for served in desk.models if not served.hosted.parent]
     stats = await engine_stats([one.engine for one in hosted])
     engines = tuple(zip((one.name for one in hosted), stats, strict=True))
     residency = request.app.state.residency

@@ -25,6 +25,7 @@ from freehold.serve.wire import encode
 T = TypeVar("T")
 
 DIGEST_HEADER = "freehold-model-digest"
+ADAPTER_HEADER = "freehold-adapter-digest"
 
 _PATIENCE = 1.0
 """Seconds a stream's status line waits for the engine's first word. A full queue says so at once,
@@ -50,7 +51,9 @@ class Outlet:
         self.spending = spending
         self.watched = watched
         self._dialect = dialect
-        self._digest = hosted.card.digest.encode()
+        self._digests = [(DIGEST_HEADER.encode(), hosted.card.digest.encode())]
+        if hosted.adapter:
+            self._digests.append((ADAPTER_HEADER.encode(), hosted.adapter.encode()))
         self.account = account
         self.streaming = False
 
@@ -95,7 +98,7 @@ class Outlet:
             await asyncio.wait({first})
 
     async def _begin(self, *headers: tuple[bytes, bytes], streaming: bool = False) -> None:
-        named = [*headers, (DIGEST_HEADER.encode(), self._digest)]
+        named = [*headers, *self._digests]
         entry = await self.account.opened()
         if self.watched is not None:
             await self.watched.settled()

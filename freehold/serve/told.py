@@ -490,7 +490,7 @@ class ResponsesEvent(_Event):
 
 class Model(Told):
     """A model that is served. ``digest`` names its bytes, ``numerics`` its arithmetic,
-    ``context_length`` is in tokens."""
+    ``context_length`` is in tokens. An ``adapter`` (its digest) is beside the model ``parent``."""
 
     id: str
     object: Literal["model"]
@@ -500,6 +500,8 @@ class Model(Told):
     digest: str
     context_length: int
     numerics: str
+    parent: str | None
+    adapter: str | None
 
 
 class Models(Told):

@@ -17,11 +17,15 @@ from freehold.store import gguf, refuse, safetensors
 from freehold.store.spans import TensorSpan
 
 INDEX = "model.safetensors.index.json"
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+"""The files of an adapter, as PEFT calls them: a low-rank change of a model that lies elsewhere."""
+
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 
 # Small files that may lie beside the weights, and the most bytes each may have.
 DOCUMENTS = {
     "config.json": 1 << 20,
+    ADAPTER[0]: 1 << 20,
     "generation_config.json": 1 << 20,
     "tokenizer.json": 32 << 20,
     "tokenizer_config.json": 4 << 20,
@@ -66,10 +70,11 @@ def choose(paths: Collection[str], *, wanted: str | None, where: str) -> tuple[s
     if weights:
         sharded = INDEX in paths
         weights = [path for path in weights if (path != "model.safetensors") == sharded]
-        documents = sorted(
-            path for path in paths if path in DOCUMENTS and (path != INDEX or sharded)
-        )
+        unread = {ADAPTER[0]} if sharded else {ADAPTER[0], INDEX}
+        documents = sorted(path for path in paths if path in DOCUMENTS and path not in unread)
         return (*documents, *weights)
+    if set(ADAPTER) <= set(paths):
+        return (*(["LICENSE"] if "LICENSE" in paths else []), *ADAPTER)
     if len(ggufs) == 1:
         return (safe_path(ggufs[0]),)
     if ggufs:
@@ -130,6 +135,8 @@ def _gguf(weights: Mapping[str, memoryview], documents: tuple[str, ...]) -> Cont
 def _check_complete(
     parsed: Mapping[str, Any], shards: Mapping[str, safetensors.Safetensors]
 ) -> None:
+    if list(shards) == [ADAPTER[1]] and ADAPTER[0] in parsed and "config.json" not in parsed:
+        return  # what its tensors mean is for the model to say that it is to lie beside
     if "config.json" not in parsed:
         raise MalformedError(
             "config.json is missing: without it the weights have no meaning. "

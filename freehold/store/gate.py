@@ -17,7 +17,16 @@ from freehold.store.catalog import catalog
 from freehold.store.manifest import Manifest
 from freehold.store.passport import Entry
 from freehold.store.policy import Policy
-from freehold.store.statements import Approval, Audit, LicenceSaid, Predicate, Weights, moment
+from freehold.store.statements import (
+    Adaptation,
+    Approval,
+    Audit,
+    Gated,
+    LicenceSaid,
+    Predicate,
+    Weights,
+    moment,
+)
 
 Purpose: TypeAlias = Literal["serve", "publish"]
 
@@ -75,6 +84,7 @@ def lacks(
         _approved(model, trusted, policy, purpose, now),
         _audited(model, trusted) if policy.audited else None,
         _template(model, policy, table) if policy.known_template else None,
+        _gated(model, trusted, required=policy.gated, purpose=purpose),
     ]
     return [lack for lack in found if lack is not None]
 
@@ -202,6 +212,30 @@ def _audited(model: Candidate, trusted: Sequence[Entry]) -> Lack | None:
         key="audited",
         what="; ".join(told),
         step=f"Do not use it; if the finding is settled, record a new audit with {again}",
+    )
+
+
+def _gated(
+    model: Candidate, trusted: Sequence[Entry], *, required: bool, purpose: Purpose
+) -> Lack | None:
+    """What is on record as worse than its base is never published, whatever the policy asks for."""
+    again = f"`freehold adapt gate {model.name} --against BASE --target FILE --sign NAME`"
+    said = _newest(entry for entry in trusted if isinstance(entry.predicate, Gated))
+    if isinstance(said, Gated):
+        if said.passed or not (required or purpose == "publish"):
+            return None
+        return Lack(
+            key="gated",
+            what=f"it lost more against {said.base.name} than [adapt] allows",
+            step=f"See its report; adapt again (with --replay, or less), then {again}",
+        )
+    adapted = any(isinstance(entry.predicate, Adaptation) for entry in trusted)
+    if not required or not adapted:
+        return None
+    return Lack(
+        key="gated",
+        what="it was adapted, and no comparison with its base is on record",
+        step=f"Record one with {again}",
     )
 
 

@@ -64,6 +64,11 @@ class Manifest:
         return "sha256:" + hashlib.sha256(strictjson.canonical(files)).hexdigest()
 
     @property
+    def adapter(self) -> bool:
+        """Whether it is an adapter, a change of a model that lies elsewhere."""
+        return {file.path for file in self.files} >= set(contents.ADAPTER)
+
+    @property
     def size(self) -> int:
         """Bytes of all files together."""
         return sum(file.size for file in self.files)

@@ -194,6 +194,22 @@ class Adaptation(Predicate, frozen=True):
         return f"{self.method} on {len(self.data)} data sets"
 
 
+class Gated(Predicate, frozen=True):
+    """An adapted model against its base on the same items: whether it kept the owner's margins.
+    ``report`` is the report's digest; ``figures`` are its values before and after."""
+
+    kind = "gated"
+    base: Named
+    passed: bool
+    report: Named
+    tool: Word
+    figures: Annotated[dict[Word, float], msgspec.Meta(min_length=1, max_length=400)]
+
+    def gist(self) -> str:
+        verdict = "passed" if self.passed else "refused"
+        return f"{verdict} against {self.base.name}, by {self.tool}"
+
+
 class Approval(Predicate, frozen=True):
     """A person's word that the model may be used for ``purpose``, or may not any longer.
     ``expires`` is empty for never."""
@@ -232,6 +248,7 @@ KINDS: dict[str, type[Predicate]] = {
         Audit,
         Eval,
         Adaptation,
+        Gated,
         Approval,
         Weights,
     )
@@ -323,6 +340,8 @@ def predicate_of(kind: type[Predicate], value: Any, *, file: str) -> Predicate:
 def _figures(predicate: Predicate) -> Iterable[float]:
     if isinstance(predicate, Eval):
         return predicate.scores.values()
+    if isinstance(predicate, Gated):
+        return predicate.figures.values()
     measured = isinstance(predicate, Packing) and predicate.quality
     return [measured.kl] if measured else []
 

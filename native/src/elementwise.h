@@ -102,6 +102,30 @@ inline void gate_tile(const float* sums, int rows, const Panel& p, int size) {
     }
 }
 
+// 16 outputs of a low-rank pair: one chain over the rank in order, then y = fma(chain, scale, y).
+template <int M>
+void raise(const int8_t* codes, const float* scale, const float* u, int64_t stride, int64_t rank, int n,
+           float* const* y) {
+    Simd::V acc[M];
+    for (int m = 0; m < M; m++) acc[m] = Simd::zero();
+    for (int64_t j = 0; j < rank; j++) {
+        const Simd::V code = Simd::load_i8(reinterpret_cast<const uint8_t*>(codes + 16 * j));
+FREEHOLD_UNROLL
+        for (int m = 0; m < M; m++) acc[m] = Simd::fma(Simd::set1(u[m * stride + j]), code, acc[m]);
+    }
+    const Simd::V s = Simd::load(scale);
+    for (int m = 0; m < M; m++) {
+        if (n == 16) {
+            Simd::store(y[m], Simd::fma(acc[m], s, Simd::load(y[m])));
+            continue;
+        }
+        alignas(64) float some[16] = {};
+        for (int i = 0; i < n; i++) some[i] = y[m][i];
+        Simd::store(some, Simd::fma(acc[m], s, Simd::load(some)));
+        for (int i = 0; i < n; i++) y[m][i] = some[i];
+    }
+}
+
 inline void rotate(const float* x, const float* cos, const float* sin, int half, float factor,
                    float* out) {
     for (int i = 0; i < half; i++) {

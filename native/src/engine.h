@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -60,9 +61,12 @@ public:
     double read_rate();
 
     void embed(const Linear& table, const int64_t* ids, Out out);
-    void norm_linear(In x, const float* norm, float eps, const Linear& weights, Out out);
-    void linear_add(In x, In a, const Linear& weights, Out out);
-    void mlp_add(In x, const float* norm, float eps, const Linear& gate_up, const Linear& down, Out out);
+    // `low`: what some rows, in order and apart from each other, get beside the weights.
+    using Low = std::vector<LowRows>;
+    void norm_linear(In x, const float* norm, float eps, const Linear& weights, const Low& low, Out out);
+    void linear_add(In x, In a, const Linear& weights, const Low& low, Out out);
+    void mlp_add(In x, const float* norm, float eps, const Linear& gate_up, const Linear& down,
+                 const Low& low_gate_up, const Low& low_down, Out out);
 
     struct Heads {
         int queries;  // query heads; keys and values: the cache's
@@ -77,6 +81,7 @@ private:
     struct PerThread {
         Scratch<float> row, norm, attend;
         Scratch<uint8_t> tiles;
+        Panels low;
     };
 
     void fill(Panels& panels, In x, const float* norm, float eps);
@@ -87,13 +92,17 @@ private:
     void finish(const Segment& s, int64_t block, const Panels::Tile& tile, const float* sums,
                 const Linear& weights, const float* residual, Out out);
     void turn(In qkv, const Batch& batch, int layer, const Heads& heads, KvCache& cache);
-    void mlp_rows(In x, const float* norm, float eps, const Linear& gate_up, const Linear& down, Out out);
+    void mlp_rows(In x, const float* norm, float eps, const Linear& gate_up, const Linear& down,
+                  const Low& low_gate_up, const Low& low_down, Out out);
+    // out += B (A input) for the rows that `low` names; `fill` quantises one of them.
+    using Fill = std::function<void(Panels&, const Panels::Tile&, int token, int64_t row, PerThread&)>;
+    void add_low(const Low& low, Out out, const Fill& fill);
 
     const Kernels& kernels_;
     Pool pool_;
     std::vector<PerThread> mine_;
     Panels panels_, inner_;
-    Scratch<float> gate_up_, queries_, parts_;
+    Scratch<float> gate_up_, queries_, parts_, narrow_;
     Arena arena_;
     Scratch<uint8_t> unread_;
     std::mutex one_at_a_time_;

@@ -109,6 +109,10 @@ struct Kernels {
     void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
     // 32 columns of silu(gate) * up of one tile, quantised; sums are [gate, gate, up, up][size][16].
     void (*gate_tile)(const float* sums, int rows, const Panel&, int size);
+    // y[m] += scale * (codes u[m]) for `m` rows of 1 to 8 of (rank) values, `stride` apart; `n` of the
+    // 16 outputs are there. Codes are [rank][16].
+    void (*raise[8])(const int8_t* codes, const float* scale, const float* u, int64_t stride, int64_t rank,
+                     int n, float* const* y);
     // Pairs (i, i + half) turned by angle i, times factor.
     void (*rotate)(const float* x, const float* cos, const float* sin, int half, float factor,
                    float* out);

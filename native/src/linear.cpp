@@ -33,6 +33,19 @@ bool pairs_up(const Linear& gate_up) {
     return s.size() == 2 && s[0].rows == s[1].rows && s[0].rows % kTileCols == 0 && gate_up.bias.empty();
 }
 
+// Up to 8 rows of a low-rank pair. What A makes of them lies `at`, rows `stride` apart.
+struct LowPart {
+    const LowRank* pair;
+    int64_t first, rows, at, stride;
+};
+
+// Blocks `begin` to `end` - 1 of one side, for the rows of one part.
+struct LowChunk {
+    size_t part;
+    const LowRank::Side* side;
+    int64_t begin, end;
+};
+
 }  // namespace
 
 void Panels::shape(int64_t tokens, int64_t groups, int32_t shift) {
@@ -273,33 +286,113 @@ void Engine::multiply_gated(const Panels& panels, const Linear& gate_up, const P
     });
 }
 
-void Engine::norm_linear(In x, const float* norm, float eps, const Linear& weights, Out out) {
+// Tiles of up to 8 rows of one pair each: first what A makes of them, then, many outputs at a time, what
+// B makes of that. No sum runs over more than one row, and each is one chain on one thread.
+void Engine::add_low(const Low& low, Out out, const Fill& fill) {
+    constexpr int64_t kTile = 8, kChunk = 64;  // rows; blocks of outputs that a thread takes at a time
+    std::vector<LowPart> parts;
+    std::vector<LowChunk> chunks;
+    int64_t floats = 0;
+    for (const LowRows& rows : low) {
+        const int64_t stride = rows.pair->narrow->blocks * kBlockRows;
+        for (int64_t i = 0; i < rows.n; i += kTile) {
+            const int64_t n = std::min(kTile, rows.n - i);
+            for (const LowRank::Side& side : rows.pair->sides) {
+                for (int64_t b = 0; b < side.blocks(); b += kChunk) {
+                    chunks.push_back({parts.size(), &side, b, std::min(b + kChunk, side.blocks())});
+                }
+            }
+            parts.push_back({rows.pair.get(), rows.first + i, n, floats, stride});
+            floats += n * stride;
+        }
+    }
+    if (parts.empty()) return;
+    float* narrow = narrow_.at_least(static_cast<size_t>(floats));
+    pool_.run(static_cast<int64_t>(parts.size()), 1, [&](int64_t begin, int64_t end, int thread) {
+        PerThread& mine = mine_[static_cast<size_t>(thread)];
+        alignas(64) float sums[kTile * kBlockRows];
+        for (int64_t i = begin; i < end; i++) {
+            const LowPart& part = parts[static_cast<size_t>(i)];
+            const Linear& a = *part.pair->narrow;
+            mine.low.shape(part.rows, a.groups, 0);
+            const Panels::Tile& tile = mine.low.tiles().front();
+            for (int r = 0; r < tile.rows; r++) fill(mine.low, tile, r, part.first + r, mine);
+            float* u = narrow + part.at;
+            for (int64_t block = 0; block < a.blocks; block++) {
+                const Segment& s = a.segment_of(block);
+                const uint8_t* data = s.data + static_cast<size_t>(block - s.first_block) * s.stride();
+                kernels_.direct[static_cast<int>(s.format)][tile.size_index](data, s.supers, tile.panel,
+                                                                             sums);
+                for (int r = 0; r < tile.rows; r++) {
+                    std::memcpy(u + r * part.stride + block * kBlockRows, sums + r * kBlockRows,
+                                kBlockRows * 4);
+                }
+            }
+        }
+    });
+    pool_.run(static_cast<int64_t>(chunks.size()), 1, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; i++) {
+            const LowChunk& chunk = chunks[static_cast<size_t>(i)];
+            const LowPart& part = parts[chunk.part];
+            const LowRank::Side& side = *chunk.side;
+            for (int64_t b = chunk.begin; b < chunk.end; b++) {
+                float* y[kTile];
+                for (int64_t r = 0; r < part.rows; r++) {
+                    y[r] = out.row(part.first + r) + side.out + b * kBlockRows;
+                }
+                const auto n = static_cast<int>(std::min<int64_t>(kBlockRows, side.rows - b * kBlockRows));
+                kernels_.raise[part.rows - 1](
+                    side.codes.data() + b * side.rank * kBlockRows, side.scale.data() + b * kBlockRows,
+                    narrow + part.at + side.first, part.stride, side.rank, n, y);
+            }
+        }
+    });
+}
+
+void Engine::norm_linear(In x, const float* norm, float eps, const Linear& weights, const Low& low,
+                         Out out) {
     const std::lock_guard<std::mutex> lock(one_at_a_time_);
     fill(panels_, x, norm, eps);
     multiply(panels_, weights, nullptr, out);
+    add_low(low, out, [&](Panels& panels, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
+        fill_token(panels, tile, r, x.row(row), x.cols, norm, eps, mine);
+    });
 }
 
-void Engine::linear_add(In x, In a, const Linear& weights, Out out) {
+void Engine::linear_add(In x, In a, const Linear& weights, const Low& low, Out out) {
     const std::lock_guard<std::mutex> lock(one_at_a_time_);
     fill(panels_, a, nullptr, 0);
     multiply(panels_, weights, x.data, out);
+    add_low(low, out, [&](Panels& panels, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
+        fill_token(panels, tile, r, a.row(row), a.cols, nullptr, 0, mine);
+    });
 }
 
 void Engine::mlp_add(In x, const float* norm, float eps, const Linear& gate_up, const Linear& down,
-                     Out out) {
+                     const Low& low_gate_up, const Low& low_down, Out out) {
     const std::lock_guard<std::mutex> lock(one_at_a_time_);
     // Many rows go a slice at a time, so that gate and up stay in the cache.
     constexpr int64_t kSlice = 256;
+    const auto within = [](const Low& low, int64_t first, int64_t n) {
+        Low found;
+        for (const LowRows& rows : low) {
+            const int64_t begin = std::max(rows.first, first);
+            const int64_t end = std::min(rows.first + rows.n, first + n);
+            if (begin < end) found.push_back({rows.pair, begin - first, end - begin});
+        }
+        return found;
+    };
     for (int64_t first = 0; first < x.rows; first += kSlice) {
         const int64_t n = std::min(kSlice, x.rows - first);
-        mlp_rows({x.row(first), n, x.cols}, norm, eps, gate_up, down, {out.row(first), n, out.cols});
+        mlp_rows({x.row(first), n, x.cols}, norm, eps, gate_up, down, within(low_gate_up, first, n),
+                 within(low_down, first, n), {out.row(first), n, out.cols});
     }
 }
 
 void Engine::mlp_rows(In x, const float* norm, float eps, const Linear& gate_up, const Linear& down,
-                      Out out) {
+                      const Low& low_gate_up, const Low& low_down, Out out) {
     const int64_t n = gate_up.rows / 2;
-    if (x.rows >= kDirectTokens && pairs_up(gate_up)) {
+    if (x.rows >= kDirectTokens && pairs_up(gate_up) && low_gate_up.empty() && low_down.empty()) {
         fill(panels_, x, norm, eps);
         inner_.shape(x.rows, n / kTileCols, kernels_.shift);
         multiply_gated(panels_, gate_up, inner_);
@@ -309,6 +402,10 @@ void Engine::mlp_rows(In x, const float* norm, float eps, const Linear& gate_up,
     const Out both{gate_up_.at_least(static_cast<size_t>(x.rows * 2 * n + 16)), x.rows, 2 * n};
     fill(panels_, x, norm, eps);
     multiply(panels_, gate_up, nullptr, both);
+    add_low(low_gate_up, both,
+            [&](Panels& panels, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
+                fill_token(panels, tile, r, x.row(row), x.cols, norm, eps, mine);
+            });
     inner_.shape(x.rows, (n + kTileCols - 1) / kTileCols, kernels_.shift);
     // Few tokens are cut along the columns: threads then write to cache lines of their own.
     constexpr int64_t kSliceGroups = 16;
@@ -333,6 +430,13 @@ void Engine::mlp_rows(In x, const float* norm, float eps, const Linear& gate_up,
         }
     });
     multiply(inner_, down, x.data, out);
+    add_low(low_down, out,
+            [&](Panels&, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
+                float* hidden = mine.row.at_least(static_cast<size_t>(groups * kTileCols + 16));
+                kernels_.swiglu(both.row(row), both.row(row) + n, n, hidden);
+                std::memset(hidden + n, 0, static_cast<size_t>(groups * kTileCols - n) * 4);
+                kernels_.quantise(hidden, groups, tile.panel, r, tile.size);
+            });
 }
 
 }  // namespace freehold

@@ -32,6 +32,23 @@ void Linear::set_bias(const float* values) {
     nbytes += 4 * bias.size();
 }
 
+void LowRank::add(int64_t out, int64_t first, const int8_t* values, const float* factors, int64_t rows,
+                  int64_t rank) {
+    Side side{out, rows, first, rank, {}, {}};
+    const auto padded = static_cast<size_t>(side.blocks() * kBlockRows);
+    side.codes.assign(padded * static_cast<size_t>(rank), 0);
+    side.scale.assign(padded, 0);
+    std::copy(factors, factors + rows, side.scale.begin());
+    for (int64_t row = 0; row < rows; row++) {
+        const int64_t block = row / kBlockRows, lane = row % kBlockRows;
+        for (int64_t j = 0; j < rank; j++) {
+            side.codes[static_cast<size_t>((block * rank + j) * kBlockRows + lane)] = values[row * rank + j];
+        }
+    }
+    nbytes += padded * static_cast<size_t>(rank + 4);
+    sides.push_back(std::move(side));
+}
+
 KvCache::KvCache(int layers_, int64_t pages_, int page_size_, int heads_, int dim_, KvType type_)
     : layers(layers_),
       page_size(page_size_),

@@ -37,6 +37,34 @@ struct Linear {
     const Segment& segment_of(int64_t block) const;
 };
 
+// A low-rank change beside a layer: outputs += B (A x). A of all sides lies in one Q8_0 layer, whose
+// outputs are `u`; each side makes its own outputs of its own part of them.
+struct LowRank {
+    // Outputs `out` .. `out` + rows - 1, from u[first] .. u[first + rank - 1]. Codes are
+    // [block of 16 outputs][rank][16], scales [block][16], both zero beyond `rows`.
+    struct Side {
+        int64_t out, rows, first, rank;
+        std::vector<int8_t> codes;
+        std::vector<float> scale;
+
+        int64_t blocks() const { return (rows + kBlockRows - 1) / kBlockRows; }
+    };
+    std::shared_ptr<Linear> narrow;  // A
+    std::vector<Side> sides;
+    int64_t inputs = 0, outputs = 0;
+    size_t nbytes = 0;
+
+    // codes (rows, rank) as Python has them.
+    void add(int64_t out, int64_t first, const int8_t* codes, const float* scale, int64_t rows,
+             int64_t rank);
+};
+
+// Rows `first` .. `first` + n - 1 of a step go through `pair` as well.
+struct LowRows {
+    std::shared_ptr<LowRank> pair;
+    int64_t first, n;
+};
+
 // Keys [page][layer][head][16-slot group][dim][16] and values [page][layer][head][slot][padded], each
 // group of 8-bit ones followed by its scales, bfloat16 in pairs (AttendTile says how): a page holds
 // all layers, so that memory is touched only as sequences grow.

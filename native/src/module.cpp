@@ -5,6 +5,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -150,38 +151,85 @@ bool fits(int64_t cols, const Linear& weights) {
     return cols <= weights.cols && (cols + kTileCols - 1) / kTileCols == weights.groups;
 }
 
+using Codes2 = Array<const int8_t, 2>;
+using LowTuples = std::vector<std::tuple<std::shared_ptr<LowRank>, int64_t, int64_t>>;
+
+// A low-rank pair: `narrow` is A of all sides, each side (first output, first of A's outputs, codes (rows,
+// rank), scales (rows)).
+std::shared_ptr<LowRank> make_low_rank(const std::shared_ptr<Linear>& narrow, int64_t outputs,
+                                       const std::vector<nb::tuple>& sides) {
+    require(narrow && narrow->bias.empty() && !sides.empty(), "a low-rank pair needs both its halves");
+    auto pair = std::make_shared<LowRank>();
+    pair->narrow = narrow;
+    pair->inputs = narrow->cols;
+    pair->outputs = outputs;
+    pair->nbytes = narrow->nbytes;
+    for (const nb::tuple& side : sides) {
+        const auto at = nb::cast<int64_t>(side[0]), first = nb::cast<int64_t>(side[1]);
+        const auto codes = nb::cast<Codes2>(side[2], false);
+        const auto scale = nb::cast<Floats1>(side[3], false);
+        const auto rows = static_cast<int64_t>(codes.shape(0)), rank = static_cast<int64_t>(codes.shape(1));
+        require(rows > 0 && rank > 0 && static_cast<int64_t>(scale.size()) == rows && at >= 0 &&
+                    rows <= outputs && at <= outputs - rows && first >= 0 && rank <= narrow->rows &&
+                    first <= narrow->rows - rank,
+                "low rank: a side's shapes do not fit");
+        pair->add(at, first, codes.data(), scale.data(), rows, rank);
+    }
+    return pair;
+}
+
+Engine::Low low_rows(const LowTuples& tuples, int64_t rows, int64_t cols, int64_t outputs) {
+    Engine::Low low;
+    int64_t from = 0;
+    for (const auto& [pair, first, n] : tuples) {
+        require(pair && first >= from && n > 0 && n <= rows && first <= rows - n,
+                "low rank: rows are named in order");
+        require(pair->outputs == outputs && cols <= pair->inputs &&
+                    (cols + kTileCols - 1) / kTileCols == pair->narrow->groups,
+                "low rank: a pair is made for another layer");
+        low.push_back({pair, first, n});
+        from = first + n;
+    }
+    return low;
+}
+
 void norm_linear(Engine& engine, const Floats2& x, const Floats1& norm, float eps,
-                 const Linear& weights, const Out2& y) {
+                 const Linear& weights, const Out2& y, const LowTuples& low) {
     const In i = in(x);
     const Out o = out(y);
     require(static_cast<int64_t>(norm.size()) == i.cols && fits(i.cols, weights) &&
                 o.rows == i.rows && o.cols == weights.rows,
             "norm_linear: shapes differ");
+    const Engine::Low beside = low_rows(low, i.rows, i.cols, o.cols);
     const nb::gil_scoped_release release;
-    engine.norm_linear(i, norm.data(), eps, weights, o);
+    engine.norm_linear(i, norm.data(), eps, weights, beside, o);
 }
 
 void linear_add(Engine& engine, const Floats2& x, const Floats2& a, const Linear& weights,
-                const Out2& y) {
+                const Out2& y, const LowTuples& low) {
     const In i = in(x), j = in(a);
     const Out o = out(y);
     require(i.rows == o.rows && i.cols == o.cols && j.rows == i.rows && fits(j.cols, weights) &&
                 o.cols == weights.rows,
             "linear_add: shapes differ");
+    const Engine::Low beside = low_rows(low, j.rows, j.cols, o.cols);
     const nb::gil_scoped_release release;
-    engine.linear_add(i, j, weights, o);
+    engine.linear_add(i, j, weights, beside, o);
 }
 
 void mlp_add(Engine& engine, const Floats2& x, const Floats1& norm, float eps, const Linear& gate_up,
-             const Linear& down, const Out2& y) {
+             const Linear& down, const Out2& y, const LowTuples& low_gate_up,
+             const LowTuples& low_down) {
     const In i = in(x);
     const Out o = out(y);
     require(i.rows == o.rows && i.cols == o.cols && static_cast<int64_t>(norm.size()) == i.cols &&
                 fits(i.cols, gate_up) && gate_up.rows % 2 == 0 &&
                 fits(gate_up.rows / 2, down) && down.rows == o.cols,
             "mlp_add: shapes differ");
+    const Engine::Low beside = low_rows(low_gate_up, i.rows, i.cols, gate_up.rows);
+    const Engine::Low below = low_rows(low_down, i.rows, gate_up.rows / 2, o.cols);
     const nb::gil_scoped_release release;
-    engine.mlp_add(i, norm.data(), eps, gate_up, down, o);
+    engine.mlp_add(i, norm.data(), eps, gate_up, down, beside, below, o);
 }
 
 std::shared_ptr<KvCache> make_cache(int layers, int64_t pages, int page_size, int heads, int dim,
@@ -278,6 +326,7 @@ NB_MODULE(_kernels, m) {
         .def_ro("nbytes", &Linear::nbytes)
         .def_prop_ro("parts", parts_of)
         .def_prop_ro("bias", bias_of);
+    nb::class_<LowRank>(m, "LowRank").def_ro("nbytes", &LowRank::nbytes);
     nb::class_<KvCache>(m, "KvCache")
         .def_prop_ro("nbytes", &KvCache::nbytes)
         .def("copy_page", copy_page);
@@ -289,17 +338,20 @@ NB_MODULE(_kernels, m) {
         .def("pack", pack, nb::arg("parts"), nb::arg("bias").noconvert().none())
         .def("embed", embed, nb::arg("table"), nb::arg("ids").noconvert(), nb::arg("out").noconvert())
         .def("norm_linear", norm_linear, nb::arg("x").noconvert(), nb::arg("norm").noconvert(),
-             nb::arg("eps"), nb::arg("weights"), nb::arg("out").noconvert())
+             nb::arg("eps"), nb::arg("weights"), nb::arg("out").noconvert(),
+             nb::arg("low") = LowTuples())
         .def("linear_add", linear_add, nb::arg("x").noconvert(), nb::arg("a").noconvert(),
-             nb::arg("weights"), nb::arg("out").noconvert())
+             nb::arg("weights"), nb::arg("out").noconvert(), nb::arg("low") = LowTuples())
         .def("mlp_add", mlp_add, nb::arg("x").noconvert(), nb::arg("norm").noconvert(),
-             nb::arg("eps"), nb::arg("gate_up"), nb::arg("down"), nb::arg("out").noconvert())
+             nb::arg("eps"), nb::arg("gate_up"), nb::arg("down"), nb::arg("out").noconvert(),
+             nb::arg("low_gate_up") = LowTuples(), nb::arg("low_down") = LowTuples())
         .def("attend", attend, nb::arg("qkv").noconvert(), nb::arg("batch"), nb::arg("layer"),
              nb::arg("queries"), nb::arg("q_norm").noconvert().none(),
              nb::arg("k_norm").noconvert().none(), nb::arg("eps"), nb::arg("window"),
              nb::arg("cache"), nb::arg("out").noconvert());
     m.def("make_engine", make_engine, nb::arg("threads"), nb::arg("isa"));
     m.def("hold", hold, nb::arg("parts"), nb::arg("bias").noconvert().none());
+    m.def("make_low_rank", make_low_rank, nb::arg("narrow"), nb::arg("outputs"), nb::arg("sides"));
     m.def("make_cache", make_cache, nb::arg("layers"), nb::arg("pages"), nb::arg("page_size"),
           nb::arg("heads"), nb::arg("dim"), nb::arg("type"));
     m.def("make_batch", make_batch, nb::arg("cache"), nb::arg("spans").noconvert(),

@@ -49,6 +49,14 @@ Kernels make_table(const char* name) {
     k.rms_norm = rms_norm;
     k.swiglu = swiglu;
     k.gate_tile = gate_tile;
+    k.raise[0] = raise<1>;
+    k.raise[1] = raise<2>;
+    k.raise[2] = raise<3>;
+    k.raise[3] = raise<4>;
+    k.raise[4] = raise<5>;
+    k.raise[5] = raise<6>;
+    k.raise[6] = raise<7>;
+    k.raise[7] = raise<8>;
     k.rotate = rotate;
     fill_attend<float>(k, KvType::f32);
     fill_attend<uint16_t>(k, KvType::bf16);

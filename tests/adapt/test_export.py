@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from freehold.adapt import export
 from freehold.adapt.recipe import Lora, Recipe
 from freehold.adapt.student import Student, student_of
+from freehold.qwen import adapter
 from freehold.qwen.model import Span, load
 from freehold.store import FolderSource, Store, pull, verify
 from freehold.types import VerifiedModel
@@ -84,5 +85,5 @@ def test_an_adapter_says_in_peft_what_it_says_here(
         wanted = theirs(torch.tensor([IDS])).logits[0]
     sample = lessons(1)[0].__class__(ids=np.array(IDS, np.int32), taught=np.ones(50, np.bool_))
     assert student.surprise([sample]).item() == pytest.approx(surprise_of(wanted), rel=1e-5)
-    document = json.loads((tmp_path / "adapter" / export.CONFIG).read_text())
+    document = json.loads((tmp_path / "adapter" / adapter.CONFIG).read_text())
     assert document["base_model_name_or_path"] == "small"

@@ -23,6 +23,7 @@ from freehold.adapt.student import student_of
 from freehold.adapt.training import BEST, STATE, Lessons, Run
 from freehold.qwen import codec as codecs
 from freehold.qwen import plain
+from freehold.qwen.adapter import WEIGHTS
 from freehold.qwen.model import Span, load
 from freehold.store import FolderSource, Store, pull, verify
 from freehold.types import VerifiedModel
@@ -150,5 +151,5 @@ def test_kills_change_no_bit_of_the_real_adapter(real_root: Path, tmp_path: Path
         assert (whole / file).exists() == (cut / file).exists()
     found, wanted = state.read(cut / STATE)[0], state.read(whole / STATE)[0]
     assert all(torch.equal(values, wanted[name]) for name, values in found.items())
-    adapter = Path("adapter") / export.WEIGHTS
+    adapter = Path("adapter") / WEIGHTS
     assert (cut / adapter).read_bytes() == (whole / adapter).read_bytes()

@@ -57,6 +57,8 @@ TO_ENGINE = [
     wire.Score(2, [3], 5),
     wire.Cancel(1),
     wire.Read(1, 4096),
+    wire.Attach(4, "legal", "sha256:00"),
+    wire.Detach(5, "legal"),
     wire.AskStats(3),
     wire.Close(),
 ]
@@ -74,6 +76,7 @@ FROM_ENGINE = [
         ]
     ),
     wire.Stats(3, EngineStats(running=1, waiting=2, pages_total=3, pages_free=4, pages_cached=5)),
+    wire.Attached(4, 5),
     wire.Fatal(Fault(kind="DigestError", message="m", file="f", chunk=0)),
 ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from freehold.guard import qwen3guard
 from freehold.guard.model import EndpointGuard, EngineGuard, ModelPolicy, judge
 from freehold.guard.qwen3guard import UNREADABLE, Assessment
 from freehold.types import Delta, Done, Event, ModelCard, Prefilled, Sampling, Token
+from tests.guard import form
 
 WORDS = (" Safe", " Un", " Contro", " Yes", " No", "safe", "versial")
 _WORD = re.compile(f"({'|'.join(WORDS)})")
@@ -273,22 +273,6 @@ async def test_a_reply_that_is_none_is_unsafe(reply: Any) -> None:
 # --- a real engine --------------------------------------------------------------------------------
 
 
-def published_form() -> str:
-    """A chat template that renders the published prompt, made of our own text of it."""
-    parts = {
-        role: (qwen3guard._task(role), qwen3guard._closing(role)) for role in ("user", "assistant")
-    }
-    begin, end = ({role: both[i] for role, both in parts.items()} for i in (0, 1))
-    return (
-        f"{{{{- {json.dumps(begin)}[messages[-1].role] -}}}}"
-        "{%- for m in messages -%}{%- if not loop.first -%}{{- '\\n\\n' -}}{%- endif -%}"
-        "{%- if loop.first or messages[loop.index0 - 1].role != 'system' -%}"
-        "{{- 'ASSISTANT: ' if m.role == 'assistant' else 'USER: ' -}}{%- endif -%}"
-        "{{- m.content -}}{%- endfor -%}"
-        f"{{{{- {json.dumps(end)}[messages[-1].role] -}}}}"
-    )
-
-
 @pytest.mark.slow
 async def test_a_real_model_is_asked_and_read(real_gguf: Path, tmp_path: Path) -> None:
     """The default model was never trained for it: what is shown is that the path runs, that its
@@ -306,7 +290,7 @@ async def test_a_real_model_is_asked_and_read(real_gguf: Path, tmp_path: Path) -
     tokenizer = tokenizer_of(verify(store, manifest.name))
     words = codec.QwenCodec(
         tokenizer=tokenizer,
-        template=ChatTemplate(published_form(), controls=Controls(tokenizer.controls)),
+        template=ChatTemplate(form.template(), controls=Controls(tokenizer.controls)),
         stop_ids=(151_645,),
     )
     settings = EngineSettings(root=str(tmp_path), model=manifest.name, threads=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 import unicodedata
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freehold.guard import decoding, normalise
 from freehold.guard.evasions import EVASIONS
 from freehold.guard.normalise import _thick, canonical, clean, thinned, views
 
@@ -62,6 +64,36 @@ def test_any_text_has_views(text: str) -> None:
     assert len(set(found.values())) == len(found)
     assert canonical(text) == found["plain"]
     assert set(clean(text)) <= set(text)
+
+
+SIGNS = st.text(alphabet="aZé9٣_ .-~`+|^*@!€(\n0", max_size=40) | st.text(max_size=40)
+
+
+@given(SIGNS)
+def test_quick_ways_find_what_the_plain_ones_do(text: str) -> None:
+    """Each is a way around a pattern or a pass that costs more and says the same."""
+    inside = re.compile(r"(?<=[^\W\d_])[.\-_*~^|+`]{1,2}(?=[^\W\d_])")
+    assert normalise._INSIDE.sub("#", text) == inside.sub("#", text)
+    leeted = re.compile(r"[^\W\d_][01345789@$!|€+(]|[01345789@$!|€+(][^\W\d_]")
+    assert bool(normalise._LEETED.search(text)) == bool(leeted.search(text))
+    single = re.sub(r"\s+", " ", re.sub(r"\d", "0", text.casefold())).strip()
+    assert normalise._finish(text) == single
+    lower = text.casefold()
+    turned = lower.translate(normalise._ROT13)
+    assert normalise._finish(lower[::-1]) == normalise._finish(text)[::-1]
+    assert normalise._finish(turned) == normalise._finish(text).translate(normalise._ROT13)
+
+
+@given(st.text(alphabet="%4101 .-/,2é٣aF=", max_size=120) | st.text(max_size=80))
+def test_what_is_not_looked_for_is_not_there(text: str) -> None:
+    for pattern, _, possible in decoding._RUNS:
+        assert possible is None or possible(text) or not pattern.search(text)
+
+
+def test_case_is_folded_once_for_all() -> None:
+    for code in (*range(0xD800), *range(0xE000, 0x110000)):
+        folded = chr(code).casefold()
+        assert folded.casefold() == folded, hex(code)
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=127)))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freehold.guard.pii import find
+from freehold.guard.pii import find, secrets
 from tests.guard.documents import COUNTRIES, document
 from tests.guard.layouts import LAYOUTS, written
 
@@ -242,3 +242,18 @@ def test_any_text_is_harmless(text: str) -> None:
         assert end <= span.start < span.end <= len(text)
         assert 0 <= span.score <= 1
         end = span.end
+
+
+NAMES = (
+    "Password", "passwort", "PASSPHRASE", "Kennwort", "kata sandi", "katalaluan", "mot de passe",
+    "hasło", "mật khẩu", "密码", "client-secret", "api_key", "Access Key", "TOKEN", "pwd", "word",
+)  # fmt: skip
+BEHIND = (": ", " is ", "x9Kp2mQ7w", "xKpmQwvt", "7", " ")
+
+
+@given(st.lists(st.sampled_from((*NAMES, *BEHIND)), max_size=9))
+def test_what_is_called_a_password_is_looked_for_wherever_it_may_be(parts: list[str]) -> None:
+    text = "".join(parts)
+    values = [m[1].rstrip(".:!?") for m in secrets._NAMED.finditer(text)]
+    real = [v for v in values if len(v) >= 8 and secrets._mixed(v) and secrets._bits(v) >= 2.75]
+    assert [text[span.start : span.end] for span in secrets._assigned(text)] == real

@@ -56,7 +56,7 @@ def planted(groups: list[Group]) -> list[Group]:
 def small(small_manifest: Path) -> tuple[list[corpus.DataSet], list[Group], probing.Recipe]:
     sets = corpus.read(small_manifest)
     kinds = get_args(synthetic.Kind)
-    few = training.Recipe(synthetic=tuple((kind, 16) for kind in kinds), english=1, iterations=8)
+    few = training.Recipe(synthetic=tuple((kind, 8) for kind in kinds), english=1, iterations=3)
     recipe = probing.Recipe(inverse_penalty=0.1, texts=few)
     return sets, planted(probing.choose(sets, recipe)), recipe
 

@@ -13,12 +13,13 @@ pytest.importorskip("scipy", reason="needs the extra `train`")
 
 from freehold.errors import DigestError, MalformedError, NotFoundError
 from freehold.guard import building, corpus
-from freehold.guard.evaluation import protocol
+from freehold.guard.evaluation import protocol, report
+from freehold.guard.evaluation.report import LANGUAGES, THIN
 from freehold.guard.fast import CATEGORIES, FastTier, shipped
-from freehold.guard.training import Recipe, fit, prepare
+from freehold.guard.training import Group, Recipe, fit, prepare
 
 SMALL = Recipe(
-    iterations=8,
+    iterations=3,
     synthetic=(
         ("harmful", 12),
         ("injection", 12),
@@ -27,6 +28,11 @@ SMALL = Recipe(
         ("benign", 24),
     ),
 )
+
+
+@pytest.fixture(scope="module")
+def groups(small_manifest: Path) -> list[Group]:
+    return prepare(corpus.read(small_manifest), SMALL)
 
 
 class Quiet:
@@ -47,7 +53,10 @@ def test_the_same_data_gives_the_same_file(small_manifest: Path) -> None:
     assert set(scores.scores) == set(CATEGORIES)
 
 
-def test_a_report_judges_each_set_by_what_never_saw_it(small_manifest: Path) -> None:
+def test_a_report_judges_each_set_by_what_never_saw_it(
+    small_manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "EVADED", 4)
     figures, html, plain = building.report(small_manifest, Quiet(), SMALL)
     assert json.loads(plain)["figures"] == figures
     sets = {row["set"]: row for row in (*figures["attacks"], *figures["harmless"])}
@@ -59,14 +68,19 @@ def test_a_report_judges_each_set_by_what_never_saw_it(small_manifest: Path) -> 
         if row["trainable"]:
             assert row["set"] in figures["protocol"]["folds"][row["fold"]]
     assert len(figures["evasions"]) >= 13
-    assert {row["language"] for row in figures["languages"]} == {"en"}
+    told = {row["language"]: row for row in figures["languages"]}
+    assert [*told] == [*LANGUAGES]
+    assert told["en"]["attacks"]["n"] >= THIN
+    assert not told["en"]["attacks_too_thin"]
+    assert all(row["attacks"] is None and row["attacks_too_thin"] for row in [*told.values()][1:])
+    thin = sum(row["too_thin"] for row in (*sets.values(), *figures["evasions"]))
+    assert html.count("too thin to claim") == thin > 0
+    assert html.count("no texts") == 2 * (len(LANGUAGES) - 1)
     assert "<svg" in html
     assert not _fetched(html)
 
 
-def test_what_is_left_out_leaves_no_trace(small_manifest: Path) -> None:
-    sets = corpus.read(small_manifest)
-    groups = prepare(sets, SMALL)
+def test_what_is_left_out_leaves_no_trace(groups: list[Group]) -> None:
     without = fit(groups, SMALL, without=["attack_one"])
     fewer = [group for group in groups if group.family != "attack_one"]
     assert np.array_equal(without.weights, fit(fewer, SMALL).weights)
@@ -77,8 +91,7 @@ def test_what_is_left_out_leaves_no_trace(small_manifest: Path) -> None:
     assert np.allclose(without.weights, by_skipping.weights, atol=1e-4)
 
 
-def test_twins_of_what_is_left_out_are_skipped(small_manifest: Path) -> None:
-    groups = prepare(corpus.read(small_manifest), SMALL)
+def test_twins_of_what_is_left_out_are_skipped(groups: list[Group]) -> None:
     cluster = protocol.twins(groups, Quiet())
     one = next(group for group in groups if group.name == "attack_one")
     copy = next(group for group in groups if group.name == "attack_two")
@@ -89,8 +102,7 @@ def test_twins_of_what_is_left_out_are_skipped(small_manifest: Path) -> None:
     )
 
 
-def test_families_are_dealt_whole(small_manifest: Path) -> None:
-    groups = prepare(corpus.read(small_manifest), SMALL)
+def test_families_are_dealt_whole(groups: list[Group]) -> None:
     dealt = protocol.deal(groups)
     families = [family for fold in dealt for family in fold]
     assert sorted(families) == sorted(set(families))

@@ -140,6 +140,22 @@ def test_audited(desk: Desk) -> None:
     assert desk.lacks(audited=True) == []
 
 
+def test_gated(desk: Desk) -> None:
+    assert desk.lacks(gated=True) == []  # nobody says that it was adapted
+    desk.say("eve", "adaptation")
+    assert desk.lacks(gated=True) == []
+    desk.say("ada", "adaptation")
+    assert desk.lacks(gated=True) == ["gated"]
+    assert desk.lacks() == desk.lacks(purpose="publish") == []
+    desk.say("ada", "gated", passed=False)
+    assert desk.lacks() == []
+    assert desk.lacks(purpose="publish") == ["gated"], "worse is not published, whatever is asked"
+    desk.say("eve", "gated", passed=True, made="2026-03-01T00:00:00Z")
+    assert desk.lacks(gated=True) == ["gated"]
+    desk.say("ada", "gated", passed=True, made="2026-03-02T00:00:00Z")
+    assert desk.lacks(gated=True) == desk.lacks(purpose="publish") == []
+
+
 def test_known_template(desk: Desk) -> None:
     assert desk.lacks(known_template=True) == ["known_template"]
     assert desk.lacks(known_template=True, templates=(T,)) == []

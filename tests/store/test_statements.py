@@ -49,6 +49,7 @@ PREDICATES: dict[str, dict[str, Any]] = {
     },
     "eval": {"task": "humaneval", "tool": "t", "data": NAMED, "scores": {"pass@1": 0.53}},
     "adaptation": {"method": "lora", "data": [NAMED], "evals": [], "settings": {"rank": "8"}},
+    "gated": {"base": NAMED, "passed": True, "report": NAMED, "tool": "t", "figures": {"x": 1.5}},
     "approval": {"decision": "approve", "purpose": "serve", "expires": TIME, "reason": ""},
     "weights": {"format": "https://model_signing/signature/v1.0", "sha256": H, "bundle": "{}"},
 }
@@ -115,6 +116,8 @@ def test_no_member_is_missing_added_or_of_another_type(kind: str) -> None:
         ("audit", {"findings": [{"severity": "dire", "title": "x", "detail": ""}]}),
         ("eval", {"scores": {}}),
         ("eval", {"scores": {"a": float("inf")}}),
+        ("gated", {"figures": {"a": float("nan")}}),
+        ("gated", {"passed": 1}),
         ("packing", {"weights": "2bit"}),
         ("packing", {"quality": {**PREDICATES["packing"]["quality"], "kl": float("inf")}}),
         ("approval", {"expires": "never"}),

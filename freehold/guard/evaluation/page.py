@@ -10,6 +10,7 @@ from freehold.page import document, table
 from freehold.page import escaped as escape
 
 _COLOURS = ("#0b6", "#06c", "#c60", "#909", "#a00", "#066", "#660", "#36f", "#f3a", "#777", "#690")
+_THIN = ", too thin to claim"
 _WIDTH, _HEIGHT, _EDGE = 420, 280, 40
 
 
@@ -28,7 +29,7 @@ def page(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
             table(
                 ("set", "kind", "texts", "TPR", "95 %", "AUROC"),
                 (
-                    (_named(row), row["kind"], row["flagged"]["n"], *_share(row["flagged"]),
+                    (_named(row), row["kind"], row["flagged"]["n"], *_told(row),
                      f"{row['auroc']:.3f}")
                     for row in figures["attacks"]
                 ),
@@ -37,7 +38,7 @@ def page(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
             table(
                 ("set", "texts", "FPR", "95 %"),
                 (
-                    (_named(row), row["flagged"]["n"], *_share(row["flagged"]))
+                    (_named(row), row["flagged"]["n"], *_told(row))
                     for row in figures["harmless"]
                 ),
             ),
@@ -49,7 +50,7 @@ def page(figures: Mapping[str, Any], card: Mapping[str, Any]) -> str:
             table(
                 ("evasion", "texts", "TPR", "95 %"),
                 (
-                    (row["evasion"], row["flagged"]["n"], *_share(row["flagged"]))
+                    (row["evasion"], row["flagged"]["n"], *_told(row))
                     for row in figures["evasions"]
                 ),
             ),
@@ -71,13 +72,18 @@ def _share(found: Mapping[str, Any]) -> tuple[str, str]:
     return f"{found['share']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"
 
 
+def _told(row: Mapping[str, Any]) -> tuple[str, str]:
+    share, span = _share(row["flagged"])
+    return share, f"{span}{_THIN}" if row["too_thin"] else span
+
+
 def _languages(rows: Sequence[Mapping[str, Any]]) -> str:
     def side(row: Mapping[str, Any], name: str) -> str:
         found = row[name]
         if found is None:
-            return "none"
+            return "no texts"
         first, span = _share(found)
-        few = "; too few to claim anything" if row[f"{name}_too_thin"] else ""
+        few = _THIN if row[f"{name}_too_thin"] else ""
         return f"{first} ({span}), n={found['n']}{few}"
 
     told = ((row["language"], side(row, "attacks"), side(row, "harmless")) for row in rows)

@@ -20,7 +20,9 @@ from freehold.guard.fast import CATEGORIES
 Floats = npt.NDArray[np.float32]
 
 THIN = 50
-"""Texts, below which a language's figure is called too thin to claim."""
+"""Texts, below which a figure is called too thin to claim."""
+LANGUAGES = ("en", "id", "vi", "th", "zh", "de", "fr", "pl", "tl", "ms")
+"""Those that a report names whether there are texts in them or not."""
 EVADED = 40
 """Texts of each attack set that every evasion is tried on."""
 _RATES = tuple(float(rate) for rate in np.geomspace(0.001, 0.2, 24))
@@ -69,6 +71,7 @@ def _row(held: Held) -> dict[str, Any]:
         "trainable": held.group.trainable,
         "fold": held.fold,
         "flagged": asdict(share(int(hits.sum()), len(hits))),
+        "too_thin": len(hits) < THIN,
         "as": {name: int((hits & (top == head)).sum()) for head, name in enumerate(CATEGORIES)},
     }
 
@@ -80,7 +83,8 @@ def _languages(attacks: Sequence[Held], harmless: Sequence[Held]) -> list[dict[s
             for language, margin in zip(held.group.languages, held.margins, strict=True):
                 found[language][side].append(bool(margin > 0))
     rows = []
-    for language, sides in sorted(found.items()):
+    for language in (*LANGUAGES, *sorted({*found} - {*LANGUAGES})):
+        sides = found[language]
         row: dict[str, Any] = {"language": language}
         for side, hits in sides.items():
             row[side] = asdict(share(sum(hits), len(hits))) if hits else None
@@ -125,10 +129,15 @@ def _evasions(result: Result, attacks: Sequence[Held], steps: Steps) -> list[dic
         found = panels[fold].logits(text)[0] - judge.offsets
         return bool(found.max() > judge.threshold)
 
-    hits = sum(caught(fold, text) for fold, text in chosen)
-    rows = [{"evasion": "plain", "flagged": asdict(share(hits, len(chosen)))}]
-    for name, evade in EVASIONS.items():
+    rows = []
+    for name, evade in {"plain": _plain, **EVASIONS}.items():
         draw = random.Random(name)  # noqa: S311
         hits = sum(caught(fold, evade(text, draw)) for fold, text in chosen)
-        rows.append({"evasion": name, "flagged": asdict(share(hits, len(chosen)))})
+        thin = len(chosen) < THIN
+        flagged = asdict(share(hits, len(chosen)))
+        rows.append({"evasion": name, "flagged": flagged, "too_thin": thin})
     return rows
+
+
+def _plain(text: str, draw: random.Random) -> str:
+    return text

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from freehold.guard import features
+from freehold.guard import bulk
 from freehold.guard.fast import windows
 from freehold.guard.normalise import views
 from freehold.guard.training import Heads
@@ -28,10 +29,11 @@ class Panel:
     def logits(self, text: str) -> Floats:
         """(members, heads): the highest over views and windows, as ``FastTier.logits``."""
         best = np.full(self._weights.shape[1], -np.inf, np.float32)
-        for form in views(text).values():
-            for piece in windows(form):
-                places, values = features.places(piece)
-                np.maximum(best, values @ self._weights[places], out=best)
+        pieces = dict.fromkeys(one for form in views(text).values() for one in windows(form))
+        for places, values, ends in bulk.places([*pieces]):
+            rows = self._weights[places]
+            for low, high in pairwise(ends):
+                np.maximum(best, values[low:high] @ rows[low:high], out=best)
         found: Floats = (best + self._biases).reshape(self._shape)
         return found
 

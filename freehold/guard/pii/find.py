@@ -21,14 +21,17 @@ THRESHOLD = 0.5
 
 _RUN = re.compile(r"[0-9]+(?:[ \u00a0().\-/\u2011\u2013]{1,3}[0-9]+)*")
 _GROUP = re.compile(r"[0-9]+")
+_DIGIT = re.compile(r"\d")
 
 
 def find(text: str, *, threshold: float = THRESHOLD) -> list[Span]:
     """What is personal or secret in ``text``, in order, none overlapping another: of two that do,
     the surer one, then the longer."""
-    beside = Beside(text, threshold)
-    found = [*_numbers(text, beside), *_lettered(text, beside)]
-    found += [*_ibans(text), *_emails(text), *secrets.find(text)]
+    found: list[Span] = []
+    if _DIGIT.search(text):  # most sentences have none
+        beside = Beside(text, threshold)
+        found += [*_numbers(text, beside), *_lettered(text, beside), *_ibans(text)]
+    found += [*_emails(text), *secrets.find(text)]
     sure = sorted(
         (span for span in found if span.score >= threshold),
         key=lambda span: (-span.score, span.start - span.end, span.start),

@@ -139,11 +139,20 @@ _NAMED = re.compile(
     r"(?:(?:is|ist|est|adalah|là|to)\s|[:=\uff1a]{1,2}>?)\s{0,3}[\"'`]?"
     r"([^\s\"'`,;<>(){}\[\]]{8,256})"
 )
+_STEMS = ("pass", "kennwort", "kata", "secret", "token", "key", "pwd")
+"""Some of these is in every such name in ASCII."""
+_DIGIT = re.compile("[0-9]")
 _MANY_BITS = 2.75
 
 
 def _assigned(text: str) -> Iterator[Span]:
     """What is called a password or a key and looks drawn by lot."""
+    if text.isascii():
+        lower = text.lower()
+        if _DIGIT.search(text) is None or not any(stem in lower for stem in _STEMS):
+            return  # what was drawn by lot has digits
+    elif not any(map(str.isdigit, text)):
+        return
     for match in _NAMED.finditer(text):
         value = match[1].rstrip(".:!?")
         start = match.start(1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -32,6 +33,17 @@ Batch: TypeAlias = Any
 """One step's rows, prepared once for all layers."""
 
 Want: TypeAlias = Literal["none", "last", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """A low-rank change of outputs ``start`` to ``stop`` of a layer: a_rd and b_or, both float32,
+    the scale in b already."""
+
+    start: int
+    stop: int
+    a_rd: npt.NDArray[np.float32]
+    b_or: npt.NDArray[np.float32]
 
 
 class OutOfPages(FreeholdError):  # noqa: N818  (the engine catches it: an event, not a mistake)
@@ -118,6 +130,15 @@ class Ops(Protocol):
 
     def vector(self, weights: RawTensor) -> Array:
         """A norm's weights."""
+        ...
+
+    def low_rank(self, base: Packed, sides: Sequence[Side]) -> Any:
+        """Take low-rank changes of the layer ``base``; opaque to everyone else."""
+        ...
+
+    def beside(self, base: Packed, rows: Sequence[tuple[Any, int, int]]) -> Packed:
+        """``base`` for one step in which some rows (first, how many; upwards) also go through what
+        ``low_rank`` gave. It can stand wherever ``base`` can, but for ``embed`` and the head."""
         ...
 
     def nbytes(self, weights: Packed | Array) -> int:

@@ -19,6 +19,12 @@ class Linear:
     @property
     def bias(self) -> _Floats | None: ...
 
+class LowRank:
+    nbytes: int
+
+_Low = list[tuple[LowRank, int, int]]
+"""A low-rank pair and rows of a step: the first, and how many. Upwards, without overlap."""
+
 class KvCache:
     @property
     def nbytes(self) -> int: ...
@@ -37,11 +43,27 @@ class Engine:
         """From GGUF blocks."""
     def embed(self, table: Linear, ids: npt.NDArray[np.int64], out: _Floats) -> None: ...
     def norm_linear(
-        self, x: _Floats, norm: _Floats, eps: float, weights: Linear, out: _Floats
+        self,
+        x: _Floats,
+        norm: _Floats,
+        eps: float,
+        weights: Linear,
+        out: _Floats,
+        low: _Low = ...,
     ) -> None: ...
-    def linear_add(self, x: _Floats, a: _Floats, weights: Linear, out: _Floats) -> None: ...
+    def linear_add(
+        self, x: _Floats, a: _Floats, weights: Linear, out: _Floats, low: _Low = ...
+    ) -> None: ...
     def mlp_add(
-        self, x: _Floats, norm: _Floats, eps: float, gate_up: Linear, down: Linear, out: _Floats
+        self,
+        x: _Floats,
+        norm: _Floats,
+        eps: float,
+        gate_up: Linear,
+        down: Linear,
+        out: _Floats,
+        low_gate_up: _Low = ...,
+        low_down: _Low = ...,
     ) -> None: ...
     def attend(
         self,
@@ -59,6 +81,14 @@ class Engine:
 
 def hold(parts: _Parts, bias: _Floats | None) -> Linear:
     """A layer over packed bytes that lie somewhere already, aligned to 64, and are not copied."""
+
+def make_low_rank(
+    narrow: Linear,
+    outputs: int,
+    sides: list[tuple[int, int, npt.NDArray[np.int8], _Floats]],
+) -> LowRank:
+    """``narrow`` is A of all sides; a side is its first output, the first of A's outputs that it
+    reads, codes (rows, rank) and scales (rows)."""
 
 def make_engine(threads: int, isa: str) -> Engine: ...
 def make_cache(

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from freehold.errors import MalformedError, UsageError
 from freehold.qwen import pack
 from freehold.qwen.config import Config
-from freehold.qwen.ops import SpanLike, _kernels
+from freehold.qwen.ops import Side, SpanLike, _kernels
 from freehold.qwen.ops.pages import PagedState, Pool
 from freehold.qwen.quants import dequantise
 from freehold.qwen.rope import frequencies
@@ -45,6 +45,14 @@ class NativeBatch:
 
     ids_t: npt.NDArray[np.int64]
     rows: _kernels.Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A layer, and what lies beside it for some rows of one step."""
+
+    base: _kernels.Linear
+    low: list[tuple[_kernels.LowRank, int, int]]
 
 
 KvType: TypeAlias = Literal["float32", "bfloat16", "int8"]
@@ -206,7 +214,29 @@ class NativeOps:
             vectors=vectors,
         )
 
-    def nbytes(self, weights: _kernels.Linear | Floats) -> int:
+    def low_rank(self, base: _kernels.Linear, sides: Sequence[Side]) -> _kernels.LowRank:
+        """A becomes Q8_0, B 8-bit codes with a scale for each output."""
+        narrow_rd = np.concatenate([side.a_rd for side in sides])
+        tensor = RawTensor(
+            name="A",
+            dtype="F32",
+            shape=narrow_rd.shape,
+            data=np.ascontiguousarray(narrow_rd, "<f4").reshape(-1).view(np.uint8),
+        )
+        blocks = pack.blocks_of(tensor)
+        narrow = self.engine.pack([(blocks.format, blocks.rows, blocks.cols, blocks.data)], None)
+        first, given = 0, []
+        for side in sides:
+            given.append((side.start, first, *_rounded(side.b_or)))
+            first += len(side.a_rd)
+        return _kernels.make_low_rank(narrow, base.rows, given)
+
+    def beside(
+        self, base: _kernels.Linear, rows: Sequence[tuple[_kernels.LowRank, int, int]]
+    ) -> Beside:
+        return Beside(base=base, low=list(rows))
+
+    def nbytes(self, weights: _kernels.Linear | _kernels.LowRank | Floats) -> int:
         return weights.nbytes
 
     # --- a step's layout --------------------------------------------------------------------------
@@ -252,21 +282,31 @@ class NativeOps:
         width = self.config.width
         return x_td if table.cols == width else np.ascontiguousarray(x_td[:, :width])
 
-    def norm_linear(self, x_td: Floats, norm_d: Floats, weights: _kernels.Linear) -> Floats:
-        out = np.empty((len(x_td), weights.rows), np.float32)
-        self.engine.norm_linear(x_td, norm_d, self.config.norm_eps, weights, out)
+    def norm_linear(
+        self, x_td: Floats, norm_d: Floats, weights: _kernels.Linear | Beside
+    ) -> Floats:
+        base, low = _parted(weights)
+        out = np.empty((len(x_td), base.rows), np.float32)
+        self.engine.norm_linear(x_td, norm_d, self.config.norm_eps, base, out, *_given(low))
         return out
 
-    def linear_add(self, x_td: Floats, a_tk: Floats, weights: _kernels.Linear) -> Floats:
+    def linear_add(self, x_td: Floats, a_tk: Floats, weights: _kernels.Linear | Beside) -> Floats:
+        base, low = _parted(weights)
         out = np.empty_like(x_td)
-        self.engine.linear_add(x_td, a_tk, weights, out)
+        self.engine.linear_add(x_td, a_tk, base, out, *_given(low))
         return out
 
     def mlp_add(
-        self, x_td: Floats, norm_d: Floats, gate_up: _kernels.Linear, down: _kernels.Linear
+        self,
+        x_td: Floats,
+        norm_d: Floats,
+        gate_up: _kernels.Linear | Beside,
+        down: _kernels.Linear | Beside,
     ) -> Floats:
+        (base, low), (base_down, low_down) = _parted(gate_up), _parted(down)
         out = np.empty_like(x_td)
-        self.engine.mlp_add(x_td, norm_d, self.config.norm_eps, gate_up, down, out)
+        eps = self.config.norm_eps
+        self.engine.mlp_add(x_td, norm_d, eps, base, base_down, out, *_given(low, low_down))
         return out
 
     def attend(
@@ -303,3 +343,23 @@ class NativeOps:
 
     def from_numpy(self, array: Floats) -> Floats:
         return np.ascontiguousarray(array, dtype=np.float32)
+
+
+_Low: TypeAlias = "list[tuple[_kernels.LowRank, int, int]]"
+
+
+def _parted(weights: _kernels.Linear | Beside) -> tuple[_kernels.Linear, _Low]:
+    return (weights.base, weights.low) if isinstance(weights, Beside) else (weights, [])
+
+
+def _given(*low: _Low) -> tuple[_Low, ...]:
+    """Nothing is converted for the kernels where no row has an adapter."""
+    return low if any(low) else ()
+
+
+def _rounded(b_or: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Codes (outputs, rank) and the scale of each output: its largest magnitude / 127."""
+    scale_o = (np.abs(b_or).max(axis=1) / np.float32(127)).astype(np.float32)
+    safe_o = np.where(scale_o > 0, scale_o, np.float32(1))
+    codes = np.clip(np.rint(b_or / safe_o[:, None]), -127, 127).astype(np.int8)
+    return np.ascontiguousarray(codes), np.ascontiguousarray(scale_o)

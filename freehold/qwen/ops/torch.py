@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812  (the field's own short name)
 
 from freehold.errors import UsageError
 from freehold.qwen.config import Config
-from freehold.qwen.ops import SpanLike
+from freehold.qwen.ops import Side, SpanLike
 from freehold.qwen.ops.pages import PagedState, Pool
 from freehold.qwen.quants import dequantise, dequantise_into
 from freehold.qwen.rope import frequencies
@@ -80,6 +80,33 @@ class Codes:
     def nbytes(self) -> int:
         held = sum(part.data.nbytes for part in self.parts)
         return held + (0 if self.bias_o is None else self.bias_o.nbytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank:
+    """Low-rank changes of a layer: (first output, one past the last, a_rd, b_or) each."""
+
+    sides: tuple[tuple[int, int, Tensor, Tensor], ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(a_rd.nbytes + b_or.nbytes for _, _, a_rd, b_or in self.sides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A layer, and what lies beside it for some rows of one step; called like ``Linear``."""
+
+    base: Linear | Codes
+    low: tuple[tuple[LowRank, int, int], ...]
+
+    def __call__(self, x_td: Tensor) -> Tensor:
+        y_to = self.base(x_td)
+        for pair, first, n in self.low:
+            x_nd = x_td[first : first + n]
+            for start, stop, a_rd, b_or in pair.sides:
+                y_to[first : first + n, start:stop] += x_nd @ a_rd.T @ b_or.T
+        return y_to
 
 
 def _values(parts: Sequence[RawTensor], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -239,7 +266,16 @@ class TorchOps:
     def vector(self, weights: RawTensor) -> Tensor:
         return _values([weights], self.dtype, self.device)
 
-    def nbytes(self, weights: Linear | Codes | Tensor) -> int:
+    def low_rank(self, base: Linear | Codes, sides: Sequence[Side]) -> LowRank:
+        def held(values: npt.NDArray[np.float32]) -> Tensor:
+            return torch.from_numpy(values).to(self.device, self.dtype)
+
+        return LowRank(sides=tuple((s.start, s.stop, held(s.a_rd), held(s.b_or)) for s in sides))
+
+    def beside(self, base: Linear | Codes, rows: Sequence[tuple[LowRank, int, int]]) -> Beside:
+        return Beside(base=base, low=tuple(rows))
+
+    def nbytes(self, weights: Linear | Codes | LowRank | Tensor) -> int:
         return weights.nbytes
 
     # --- a step's layout --------------------------------------------------------------------------
