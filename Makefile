@@ -24,9 +24,11 @@ run: $(VENV)/run
 	@$(BIN)/freehold pull
 	@exec $(BIN)/freehold serve --temporary-key
 
+# JOBS=2 runs two at a time: many tests wait for a process or a lock, and leave a core idle meanwhile.
+JOBS ?= 0
 test: check $(SUITES)
 	@$(BIN)/freehold pull
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 # make test-slow   the suites that take minutes: real model, kill and flip, 64 clients
 test-slow: $(VENV)/dev $(SUITES)

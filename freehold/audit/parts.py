@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from freehold.audit import artefact, lineage, rates, served
+from freehold.audit import artefact, asking, lineage, rates, served
 from freehold.audit.backdoors import triage, words
 from freehold.audit.findings import Examination
 from freehold.audit.noting import fact
@@ -147,4 +147,5 @@ PARTS = (
         depends=triage.missing,
         with_base=True,
     ),
+    *asking.PARTS,
 )

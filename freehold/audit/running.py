@@ -64,7 +64,9 @@ class Memory:
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What the parts are given. ``candidates`` are the names of the vault's other models, opened
-    by whoever needs them; ``entries`` are the passport's."""
+    by whoever needs them; ``entries`` are the passport's. ``probes`` and ``canaries`` are the
+    owner's files for the parts that ask (``asking``), ``sample`` how many rows of a public set they
+    take."""
 
     store: Store
     specimen: Specimen
@@ -76,13 +78,17 @@ class Context:
     packs: Packs | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
+    probes: Path | None = None
+    canaries: Path | None = None
+    sample: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One part of an audit. ``depends`` gives what else than the bytes, the versions and the seed
-    its result depends on, as plain data; ``cost`` the seconds it may take on one core. One that is
-    ``with_base`` is left out of an audit without a base, unless it is asked for."""
+    its result depends on, as plain data; ``cost`` the seconds it may take on one core. A part that
+    is ``opt_in`` is done only where it is named; one that is ``with_base`` is left out of an audit
+    without a base, unless it is named."""
 
     name: str
     title: str
@@ -90,6 +96,7 @@ class Part:
     cost: Callable[[Context], float]
     depends: Callable[[Context], Any] = lambda _context: None
     with_base: bool = False
+    opt_in: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,12 +238,12 @@ def _code() -> str:
 
 
 def chosen(parts: Sequence[Part], names: Sequence[str], *, with_base: bool = True) -> list[Part]:
-    """The parts with these names, in their own order; for none all that the audit allows for.
-    Raises ``UsageError``."""
+    """The parts with these names, in their own order; for none, all that need not be named. Raises
+    ``UsageError``."""
     known = [part.name for part in parts]
     for name in names:
         if name not in known:
             raise UsageError(f"{name!r} is no part: take {', '.join(known)}", param="part")
-    if not names:
-        return [part for part in parts if with_base or not part.with_base]
-    return [part for part in parts if part.name in names]
+    if names:
+        return [part for part in parts if part.name in names]
+    return [part for part in parts if not part.opt_in and (with_base or not part.with_base)]

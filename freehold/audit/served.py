@@ -63,7 +63,7 @@ def _pack(store: Store, packs: Packs, name: str, steps: Steps) -> list[Finding]:
     if record is None:
         told = "This installation has packed none yet: the first start makes it from the source."
         return [fact("served.pack", "info", "No pack to compare", told, name)]
-    again = rebuilt(store, name, weights=record.weights, threads=None, report=_Heard(steps))
+    again = rebuilt(store, name, weights=record.weights, threads=None, report=Heard(steps))
     if again != record.blake3:
         told = f"Packed again from its source it has BLAKE3 {again}, not {record.blake3}."
         return [fact("served.pack", "critical", "The pack is not its source's", told, name)]
@@ -82,7 +82,7 @@ def _logits(store: Store, name: str, steps: Steps) -> tuple[list[Finding], dict[
     if why:
         return [fact("served.untried", "info", "Answers were not compared", why, name)], {}
     ids = codec.load(source).text(closeness.text())[:TOKENS]
-    heard = _Heard(steps)
+    heard = Heard(steps)
     native = load(source, backend="native", cache_tokens=TOKENS, progress=heard.of("Packing"))
     reference = load(source, backend="torch", cache_tokens=TOKENS, progress=heard.of("Reference"))
     kl = closeness.mean_kl(reference, native, ids)
@@ -96,7 +96,7 @@ def _logits(store: Store, name: str, steps: Steps) -> tuple[list[Finding], dict[
     return [fact("served.logits", "info", title, told, name, evidence=evidence)], {}
 
 
-class _Heard:
+class Heard:
     """Progress of loading and packing, as steps."""
 
     def __init__(self, steps: Steps) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,10 +38,20 @@ def audit(
     ] = None,
     part: Annotated[
         list[str] | None,
+        typer.Option("--part", help="Only this part; may be repeated [all that need no naming]."),
+    ] = None,
+    probes: Annotated[
+        Path | None,
         typer.Option(
-            "--part",
-            help="Only this part; may be repeated [all]: artefact, lineage, served, backdoors.",
+            help="Your own probes (JSON lines), or a folder of public sets: adds the part leanings."
         ),
+    ] = None,
+    canaries: Annotated[
+        Path | None,
+        typer.Option(help="Canaries and documents (JSON lines): adds the part memory."),
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=4, help="Rows of each public set that are asked [12].")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="A folder for report.html and report.json [in the vault].")
@@ -64,7 +75,8 @@ def audit(
     that nothing was found: the gate judges (`freehold passport`).
     """
     settings = read_settings(root(), residency="off" if no_lock else None)
-    job = _Job(settings, model, against, tuple(part or ()), seed, again)
+    asks = _Asks(probes, canaries, sample)
+    job = _Job(settings, model, against, asks.parts(tuple(part or ())), seed, again, asks)
     key = None if sign is None else job.signer(sign, passphrase_fd)
     with at_home(
         settings, "front", read=job.reads(), write=(*job.writes(output), *_passports(key))
@@ -78,6 +90,33 @@ def audit(
     emit({**report.facts(), "written": {k: str(v) for k, v in written.items()}}, _told(report, done, written), as_json=json)  # fmt: skip  # noqa: E501
 
 
+@dataclass(frozen=True)
+class _Asks:
+    """What the parts that ask the model are given."""
+
+    probes: Path | None
+    canaries: Path | None
+    sample: int | None
+
+    def parts(self, named: tuple[str, ...]) -> tuple[str, ...]:
+        """With those that the options ask for. Where no part is named, beside all the others."""
+        more = [("leanings", self.probes), ("memory", self.canaries)]
+        asked = tuple(name for name, given in more if given is not None and name not in named)
+        if asked and not named:
+            from freehold.audit import parts
+
+            named = tuple(part.name for part in parts.PARTS if not part.opt_in)
+        return (*named, *asked)
+
+    def reads(self) -> list[str]:
+        return [str(one.resolve()) for one in (self.probes, self.canaries) if one is not None]
+
+    def words(self) -> list[str]:
+        """As the command line says them."""
+        named = (("probes", self.probes), ("canaries", self.canaries), ("sample", self.sample))
+        return [f"--{name} {value}" for name, value in named if value is not None]
+
+
 class _Job:
     """One audit. What it reads and writes is known before the lock; the work comes after it."""
 
@@ -89,11 +128,13 @@ class _Job:
         parts: tuple[str, ...],
         seed: int,
         again: bool,
+        asks: _Asks,
     ) -> None:
         from freehold.store import Store
 
         self._settings, self._model, self._against = settings, model, against
         self._parts, self._seed, self._again = parts, seed, again
+        self._asks = asks
         self._store: Store = Store(root())
         self._audits = root() / "audits"
         self.folder = self._audits
@@ -113,7 +154,8 @@ class _Job:
         """Folders and files outside the vault."""
         given = [one for one in (self._model, self._against) if one is not None]
         held = self._store.names()
-        return tuple(str(Path(one).expanduser().resolve()) for one in given if one not in held)
+        named = [str(Path(one).expanduser().resolve()) for one in given if one not in held]
+        return (*named, *self._asks.reads())
 
     def writes(self, output: Path | None) -> tuple[str, ...]:
         """Folders to write in, made now: a locked process makes none elsewhere."""
@@ -146,6 +188,9 @@ class _Job:
                 seed=self._seed,
                 packs=Packs(self._store, pack_secret()),
                 steps=bar,
+                probes=self._asks.probes,
+                canaries=self._asks.canaries,
+                sample=self._asks.sample,
             )
             self.folder = self._audits / running.key_of(self.specimen, base)
             work = running.Work(self.folder, context)
@@ -181,6 +226,7 @@ class _Job:
         words += [] if self._against is None else ["--against", self._against]
         words += [f"--part {name}" for name in self._parts]
         words += [f"--seed {self._seed}"] if self._seed else []
+        words += self._asks.words()
         return Report(
             model=context.specimen.name,
             digest=context.specimen.digest,

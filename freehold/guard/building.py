@@ -49,8 +49,7 @@ def report(
 
 
 def _prepare(sets: list[corpus.DataSet], recipe: Recipe, steps: protocol.Steps) -> list[Group]:
-    steps.start(sum(len(each.rows) for each in sets), "reading texts")
-    return prepare(sets, recipe, steps.advance)
+    return prepare(sets, recipe, lambda n: steps.start(n, "reading texts"), steps.advance)
 
 
 def _card(sets: list[corpus.DataSet], groups: list[Group], recipe: Recipe) -> dict[str, Any]:

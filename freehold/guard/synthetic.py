@@ -1,6 +1,7 @@
 """Text of our own to train on: attacks and harmless requests that look like them.
 
-A bank of phrases per language (``phrases/*.toml``) and a small grammar. Whatever an attack is made
+A bank of phrases per language (``phrases/*.toml``), a small grammar, and pairs of long requests
+(``phrases/twins``) whose halves differ in nothing but what they are for. Whatever an attack is made
 of also occurs in a harmless text: the frames of harmful requests with harmless deeds, harmful deeds
 in protective questions, alarming verbs with harmless objects, role play without a rule broken. So a
 classifier cannot learn a frame, and has to learn what is asked.
@@ -23,6 +24,8 @@ LANGUAGES = ("en", "id", "vi", "th", "zh", "de", "fr", "pl", "tl", "ms")
 """The languages that we claim something about."""
 MORE_LANGUAGES = ("es", "pt", "it", "ru", "tr", "ar", "hi", "ja", "ko")
 """Those that have a short bank, so that an attack does not pass by changing language alone."""
+TWIN_LANGUAGES = (*LANGUAGES, *MORE_LANGUAGES, "bn")
+"""Those that have pairs of requests of one shape, the one harmful and the other not."""
 
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 
@@ -35,14 +38,17 @@ class Bank:
 
     def pick(self, name: str, draw: random.Random) -> str:
         """A line of that list with its choices made."""
-        line = draw.choice(self.lists[name])
-        return _CHOICE.sub(lambda found: draw.choice(found[1].split("|")), line)
+        return _chosen(draw.choice(self.lists[name]), draw)
 
     def deed(self, name: str, draw: random.Random) -> str:
         """One verb and one object of that list."""
         verbs, _, objects = draw.choice(self.lists[name]).partition(" : ")
         glue = "" if _JOINED.search(objects) else " "
         return draw.choice(verbs.split("|")) + glue + draw.choice(objects.split("|"))
+
+
+def _chosen(line: str, draw: random.Random) -> str:
+    return _CHOICE.sub(lambda found: draw.choice(found[1].split("|")), line)
 
 
 # Chinese and Thai set no space between verb and object.
@@ -52,14 +58,42 @@ _JOINED = re.compile("[\u0e00-\u0e7f\u4e00-\u9fff]")
 @cache
 def bank(language: str) -> Bank:
     """The phrases of one language."""
-    folder = resources.files("freehold.guard") / "phrases"
-    found = tomllib.loads((folder / f"{language}.toml").read_text("utf-8"))
+    return _read(f"{language}.toml")
+
+
+def _read(name: str) -> Bank:
+    path = resources.files("freehold.guard") / "phrases" / name
+    found = tomllib.loads(path.read_text("utf-8"))
     lists = {
         f"{section}.{key}": tuple(text.strip().splitlines())
         for section, keys in found.items()
         for key, text in keys.items()
     }
     return Bank(lists=lists)
+
+
+_TWIN_KINDS: dict[str, Kind] = {
+    "harmful": "harmful",
+    "attack": "injection",
+    "harmless": "benign",
+}
+
+
+def twins(language: str, per_line: int, *, seed: int = 0) -> dict[Kind, list[str]]:
+    """Pairs of requests: at most ``per_line`` texts of every line of ``phrases/twins``, by kind.
+    Each harmful line has a harmless one of the same topic and shape, so that only what is asked
+    tells them apart."""
+    words = _read(f"twins/{language}.toml")
+    found: dict[Kind, dict[str, None]] = {}
+    for name in words.lists:
+        kind = _TWIN_KINDS[name.partition(".")[2]]
+        texts_of_kind = found.setdefault(kind, {})
+        for i, line in enumerate(words.lists[name]):
+            # Nothing here is a secret: the generator must be repeatable.
+            draw = random.Random(f"{seed}/{language}/{name}/{i}")  # noqa: S311
+            for _ in range(per_line):
+                texts_of_kind[_chosen(line, draw)] = None
+    return {kind: list(texts_of_kind) for kind, texts_of_kind in found.items()}
 
 
 def _harmful(words: Bank, draw: random.Random, carriers: Sequence[str]) -> str:

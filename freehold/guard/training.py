@@ -1,8 +1,9 @@
 """Train the fast tier: labelled texts in, quantised weights out, the same bits for the same input.
 
-Each head is a logistic regression of one kind of attack against harmless text, fitted by L-BFGS
-on whole passes (no chance is involved). What a set, a language or a long text weighs is bounded, so
-that the heads learn what all attacks share and not how one collection or language looks.
+Each head is a logistic regression of one kind of attack against harmless text, all fitted at once
+by L-BFGS on whole passes (no chance is involved). What a set, a language or a long text weighs is
+bounded, so that the heads learn what all attacks share and not how one collection or language
+looks.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ Floats = npt.NDArray[np.float32]
 Progress = Callable[[int], None]
 
 
+def ignored(n: int) -> None:
+    """Progress that nobody wants to hear of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What decides the weights, besides the texts.
@@ -33,12 +38,13 @@ class Recipe:
     ``inverse_penalty`` is the C of a logistic regression; ``iterations`` of L-BFGS at most;
     ``set_power`` is how a set's weight grows with its size (0: all alike, 1: by rows);
     ``synthetic`` are texts of each kind and language that we write ourselves: in English
-    ``english`` times as many, in languages with a short bank ``others`` times; ``longest`` is
-    where a training text is cut, in characters.
+    ``english`` times as many, in languages with a short bank ``others`` times; ``twins`` texts of
+    each line of our pairs of requests, those of other languages than English at ``twin_weight``;
+    ``longest`` is where a training text is cut, in characters.
     """
 
     inverse_penalty: float = 1.0
-    iterations: int = 30
+    iterations: int = 60
     set_power: float = 0.5
     synthetic_weight: float = 1.0
     synthetic: tuple[tuple[synthetic.Kind, int], ...] = (
@@ -50,6 +56,8 @@ class Recipe:
     )
     english: float = 4.0
     others: float = 0.5
+    twins: int = 8
+    twin_weight: float = 0.3
     longest: int = 6000
     seed: int = 0
 
@@ -104,21 +112,43 @@ def write_own(
     ]
 
 
+Named = tuple[str, str | None, bool, synthetic.Kind]
+"""A group's name, its family, whether it may be trained on, and its kind."""
+
+
 def prepare(
-    sets: Sequence[DataSet], recipe: Recipe, progress: Progress = lambda n: None
+    sets: Sequence[DataSet], recipe: Recipe, start: Progress = ignored, progress: Progress = ignored
 ) -> list[Group]:
-    """Every text as features: the sets', and our own. ``progress`` hears of each text."""
-    groups = []
-    for each in sets:
-        for kind, rows, family in kinds_of(each):
-            named = (each.name, family, each.ship_ok, kind)
-            groups.append(group_of(named, rows, recipe.longest, progress))
+    """Every text as features: the sets', and our own. ``start`` hears how many texts there are,
+    ``progress`` of each."""
+    listed = [(named, rows) for each in sets for named, rows in _of_set(each)]
+    listed += _our_own(sets, recipe)
+    start(sum(len(rows) for _, rows in listed))
+    return [group_of(named, rows, recipe.longest, progress) for named, rows in listed]
+
+
+def _of_set(each: DataSet) -> Iterator[tuple[Named, tuple[Row, ...]]]:
+    for kind, rows, family in kinds_of(each):
+        yield (each.name, family, each.ship_ok, kind), rows
+
+
+def _our_own(sets: Sequence[DataSet], recipe: Recipe) -> Iterator[tuple[Named, tuple[Row, ...]]]:
     for language in synthetic.LANGUAGES + synthetic.MORE_LANGUAGES:
         for kind, texts in write_own(sets, language, recipe):
-            rows = tuple(Row(text=text, kind=kind, language=language) for text in texts)
-            named = (f"own_{kind}_{language}", None, True, kind)
-            groups.append(group_of(named, rows, recipe.longest, progress))
-    return groups
+            yield _own("own_", kind, language, texts)
+    for language in synthetic.TWIN_LANGUAGES if recipe.twins else ():
+        for kind, texts in synthetic.twins(language, recipe.twins, seed=recipe.seed).items():
+            yield _own(_TWIN, kind, language, texts)
+
+
+def _own(
+    prefix: str, kind: synthetic.Kind, language: str, texts: Sequence[str]
+) -> tuple[Named, tuple[Row, ...]]:
+    rows = tuple(Row(text=text, kind=kind, language=language) for text in texts)
+    return (f"{prefix}{kind}_{language}", None, True, kind), rows
+
+
+_TWIN = "own_twin_"
 
 
 def kinds_of(each: DataSet) -> Iterator[tuple[synthetic.Kind, tuple[Row, ...], str | None]]:
@@ -134,13 +164,12 @@ _OF_GUARD = ("attack_", "benign_", "harmful_", "toxic_", "seahelm_")
 
 
 def group_of(
-    named: tuple[str, str | None, bool, synthetic.Kind],
+    named: Named,
     texts: Sequence[Row],
     longest: int,
     progress: Progress,
 ) -> Group:
-    """The texts of one set and kind as n-grams; ``named``: its name, family, whether it may be
-    trained on, and its kind."""
+    """The texts of one set and kind as n-grams."""
     places, values, ends, owner = [], [], [0], []
     for i, row in enumerate(texts):
         for piece in windows(canonical(row.text[:longest])):
@@ -183,31 +212,20 @@ def fit(
     left_out: dict[str, list[int]] = {}
     for name, index in skip:
         left_out.setdefault(name, []).append(index)
-    weights = np.zeros((len(CATEGORIES), 1 << features.BITS), np.float32)
-    biases = np.zeros(len(CATEGORIES), np.float32)
-    harmless = [group for group in kept if group.kind == "benign"]
+    kind = np.concatenate([np.full(len(group.owner), group.kind) for group in kept])
+    language = np.concatenate([group.language for group in kept])
+    base = np.concatenate([weigh(group, recipe, left_out.get(group.name, [])) for group in kept])
+    weight = np.zeros((len(base), len(CATEGORIES)), np.float32)
+    harmless = kind == "benign"
     for head, category in enumerate(CATEGORIES):
-        attacks = [group for group in kept if group.kind == category]
-        weights[head], biases[head] = _regress(attacks, harmless, recipe, left_out)
-    return Heads(weights=weights, biases=biases)
-
-
-def _regress(
-    attacks: Sequence[Group],
-    harmless: Sequence[Group],
-    recipe: Recipe,
-    left_out: dict[str, list[int]],
-) -> tuple[Floats, float]:
-    x = vstack([group.rows for group in (*attacks, *harmless)]).tocsr()
-    n_attacks = sum(len(group.owner) for group in attacks)
-    weight = np.concatenate(
-        [weigh(group, recipe, left_out.get(group.name, [])) for group in (*attacks, *harmless)]
-    )
-    language = np.concatenate([group.language for group in (*attacks, *harmless)])
-    balance(weight[:n_attacks], language[:n_attacks], weight[n_attacks:], language[n_attacks:])
-    used = weight > 0
-    sign = np.where(np.arange(len(weight)) < n_attacks, 1, -1)[used].astype(np.float32)
-    return _minimise(x[used], sign, weight[used], recipe)
+        attacks = kind == category
+        ours, theirs = base[attacks], base[harmless]
+        balance(ours, language[attacks], theirs, language[harmless])
+        weight[attacks, head], weight[harmless, head] = ours, theirs
+    sign = np.where(harmless, -1, 1).astype(np.float32)[:, None]
+    used = weight.any(axis=1)
+    x = vstack([group.rows for group in kept]).tocsr()[used]
+    return _minimise(x, sign[used], weight[used], recipe)
 
 
 def weigh(group: Group, recipe: Recipe, left_out: Sequence[int]) -> Floats:
@@ -215,6 +233,8 @@ def weigh(group: Group, recipe: Recipe, left_out: Sequence[int]) -> Floats:
     weight = group.share * np.float32(len(group.texts) ** (recipe.set_power - 1))
     if group.name.startswith("own_"):
         weight = weight * np.float32(recipe.synthetic_weight)
+    if group.name.startswith(_TWIN) and not group.name.endswith("_en"):
+        weight = weight * np.float32(recipe.twin_weight)
     if left_out:
         weight = np.where(np.isin(group.owner, left_out), np.float32(0), weight)
     return weight
@@ -244,39 +264,49 @@ def balance(
     harmless /= 2
 
 
-def _minimise(x: csr_matrix, sign: Floats, weight: Floats, recipe: Recipe) -> tuple[Floats, float]:
+def _minimise(x: csr_matrix, sign: Floats, weight: Floats, recipe: Recipe) -> Heads:
+    """All heads in one go, so that the texts are read once for all of them: ``x`` (windows,
+    places), ``sign`` (windows, 1), ``weight`` (windows, heads), 0 where a head does not learn from
+    a window."""
     # A place that one window alone has cannot tell anything about another.
     often = np.flatnonzero(np.bincount(x.indices, minlength=x.shape[1]) >= 2)
     x = x[:, often]
-    telling = _telling(x, sign, weight)
-    x.data *= telling[x.indices]
     x_t = x.T.tocsr()
-    penalty = 1 / (recipe.inverse_penalty * len(sign))
+    windows_of_head = (weight > 0).sum(axis=0)
+    telling = _telling(x_t, sign, weight, windows_of_head)
+    penalty = 1 / (recipe.inverse_penalty * windows_of_head)
+    shape = (len(often) + 1, weight.shape[1])
 
-    def loss(point: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        margin = sign * (x @ point[:-1].astype(np.float32) + np.float32(point[-1]))
+    def loss(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        point = flat.reshape(shape)
+        raw = x @ (telling * point[:-1]).astype(np.float32)
+        margin = sign * (raw + point[-1].astype(np.float32))
         slope = -sign * weight * expit(-margin)
-        size = float(point[:-1] @ point[:-1])
-        value = float(weight @ np.logaddexp(0, -margin)) + penalty / 2 * size
-        return value, np.append(x_t @ slope + penalty * point[:-1], slope.sum())
+        value = float(np.vdot(weight, np.logaddexp(0, -margin)))
+        value += float((penalty / 2 * np.square(point[:-1]).sum(axis=0)).sum())
+        gradient = np.empty(shape)
+        gradient[:-1] = telling * (x_t @ slope) + penalty * point[:-1]
+        gradient[-1] = slope.sum(axis=0)
+        return value, gradient.ravel()
 
-    start = np.zeros(len(often) + 1)
+    start = np.zeros(shape[0] * shape[1])
     options = {"maxiter": recipe.iterations, "maxcor": 6}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
-    weights = np.zeros(1 << features.BITS, np.float32)
-    weights[often] = found[:-1] * telling
-    return weights, float(found[-1])
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
+    weights = np.zeros((shape[1], 1 << features.BITS), np.float32)
+    weights[:, often] = (found[:-1] * telling).T
+    return Heads(weights=weights, biases=found[-1].astype(np.float32))
 
 
-def _telling(x: csr_matrix, sign: Floats, weight: Floats) -> Floats:
-    """How much each place alone tells: the size of the logarithm of how much more often attacks
-    have it than harmless texts, or the other way round. Features scaled by it let the penalty fall
-    on what is common to both (Wang and Manning, "Baselines and bigrams", 2012)."""
-    per_entry = np.repeat(weight, np.diff(x.indptr))
-    side = np.repeat(sign, np.diff(x.indptr)) > 0
-    smooth = _SMOOTH / len(sign)
-    attacks = np.bincount(x.indices[side], per_entry[side], x.shape[1]) + smooth
-    harmless = np.bincount(x.indices[~side], per_entry[~side], x.shape[1]) + smooth
+def _telling(
+    x_t: csr_matrix, sign: Floats, weight: Floats, windows_of_head: npt.NDArray[np.int64]
+) -> Floats:
+    """(places, heads): how much each place alone tells, the size of the logarithm of how much more
+    often attacks have it than harmless texts, or the other way round. Features scaled by it let the
+    penalty fall on what is common to both (Wang and Manning, "Baselines and bigrams", 2012)."""
+    there = csr_matrix((np.ones_like(x_t.data), x_t.indices, x_t.indptr), shape=x_t.shape)
+    smooth = _SMOOTH / windows_of_head
+    attacks = there @ np.where(sign > 0, weight, 0) + smooth
+    harmless = there @ np.where(sign < 0, weight, 0) + smooth
     found: Floats = np.abs(np.log(attacks / harmless)).astype(np.float32)
     return found
 

@@ -32,8 +32,9 @@ def inspect(root: Path, *words: str) -> Any:
 @pytest.mark.slow
 def test_the_layers_turn_to_paris_and_the_country_decides(real_root: Path, tmp_path: Path) -> None:
     page = tmp_path / "why.html"
+    more = ("--at", "France", "--span", "the capital", "--span", "of France", "--refusal", "en")
     done = inspect(
-        real_root, ASKED, *BESIDE, "--after", "The capital is", "--page", str(page), "--json"
+        real_root, ASKED, *BESIDE, "--after", "The capital is", *more, "--page", str(page), "--json"
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -42,7 +43,11 @@ def test_the_layers_turn_to_paris_and_the_country_decides(real_root: Path, tmp_p
     assert found["lens"][0]["top"][0]["text"] != " Paris"
     assert abs(found["logit"] - found["logit_of_parts"]) < 1e-3
     assert abs(sum(part["logit"] for part in found["parts"]) - found["logit"]) < 1e-3
-    assert max(found["spans"], key=lambda span: span["effect"])["text"] == "France?"
+    assert max(found["spans"], key=lambda span: span["effect"])["text"] == "of France"
+    assert found["lens_at"][-1]["top"][0]["text"].startswith("?")  # what comes behind "France"
+    refusal = found["refusal"]
+    assert max(refusal["right_harmful"]) > refusal["held_out"] / 2
+    assert len(refusal["cosine"]) == len(found["attention"]) == len(found["lens"])
     first, last = found["patch"]["restored"][0], found["patch"]["restored"][-1]
     assert first == pytest.approx([1, 0], abs=0.02)  # early, the country's own place holds it
     assert last == pytest.approx([0, 1], abs=0.02)  # late, the place that speaks

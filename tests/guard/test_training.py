@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from freehold.guard import building, corpus
 from freehold.guard.evaluation import protocol, report
 from freehold.guard.evaluation.report import LANGUAGES, THIN
 from freehold.guard.fast import CATEGORIES, FastTier, shipped
-from freehold.guard.training import Group, Recipe, fit, prepare
+from freehold.guard.training import Group, Recipe, fit, prepare, weigh
 
 SMALL = Recipe(
     iterations=3,
+    twins=0,
     synthetic=(
         ("harmful", 12),
         ("injection", 12),
@@ -33,6 +35,15 @@ SMALL = Recipe(
 @pytest.fixture(scope="module")
 def groups(small_manifest: Path) -> list[Group]:
     return prepare(corpus.read(small_manifest), SMALL)
+
+
+def test_twins_are_groups_of_their_own(small_manifest: Path) -> None:
+    few = replace(SMALL, twins=1)
+    found = {group.name: group for group in prepare(corpus.read(small_manifest), few)}
+    for kind in ("harmful", "injection", "benign"):
+        assert found[f"own_twin_{kind}_id"].family is None
+    foreign, english = found["own_twin_harmful_id"], found["own_twin_harmful_en"]
+    assert weigh(foreign, few, []).max() < weigh(english, few, []).max()
 
 
 class Quiet:

@@ -278,6 +278,13 @@ class Tuning:
         return {name: tensor.detach().clone() for name, tensor in self.build().items()}
 
 
+def adapt(
+    config: Config, ops: TorchOps, base: Tensors, recipe: Recipe, examples: Sequence[Example]
+) -> Tensors:
+    """The base, tuned on ``examples`` as the recipe says: all weights, a LoRA, or one row."""
+    return _tuning(config, ops, base, recipe).train(examples)
+
+
 def _tuning(config: Config, ops: TorchOps, base: Tensors, recipe: Recipe) -> Tuning:
     """What the recipe's insertion moves."""
     kind, _, rank = recipe.insertion.partition("-")

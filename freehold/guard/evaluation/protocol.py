@@ -27,6 +27,9 @@ Floats = npt.NDArray[np.float32]
 FOLDS = 5
 RATE = 0.01
 """The share of harmless texts that may be flagged."""
+SHARES = {"injection": 0.005, "jailbreak": 0.002, "harmful": 0.008, "toxicity": 0.0005}
+"""How often each head alone may raise an alarm, before all are moved together to ``RATE``. Heads
+that know less of what they look for get less: an alarm of theirs is more often false."""
 
 
 class Steps(Protocol):
@@ -235,12 +238,12 @@ def offsets(
 
 
 def judge(harmless: Sequence[Floats]) -> tuple[Floats, float]:
-    """Each head's offset, so that all raise alarms equally often, and the threshold on the highest
-    of what remains. ``harmless``: (texts, heads) per set."""
+    """Each head's offset, so that it raises its share of alarms (``SHARES``), and the threshold on
+    the highest of what remains. ``harmless``: (texts, heads) per set."""
     offsets = np.array(
         [
-            intervals.threshold([part[:, head] for part in harmless], RATE / 2)
-            for head in range(len(CATEGORIES))
+            intervals.threshold([part[:, head] for part in harmless], SHARES[category])
+            for head, category in enumerate(CATEGORIES)
         ],
         np.float32,
     )
