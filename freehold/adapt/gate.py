@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from html import escape
 
 import msgspec
 
@@ -13,6 +12,7 @@ from freehold import strictjson
 from freehold.adapt.measuring import Kind, Measure
 from freehold.errors import UsageError
 from freehold.evals import figures
+from freehold.page import document, escaped, table
 from freehold.store.policy import Margins
 
 FORMAT = "freehold-adapt-gate-1"
@@ -26,12 +26,6 @@ _HEADS = {
     "canary": "Secrets of the data",
     "told": "Also measured",
 }
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-color: #222 } table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .8rem;
-text-align: left; border-bottom: 1px solid #ccc } td.n { text-align: right } code { word-break:
-break-all } .bad { color: #b3261e; font-weight: 600 } .good { color: #1a6b2f } .note { color: #666 }
-"""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,38 +136,32 @@ def lines(report: Report) -> list[tuple[str, str, str, str, str, str]]:
 
 def page(report: Report) -> str:
     """The report as one HTML file: no script, nothing fetched."""
-    word = "<span class=good>passed</span>" if report.passed else "<span class=bad>refused</span>"
+    word = "passed" if report.passed else "refused"
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        f"<title>{escape(report.model)}: before and after</title><style>{_STYLE}</style>",
-        f"<h1>{escape(report.model)}: {word}</h1>",
-        f"<p class=note>after: <code>{escape(report.digest)}</code><br>before: "
-        f"{escape(report.base)} <code>{escape(report.base_digest)}</code><br>"
-        f"{escape(report.tool)}, {escape(report.numerics)}. Changes have their paired 95 % "
+        f'<p class="over">Freehold adapt</p><h1>{escaped(report.model)}: {word}</h1>',
+        f"<p>after: <code>{escaped(report.digest)}</code><br>before: "
+        f"{escaped(report.base)} <code>{escaped(report.base_digest)}</code><br>"
+        f"{escaped(report.tool)}, {escaped(report.numerics)}. Changes have their paired 95 % "
         "intervals; what decides is the value.</p>",
     ]
     for kind, head in _HEADS.items():
         rows = [row for row in report.rows if row.kind == kind]
         if rows:
             parts += [f"<h2>{head}</h2>", _table(rows)]
-    return "\n".join([*parts, "</html>"])
+    return document(f"{report.model}: before and after", "\n".join(parts))
 
 
 def _table(rows: Sequence[Row]) -> str:
-    words = {
-        True: "<span class=good>passed</span>",
-        False: "<span class=bad>failed</span>",
-        None: "",
-    }
-    heads = ("", "unit", "items", "before", "after", "change (95 %)", "asked", "")
-    told = ["<table><tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
-    told += [
-        f"<tr><td>{escape(row.name)}</td><td>{escape(row.unit)}</td><td class=n>{row.n}</td>"
-        f"<td class=n>{row.before:.4f}</td><td class=n>{row.after:.4f}</td><td>{_change(row)}</td>"
-        f"<td>{escape(row.asked)}</td><td>{words[row.passed]}</td></tr>"
-        for row in rows
-    ]
-    return "\n".join([*told, "</table>"])
+    words = {True: "passed", False: "FAILED", None: ""}
+    return table(
+        ("", "unit", "items", "before", "after", "change (95 %)", "asked", ""),
+        (
+            (row.name, row.unit, row.n, row.before, row.after, _change(row), row.asked,
+             words[row.passed])
+            for row in rows
+        ),
+        shown=lambda value: str(value) if isinstance(value, int) else f"{value:.4f}",
+    )  # fmt: skip
 
 
 def _change(row: Row) -> str:
