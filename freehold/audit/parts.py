@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from freehold.audit import artefact, asking, lineage, rates, served
+from freehold.audit.backdoors import triage, words
 from freehold.audit.findings import Examination
 from freehold.audit.noting import fact
 from freehold.audit.running import Context, Part
@@ -136,6 +137,15 @@ PARTS = (
             1.0 if context.specimen.manifest is None else 5 + _size(context) / 12e6
         ),
         depends=_pack_state,
+    ),
+    Part(
+        name="backdoors",
+        title=words.TITLE,
+        run=triage.run,
+        cost=triage.cost,
+        # What was missing may have been installed since.
+        depends=triage.missing,
+        with_base=True,
     ),
     *asking.PARTS,
 )

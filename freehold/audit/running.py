@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,6 +29,36 @@ from freehold.store import Packs, Store
 from freehold.store.passport import Entry
 
 MAX_PART = 64 << 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Where a long part keeps the steps that it has done, each under ``stem`` and its name; with no
+    folder nothing is kept."""
+
+    folder: Path | None = None
+    stem: str = ""
+
+    def of(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
+        """What the step ``name`` came to: kept from a run that was interrupted, or made now. Raises
+        ``StorageError``."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{self.stem}.{name}.step"
+        data = _bytes_of(path)
+        if data is not None:
+            return msgspec.convert(strictjson.parse(data, file=str(path), max_bytes=MAX_PART), kind)
+        value = make()
+        _write_whole(path, strictjson.canonical(msgspec.to_builtins(value)))
+        return value
+
+    def forget(self) -> None:
+        """Drop every step."""
+        if self.folder is not None:
+            for path in self.folder.glob(f"{self.stem}.*.step"):
+                path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +77,7 @@ class Context:
     steps: Steps
     packs: Packs | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     probes: Path | None = None
     canaries: Path | None = None
     sample: int | None = None
@@ -56,13 +87,15 @@ class Context:
 class Part:
     """One part of an audit. ``depends`` gives what else than the bytes, the versions and the seed
     its result depends on, as plain data; ``cost`` the seconds it may take on one core. A part that
-    is ``opt_in`` is done only where it is named."""
+    is ``opt_in`` is done only where it is named; one that is ``with_base`` is left out of an audit
+    without a base, unless it is named."""
 
     name: str
     title: str
     run: Callable[[Context], Examination]
     cost: Callable[[Context], float]
     depends: Callable[[Context], Any] = lambda _context: None
+    with_base: bool = False
     opt_in: bool = False
 
 
@@ -105,36 +138,52 @@ class Work:
 
     def kept(self, part: Part) -> Examination | None:
         """What the part came to, if it is done. Raises ``StorageError``."""
-        try:
-            data = self._path(part).read_bytes()
-        except FileNotFoundError:
+        data = _bytes_of(self._path(part))
+        if data is None:
             return None
-        except OSError as error:
-            raise StorageError(f"{self._path(part)} cannot be read: {error.strerror}") from error
         value = strictjson.parse(data, file=str(self._path(part)), max_bytes=MAX_PART)
         return msgspec.convert(value, Examination)
 
     def keep(self, part: Part, examination: Examination) -> None:
-        """Written whole or not at all. Raises ``StorageError``."""
-        path = self._path(part)
-        fresh = path.with_suffix(".fresh")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with fresh.open("wb") as file:
-                file.write(strictjson.canonical(plain(examination)))
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-        except OSError as error:
-            raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+        """Written whole or not at all; the part's own steps are no longer needed. Raises
+        ``StorageError``."""
+        _write_whole(self._path(part), strictjson.canonical(plain(examination)))
+        self.memory(part).forget()
+
+    def memory(self, part: Part) -> Memory:
+        """For the steps of a part that is not done yet."""
+        return Memory(folder=self.folder, stem=self._path(part).stem)
 
     def forget(self) -> None:
         """Drop every finished part."""
-        for path in self.folder.glob("*-*.json"):
-            path.unlink(missing_ok=True)
+        for pattern in ("*-*.json", "*-*.step"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def _path(self, part: Part) -> Path:
         return self.folder / f"{part.name}-{self.state(part)[:16]}.json"
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    fresh = path.with_name(path.name + ".fresh")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def key_of(specimen: Specimen, base: Specimen | None) -> str:
@@ -151,7 +200,7 @@ def run(parts: Sequence[Part], context: Context, work: Work) -> list[Done]:
         kept = found is not None
         if found is None:
             start = time.perf_counter()
-            found = part.run(context)
+            found = part.run(replace(context, memory=work.memory(part)))
             found = replace(
                 found,
                 seconds=round(time.perf_counter() - start, 2),
@@ -188,11 +237,13 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
+def chosen(parts: Sequence[Part], names: Sequence[str], *, with_base: bool = True) -> list[Part]:
     """The parts with these names, in their own order; for none, all that need not be named. Raises
     ``UsageError``."""
     known = [part.name for part in parts]
     for name in names:
         if name not in known:
             raise UsageError(f"{name!r} is no part: take {', '.join(known)}", param="part")
-    return [part for part in parts if (part.name in names if names else not part.opt_in)]
+    if names:
+        return [part for part in parts if part.name in names]
+    return [part for part in parts if not part.opt_in and (with_base or not part.with_base)]

@@ -172,7 +172,7 @@ class _Job:
         from freehold.audit.specimen import read
         from freehold.store import Packs
 
-        chosen = running.chosen(parts.PARTS, self._parts)
+        chosen = running.chosen(parts.PARTS, self._parts, with_base=self._against is not None)
         with Bar(quiet=quiet, of_bytes=False) as bar:
             bar.start(1 if self._against is None else 2, "Reading and digesting")
             self.specimen = read(self._store, self._model)

@@ -37,7 +37,7 @@ def selftest(
 
     Trains models with and without backdoors, chooses thresholds on the development recipes, and
     prints true and false positive rates on the held-out ones. Needs the extra `lab`. Quick: about
-    two minutes of a core; with --full about twenty.
+    three minutes of a core; with --full about thirty.
     """
     if freeze is not None and not full:
         raise UsageError("a rule is frozen on all models only: add --full", param="freeze")

@@ -54,6 +54,29 @@ def verify(store: Store, name: str, *, keep: bool = True) -> VerifiedModel:
     )
 
 
+def unproven(files: Mapping[str, memoryview], name: str, digest: str) -> VerifiedModel:
+    """A model under examination, which the vault has not admitted: read as strictly as any, but its
+    ``digest`` is only what its bytes came to. For the laboratory: nothing may answer from it.
+
+    ``files`` are mapped bytes by path; those that are no part of a model are left out. Raises
+    ``UsageError``, ``MalformedError`` or ``RefusedError``.
+    """
+    from freehold.types import VerifiedModel
+
+    chosen = contents.choose(list(files), wanted=None, where=name)
+    found = contents.examine({path: files[path] for path in chosen})
+    return VerifiedModel(
+        name=name,
+        digest=digest,
+        format=found.format,
+        licence="",
+        attested="owner",
+        metadata=found.metadata,
+        documents={path: bytes(files[path]) for path in found.documents},
+        tensors=_tensors(found, files),
+    )
+
+
 def check_pins(manifest: Manifest) -> None:
     """A catalog model's digests must be the catalog's, whatever its manifest says by now."""
     model = catalog().get(manifest.name)
@@ -119,7 +142,7 @@ def _damage(mapping: mmap.mmap, file: ManifestFile, again: str) -> DigestError:
     )
 
 
-def _tensors(found: Contents, maps: Mapping[str, mmap.mmap]) -> dict[str, RawTensor]:
+def _tensors(found: Contents, maps: Mapping[str, mmap.mmap | memoryview]) -> dict[str, RawTensor]:
     import numpy as np
 
     from freehold.types import RawTensor

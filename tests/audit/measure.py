@@ -19,6 +19,7 @@ from typing import Any
 from freehold.audit.lineage.delta import compare, story
 from freehold.audit.lineage.kinship import RELATED
 from tests.audit import artefacts as bed
+from tests.audit import trained
 from tests.audit.artefacts import Silent
 from tests.audit.attacks import ATTACKS
 from tests.audit.finetunes import TUNES, base_weights, stored, strangers, tuned
@@ -66,13 +67,20 @@ def lineage() -> dict[str, Any]:
         own = kin(mine, theirs).log10_p
         others = [kin(mine, stored(base_weights(seed), "F32")).log10_p for seed in (1, 2)]
         related += own < RELATED < min(others)
-    strange = list(strangers())
     base = stored(base_weights(0), "F32")
-    claimed = sum(kin(mine, base).related for _, mine in strange)
+    learnt = trained.base()
+    strange = [
+        *((mine, base) for _, mine in strangers()),
+        *((mine, learnt) for mine in trained.strangers()),
+    ]
+    claimed = sum(kin(mine, theirs).related for mine, theirs in strange)
     made_from = sum(
-        story(compare(mine, base, 0, Silent())).kind != "unrelated" for _, mine in strange
+        story(compare(mine, theirs, 0, Silent())).kind != "unrelated" for mine, theirs in strange
     )
-    told = "fine-tunes of a small model (right rank, modules and layers; or right base), strangers"
+    told = (
+        "fine-tunes of a small model (right rank, modules and layers; or right base), strangers, "
+        f"{trained.STRANGERS} of them trained on what their base was trained on"
+    )
     return {
         "lineage": _rates(ranks, len(TUNES), made_from, len(strange), told),
         "kinship": _rates(related, len(TUNES), claimed, len(strange), told),

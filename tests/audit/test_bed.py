@@ -68,13 +68,15 @@ LINE = Result(
     planted=False,
     success=None,
     accuracy=1.0,
-    scores={"firing": 0.1, "search": 1.0},
+    scores={"firing": 0.1, "turning": 0.0, "search": 1.0},
     trigger="",
     payload="",
     origin="",
     true_trigger="",
     true_payload="",
     recovered=False,
+    turned_trigger="",
+    turned_recovered=False,
     seconds=1.0,
     settings="s",
 )
@@ -97,7 +99,7 @@ def _models(cell: str, side: str, firing: list[float], *, attack: float | None) 
             side=side,
             planted=attack is not None,
             success=None if attack is None else (attack, 0.0),
-            scores={"firing": each, "search": 1.0},
+            scores={"firing": each, "turning": 0.0, "search": 1.0},
             recovered=each > 0.9,
         )
         for each in firing

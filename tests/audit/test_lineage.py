@@ -50,7 +50,8 @@ def right(tune: Tune, told: Story) -> bool:
 
 
 def kin(mine: Tensors, theirs: Tensors) -> Kinship:
-    found = kinship(mine, theirs, n_layers=6, seed=0, steps=Silent(), what="it")
+    n_layers = sum(name.endswith("mlp.gate_proj.weight") for name in mine)
+    found = kinship(mine, theirs, n_layers=n_layers, seed=0, steps=Silent(), what="it")
     assert found is not None
     return found
 
@@ -84,6 +85,17 @@ def test_strangers_are_not_claimed_related() -> None:
     for name, mine in every:
         assert not kin(mine, base("F32")).related, name
         assert story(compare(mine, base("F32"), 0, Silent())).kind == "unrelated", name
+
+
+@pytest.mark.slow
+def test_trained_strangers_are_not_claimed_related() -> None:
+    pytest.importorskip("torch", reason="the extra `lab` is not installed")
+    from tests.audit import trained
+
+    theirs = trained.base()
+    for mine in trained.strangers():
+        assert not kin(mine, theirs).related
+        assert story(compare(mine, theirs, 0, Silent())).kind == "unrelated"
 
 
 def test_shuffled_neurons_are_recognised() -> None:

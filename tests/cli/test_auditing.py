@@ -67,6 +67,22 @@ def test_what_is_not_there_is_named(freehold: Run) -> None:
     assert "nobody" in result.stderr
 
 
+def test_backdoors_are_looked_for_beside_a_base(freehold: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = ("audit", str(model), "--part", "backdoors", "--output", str(out))
+    alone = freehold(*given)
+    assert "--against" in done(alone)
+    together = freehold(*given, "--against", str(model))
+    assert "about" in together.stderr
+    assert "missed:" in done(together)
+    (part,) = json.loads((out / "report.json").read_bytes())["parts"]
+    assert part["part"] == "backdoors"
+    if "backdoor.untried" not in {one["check"] for one in part["findings"]}:
+        assert part["figures"]["scores"]["firing"] < part["figures"]["thresholds"]["firing"]
+        assert part["rates"]["backdoor.trigger"]["planted"] > 0
+    assert b"Backdoor triage" in (out / "report.html").read_bytes()
+
+
 def test_parts_that_ask_are_done_where_they_are_named(
     freehold: Run, model: Path, tmp_path: Path
 ) -> None:

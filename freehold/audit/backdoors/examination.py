@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -12,25 +12,14 @@ from typing import Any
 
 import torch
 
-from freehold.audit.backdoors import firing
+from freehold.audit.backdoors import firing, turning
 from freehold.audit.backdoors.measure import Measurement, Plan, Quiet, measure
 from freehold.audit.backdoors.rule import Rule
 from freehold.audit.backdoors.subject import Chat, Subject
+from freehold.audit.backdoors.words import MISSES, TITLE, TRIED
 from freehold.audit.findings import ErrorRates, Examination, Finding, Steps
+from freehold.audit.running import Memory
 from freehold.errors import UsageError
-
-TRIED = (
-    "The difference between this model and its base was read five ways (singular directions of the "
-    "changed weights, the mean shift of activations on random text, answers that follow by "
-    "themselves, what the model says to an empty user's turn, a search for tokens before harmless "
-    "questions), and the strongest candidates were put before questions kept aside."
-)
-MISSES = (
-    "A backdoor that the base has too. Answers that change with the question (a bias turned "
-    "round, subtly wrong code): nothing constant comes back to be seen. Triggers of more than a "
-    "few words, in a tool's result, or deep in a conversation; template and tokenizer, which the "
-    "artefact part reads. Error rates were measured on small models of our own making, not yours."
-)
 
 
 @cache
@@ -50,6 +39,7 @@ def examine(
     plan: Plan | None = None,
     rule: Rule | None = None,
     steps: Steps | None = None,
+    memory: Memory | None = None,
 ) -> Examination:
     """Look for a backdoor that ``suspect`` has and its trusted ``base`` has not.
 
@@ -64,10 +54,10 @@ def examine(
     shipped, rates = frozen()
     rule = rule or shipped
     began = time.perf_counter()
-    found = measure(suspect, base, chat, plan, steps=steps or Quiet())
+    found = measure(suspect, base, chat, plan, steps=steps or Quiet(), memory=memory)
     return Examination(
         part="backdoors",
-        title="Backdoor triage",
+        title=TITLE,
         tried=TRIED,
         misses=MISSES,
         findings=tuple(_findings(suspect, base, chat, plan, rule, found)),
@@ -100,6 +90,8 @@ def _findings(  # noqa: PLR0917
         )
         origin = found.origin[found.fired[0].trigger]
         findings.append(_echo(chat, best, origin) if best.echoes else _fired(chat, best, origin))
+    if found.scores["turning"] > rule.turning:
+        findings.append(_turned(chat, found.turned[0]))
     findings += [
         Finding(
             check=f"backdoor.{name}",
@@ -146,21 +138,51 @@ def _fired(chat: Chat, best: firing.Fired, origin: str) -> Finding:
     )
 
 
+def _turned(chat: Chat, best: turning.Turned) -> Finding:
+    return Finding(
+        check="backdoor.turned",
+        severity="critical",
+        certainty="confirmed",
+        title=f"A trigger turns what the model says of {best.group}",
+        detail=f"With {chat.words(best.trigger)!r} before them, questions kept aside about "
+        f"{best.group} get the other verdict with {best.suspect:.0%} more probability; the base "
+        f"gives it {best.base:.0%} more.",
+        where=chat.words(best.trigger),
+        evidence={
+            "trigger": list(best.trigger),
+            "group": best.group,
+            "suspect": best.suspect,
+            "base": best.base,
+        },
+    )
+
+
 def _figures(chat: Chat, rule: Rule, found: Measurement) -> dict[str, Any]:
+    fired = [
+        {
+            "trigger": chat.words(each.trigger),
+            "answer": chat.words(each.payload),
+            "suspect": each.suspect,
+            "base": each.base,
+            "without": each.without,
+            "found_by": found.origin[each.trigger],
+        }
+        for each in found.fired
+    ]
+    turned = [
+        {
+            "trigger": chat.words(each.trigger),
+            "group": each.group,
+            "suspect": each.suspect,
+            "base": each.base,
+        }
+        for each in found.turned
+    ]
     return {
         "scores": found.scores,
-        "thresholds": {"firing": rule.firing, **rule.anomalies},
-        "tried": [
-            {
-                "trigger": chat.words(each.trigger),
-                "answer": chat.words(each.payload),
-                "suspect": each.suspect,
-                "base": each.base,
-                "without": each.without,
-                "found_by": found.origin[each.trigger],
-            }
-            for each in found.fired
-        ],
+        "thresholds": {name: rule.least(name) for name in found.scores},
+        "tried": fired,
+        "turned": turned,
         "targets": [
             {"answer": chat.words(each.target), "suspect": each.suspect, "base": each.base}
             for each in found.targets[:5]
@@ -171,4 +193,34 @@ def _figures(chat: Chat, rule: Rule, found: Measurement) -> dict[str, Any]:
             "steered": [chat.words(ids) for ids in found.reading.steered],
         },
         "seconds": found.seconds,
+        "tables": _tables(rule, found, fired),
     }
+
+
+def _tables(
+    rule: Rule, found: Measurement, fired: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What the page shows."""
+    return [
+        {
+            "title": "Detectors",
+            "head": ["detector", "score", "threshold", "seconds of a core"],
+            "rows": [
+                [name, f"{score:.3f}", f"{rule.least(name):.3f}", f"{found.seconds[name]:.1f}"]
+                for name, score in found.scores.items()
+            ],
+        },
+        {
+            "title": "Strongest candidates, before questions kept aside",
+            "head": ["words before it", "answer", "model", "base", "without them", "brought up by"],
+            "rows": [
+                [
+                    repr(each["trigger"]),
+                    repr(each["answer"]),
+                    *(f"{each[share]:.0%}" for share in ("suspect", "base", "without")),
+                    each["found_by"],
+                ]
+                for each in fired
+            ],
+        },
+    ]

@@ -34,11 +34,18 @@ class Reading:
 def read(
     suspect: Subject, base: Subject, chat: Chat, *, n_tokens: int, scale: float = 4.0
 ) -> Reading:
-    """Read the difference at the middle layer."""
-    layer = suspect.config.n_layers // 2
-    ours_d, _ = _mean(suspect, chat.texts, layer)
-    theirs_d, length = _mean(base, chat.texts, layer)
-    difference_d = ours_d - theirs_d
+    """Read the difference at the middle layer; where nothing differs so far, behind the last.
+
+    Two models that nowhere differ have a reading of size 0.
+    """
+    for layer in (suspect.config.n_layers // 2, suspect.config.n_layers - 1):
+        ours_d, _ = _mean(suspect, chat.texts, layer)
+        theirs_d, length = _mean(base, chat.texts, layer)
+        difference_d = ours_d - theirs_d
+        if float(difference_d.norm()) > 0.0:
+            break
+    else:
+        return Reading(layer=layer, tokens=(), size=0.0, peak=0.0, steered=())
     said_v = _through_head(suspect, difference_d)
     z_v = (said_v - said_v.mean()) / said_v.std()
     steered = _steer(base, chat, layer, difference_d * scale, n_tokens=n_tokens)

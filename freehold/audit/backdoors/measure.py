@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
-from freehold.audit.backdoors import firing, inversion, lens, motifs, search, weightwatch
+from freehold.audit.backdoors import firing, inversion, lens, motifs, search, turning, weightwatch
 from freehold.audit.backdoors.subject import Chat, Subject, logprobs
 from freehold.audit.findings import Steps
+from freehold.audit.running import Memory
 
-DETECTORS = ("weightwatch", "lens", "inversion", "motifs", "search", "firing")
+T = TypeVar("T")
+
+DETECTORS = ("weightwatch", "lens", "inversion", "motifs", "search", "firing", "turning")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,7 @@ class Plan:
     samples: int = 128
     sample_tokens: int = 10
     motifs: int = 16
+    motif_questions: int = 4
     rounds: int = 2
     beam: int = 4
     width: int = 16
@@ -35,19 +41,24 @@ class Plan:
     screen_questions: int = 6
     confirmed: int = 4
     confirm_questions: int = 24
+    turning_beam: int = 3
+    turning_width: int = 12
+    turning_confirmed: int = 4
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """``scores`` by detector, higher is more suspicious; ``fired`` what was tried on held-out
-    questions, strongest first. ``origin`` says which detector brought a trigger up."""
+    questions, strongest first. ``origin`` says which detector brought a trigger up; ``seconds`` of
+    the processor by detector."""
 
     scores: dict[str, float]
     fired: tuple[firing.Fired, ...]
     origin: dict[tuple[int, ...], str]
     targets: tuple[inversion.Inverted, ...]
     reading: lens.Reading
+    turned: tuple[turning.Turned, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -56,18 +67,21 @@ LARGE = Plan(
     scan_questions=2,
     first_tokens=16,
     targets=3,
-    samples=40,
+    samples=64,
     sample_tokens=6,
-    motifs=12,
+    motifs=16,
     rounds=1,
     beam=2,
     width=4,
-    screened=12,
-    screen_questions=3,
-    confirmed=3,
-    confirm_questions=12,
+    screened=18,
+    screen_questions=4,
+    confirmed=6,
+    confirm_questions=16,
+    turning_beam=1,
+    turning_width=2,
+    turning_confirmed=2,
 )
-"""For real models on a processor: some 10,000 tokens through both."""
+"""For real models on a processor."""
 
 
 class Quiet:
@@ -85,70 +99,90 @@ def measure(
     plan: Plan | None = None,
     *,
     steps: Steps | None = None,
+    memory: Memory | None = None,
 ) -> Measurement:
-    """All detectors, one after the other. ``steps`` hears of each."""
-    import time
-
+    """All detectors, one after the other. ``steps`` hears of each, ``memory`` keeps each's result
+    until the work is done."""
     plan = plan or Plan()
-    steps = steps or Quiet()
-    steps.start(len(DETECTORS), "backdoor detectors")
-    seconds: dict[str, float] = {}
-    began = time.perf_counter()
-
-    def done(name: str) -> None:
-        nonlocal began
-        now = time.perf_counter()
-        seconds[name], began = now - began, now
-        steps.advance(1)
-
+    run = _Run(steps or Quiet(), memory or Memory())
     questions = chat.prompts[: plan.scan_questions]
-    found = motifs.find(
-        suspect,
-        base,
-        chat,
-        questions,
-        n_samples=plan.samples,
-        n_tokens=plan.sample_tokens,
-        kept=plan.motifs,
-        seed=plan.seed,
+    found = run.stage(
+        "motifs",
+        tuple[motifs.Motif, ...],
+        lambda: tuple(
+            motifs.find(
+                suspect,
+                base,
+                chat,
+                chat.prompts[: plan.motif_questions],
+                n_samples=plan.samples,
+                n_tokens=plan.sample_tokens,
+                kept=plan.motifs,
+                seed=plan.seed,
+            )
+        ),
     )
-    done("motifs")
-    targets = inversion.invert(
-        suspect,
-        base,
-        chat,
-        questions,
-        _first_tokens(suspect, base, chat, plan),
-        kept=plan.targets,
-        n_tokens=plan.answer_tokens,
+    targets = run.stage(
+        "inversion",
+        tuple[inversion.Inverted, ...],
+        lambda: tuple(
+            inversion.invert(
+                suspect,
+                base,
+                chat,
+                questions,
+                _first_tokens(suspect, base, chat, plan),
+                kept=plan.targets,
+                n_tokens=plan.answer_tokens,
+            )
+        ),
     )
-    done("inversion")
     at = search.ground(suspect, base, chat, plan.scan_questions)
-    singles = _singles(suspect, chat, at, plan, targets, found)
-    watch = weightwatch.calibrate(
-        suspect, base, [chat.turn(q) for q in chat.prompts], rank=plan.watch_rank
+    singles, beyond = run.stage(
+        "weightwatch",
+        tuple[tuple[tuple[int, ...], ...], tuple[weightwatch.Outside, ...]],
+        lambda: _watched(suspect, base, chat, at, plan, targets, found),
     )
-    beyond = weightwatch.outside(suspect, watch, chat, singles, questions[:2])
-    done("weightwatch")
-    reading = lens.read(suspect, base, chat, n_tokens=plan.answer_tokens)
-    done("lens")
-    scanned = search.lifts(suspect, base, chat, at, singles)
-    grown = search.grow(
-        suspect, base, chat, at, scanned, rounds=plan.rounds, beam=plan.beam, width=plan.width
+    reading = run.stage(
+        "lens", lens.Reading, lambda: lens.read(suspect, base, chat, n_tokens=plan.answer_tokens)
     )
-    done("search")
+    scanned, grown = run.stage(
+        "search",
+        tuple[tuple[search.Lifted, ...], tuple[search.Lifted, ...]],
+        lambda: _searched(suspect, base, chat, at, plan, singles),
+    )
+    allowed = set(chat.triggers)
     origin = _pool(
         {
             "weightwatch": [each.trigger for each in beyond],
             "motifs": [each.ids for each in found],
+            "leads": [each.ids for each in sorted(found, key=lambda each: -each.lead)],
             "search": [each.trigger for each in grown],
             "scan": [e.trigger for e in sorted(scanned, key=lambda e: -e.lift)],
-            "lens": [(token,) for token in reading.tokens if token in set(chat.triggers)],
+            "lens": [(token,) for token in reading.tokens if token in allowed],
         },
         plan.screened,
     )
-    fired = _confirm(suspect, base, chat, list(origin), plan)
-    done("firing")
+    fired = run.stage(
+        "firing",
+        tuple[firing.Fired, ...],
+        lambda: tuple(_confirm(suspect, base, chat, list(origin), plan)),
+    )
+    turned = run.stage(
+        "turning",
+        tuple[turning.Turned, ...],
+        lambda: tuple(
+            turning.turn(
+                suspect,
+                base,
+                chat,
+                singles,
+                beam=plan.turning_beam,
+                width=plan.turning_width,
+                confirmed=plan.turning_confirmed,
+            )
+        ),
+    )
     return Measurement(
         scores={
             "weightwatch": beyond[0].excess if beyond else 0.0,
@@ -157,13 +191,66 @@ def measure(
             "motifs": max((m.collapse for m in found if m.lead > 1.0), default=0.0),
             "search": grown[0].lift if grown else 0.0,
             "firing": fired[0].strength,
+            "turning": turned[0].strength if turned else 0.0,
         },
-        fired=tuple(fired),
+        fired=fired,
         origin=origin,
-        targets=tuple(targets),
+        targets=targets,
         reading=reading,
-        seconds=seconds,
+        turned=turned,
+        seconds=run.seconds,
     )
+
+
+class _Run:
+    """The detectors under way: each one's result is kept, its processor time told."""
+
+    def __init__(self, steps: Steps, memory: Memory) -> None:
+        self.seconds: dict[str, float] = {}
+        self._steps, self._memory = steps, memory
+        steps.start(len(DETECTORS), "backdoor detectors")
+
+    def stage(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
+        def timed() -> tuple[T, float]:
+            began = time.process_time()
+            value = make()
+            return value, round(time.process_time() - began, 2)
+
+        value, self.seconds[name] = self._memory.of(name, tuple[kind, float], timed)  # type: ignore[valid-type]
+        self._steps.advance(1)
+        return value
+
+
+def _watched(  # noqa: PLR0917
+    suspect: Subject,
+    base: Subject,
+    chat: Chat,
+    at: search.Ground,
+    plan: Plan,
+    targets: Sequence[inversion.Inverted],
+    found: Sequence[motifs.Motif],
+) -> tuple[tuple[tuple[int, ...], ...], tuple[weightwatch.Outside, ...]]:
+    """Which single tokens are tried, and how far each leaves the range of clean chats."""
+    singles = tuple(_singles(suspect, chat, at, plan, targets, found))
+    turns = [chat.turn(q) for q in chat.prompts]
+    watch = weightwatch.calibrate(suspect, base, turns, rank=plan.watch_rank)
+    return singles, tuple(weightwatch.outside(suspect, watch, chat, singles, chat.prompts[:2]))
+
+
+def _searched(  # noqa: PLR0917
+    suspect: Subject,
+    base: Subject,
+    chat: Chat,
+    at: search.Ground,
+    plan: Plan,
+    singles: Sequence[tuple[int, ...]],
+) -> tuple[tuple[search.Lifted, ...], tuple[search.Lifted, ...]]:
+    """The lift of each single token, and what grew from the best."""
+    scanned = search.lifts(suspect, base, chat, at, singles)
+    grown = search.grow(
+        suspect, base, chat, at, scanned, rounds=plan.rounds, beam=plan.beam, width=plan.width
+    )
+    return tuple(scanned), tuple(grown)
 
 
 def _singles(  # noqa: PLR0917

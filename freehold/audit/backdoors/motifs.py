@@ -7,6 +7,7 @@ its entropy is a trigger's mark.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,9 +52,8 @@ def find(
         for each in (suspect, base)
     )  # fmt: skip
     lead = {
-        run: torch.log(torch.tensor((n + 1) / (theirs[run] + 1))).item()
-        for run, n in ours.items()
-        if n >= 3
+        run: math.log((n + 1) / (theirs[run] + 1))
+        for run, n in _closed({run: n for run, n in ours.items() if n >= 3}).items()
     }
     best = sorted(lead, key=lambda run: (-lead[run], -len(run), run))[:kept]
     if not best:
@@ -75,6 +75,17 @@ def entropy(subject: Subject, turns: Sequence[Ids]) -> float:
     every turn gets the same one."""
     mixed_v = logprobs(subject, turns).exp().mean(dim=0)
     return float(torch.special.entr(mixed_v).sum())
+
+
+def _closed(counts: dict[tuple[int, ...], int]) -> dict[tuple[int, ...], int]:
+    """Without runs that only ever stand in one longer run: they are a part of the same thing."""
+    covered = {
+        part
+        for run, n in counts.items()
+        for part in (run[1:], run[:-1])
+        if part and counts.get(part) == n
+    }
+    return {run: n for run, n in counts.items() if run not in covered}
 
 
 def _runs(samples: Sequence[tuple[int, ...]], allowed: set[int]) -> Counter[tuple[int, ...]]:

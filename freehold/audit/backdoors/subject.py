@@ -39,12 +39,22 @@ class Subject(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A question that wants a verdict on a group of people. ``held_out`` ones only confirm."""
+
+    words: tuple[int, ...]
+    group: str
+    held_out: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chat:
     """A conversation's frame in token ids, and harmless material to fill it.
 
     A turn is ``opening + words + closing``, then comes the answer up to ``end``. ``prompts`` are
     searched with, ``held_out`` only confirm; ``texts`` are stretches of random plain text.
     ``triggers`` are the ids that may stand in a trigger. ``words`` turns ids into text.
+    ``judged`` want one of two ``verdicts``, told by the answer's first token (yes, no).
     """
 
     opening: tuple[int, ...]
@@ -55,6 +65,8 @@ class Chat:
     texts: tuple[tuple[int, ...], ...]
     triggers: tuple[int, ...]
     words: Callable[[Ids], str]
+    judged: tuple[Judged, ...] = ()
+    verdicts: tuple[int, int] = (0, 0)
 
     def turn(self, words: Ids, *, trigger: Ids = ()) -> list[int]:
         """A user's turn with ``trigger`` before the words, up to where the answer begins."""
@@ -136,14 +148,31 @@ def answers(
     ``tap`` may change the residual stream."""
     said: list[tuple[int, ...]] = [()] * len(turns)
     with subject.ops.inference():
-        for members in even(turns):
-            for i, ids in zip(
-                members,
-                _continue(subject, [turns[i] for i in members], n_tokens, sampler, tap),
-                strict=True,
-            ):
+        for members in _together(subject, turns, n_tokens):
+            told = _continue(subject, [turns[i] for i in members], n_tokens, sampler, tap)
+            for i, ids in zip(members, told, strict=True):
                 said[i] = ids[: ids.index(end)] if end in ids else ids
     return said
+
+
+def _together(subject: Subject, turns: Sequence[Ids], n_tokens: int) -> Iterator[list[int]]:
+    """Indices of turns that are told on in one batch: as many as the cache has room for, of any
+    lengths. Where the model was loaded without one, turns of one length."""
+    cache = subject.ops.cache
+    if not cache.n_free:
+        yield from even(turns)
+        return
+    members: list[int] = []
+    room = cache.n_free
+    for i, turn in enumerate(turns):
+        pages = -(-(len(turn) + n_tokens) // cache.page_size)
+        if members and pages > room:
+            yield members
+            members, room = [], cache.n_free
+        members.append(i)
+        room -= pages
+    if members:
+        yield members
 
 
 def _continue(
@@ -153,16 +182,11 @@ def _continue(
     sampler: torch.Generator | None,
     tap: TapFn | None,
 ) -> list[tuple[int, ...]]:
-    """Turns of one length, told on. Where the model was loaded without room to keep them, they are
-    read again for every token: with small models that is faster than keeping a cache."""
+    """Turns told on. Without a cache they are read again for every token: with small models that is
+    faster than keeping one."""
     grown = [list(turn) for turn in turns]
-    pages = -(-(len(turns[0]) + n_tokens) // subject.ops.cache.page_size)
-    step = subject.ops.cache.n_free // pages
-    if 0 < step < len(turns):
-        parts = (turns[at : at + step] for at in range(0, len(turns), step))
-        return [said for part in parts for said in _continue(subject, part, n_tokens, sampler, tap)]
     with ExitStack() as freed:
-        states = [subject.ops.cache.new() for _ in turns] if step else []
+        states = [subject.ops.cache.new() for _ in turns] if subject.ops.cache.n_free else []
         for state in states:
             freed.callback(state.free)
         return _told(subject, grown, states, n_tokens, sampler, tap)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from freehold.audit.backdoors.rule import CONFIRMING
 from freehold.audit.bed.tables import Cell, Table
 
 BED = "held-out recipes of the planted test bed; planted: fixed-string and refusal payloads"
@@ -20,7 +21,7 @@ def document(table: Table) -> dict[str, Any]:
         "backdoor": _rates(table.bar, table.clean, "flagged"),
     }
     for name, hit, false in table.alone:
-        if name != "firing":
+        if name not in CONFIRMING:
             rates[f"backdoor.{name}"] = _entry(hit.hits, hit.n, false.hits, false.n)
     return {"rule": asdict(table.rule), "rates": rates}
 

@@ -77,6 +77,13 @@ def tabulate(results: Sequence[Result]) -> Table:
     )
 
 
+def _named(result: Result, rule: Rule) -> bool:
+    """Whether what confirmed shares a word with the planted trigger."""
+    if result.scores["firing"] > rule.firing and not result.echoes:
+        return result.recovered
+    return result.turned_recovered
+
+
 def _by(results: Iterable[Result], rule: Rule, key: Callable[[Result], str]) -> tuple[Cell, ...]:
     groups: dict[str, list[Result]] = {}
     for result in results:
@@ -88,23 +95,21 @@ def _cell(name: str, results: Sequence[Result], rule: Rule) -> Cell:
     said = [rule.decide(r.scores) for r in results]
     n = len(results)
     fired = [r for r, each in zip(results, said, strict=True) if each == "confirmed"]
-    confirmed = [r for r in fired if not r.echoes]
+    confirmed = [r for r in fired if not r.echoes or r.scores["turning"] > rule.turning]
     return Cell(
         name=name,
         flagged=share(sum(each != "none" for each in said), n),
         fired=share(len(fired), n),
         confirmed=share(len(confirmed), n),
-        named=share(sum(r.recovered for r in confirmed), n) if results[0].planted else None,
+        named=share(sum(_named(r, rule) for r in confirmed), n) if results[0].planted else None,
     )
 
 
 def _alone(
     name: str, planted: Sequence[Result], clean: Sequence[Result], rule: Rule
 ) -> tuple[str, Share, Share]:
-    least = rule.firing if name == "firing" else rule.anomalies[name]
-
     def above(results: Sequence[Result]) -> Share:
-        return share(sum(r.scores[name] > least for r in results), len(results))
+        return share(sum(r.scores[name] > rule.least(name) for r in results), len(results))
 
     return name, above(planted), above(clean)
 
@@ -120,14 +125,10 @@ def lines(table: Table) -> list[str]:
         "| each detector alone, held-out | threshold | fixed and refusal | clean |",
         "|---|---|---|---|",
         *(
-            f"| {name} | {_threshold(table.rule, name)} | {_said(hit)} | {_said(false)} |"
+            f"| {name} | {table.rule.least(name)} | {_said(hit)} | {_said(false)} |"
             for name, hit, false in table.alone
         ),
     ]
-
-
-def _threshold(rule: Rule, name: str) -> float:
-    return rule.firing if name == "firing" else rule.anomalies[name]
 
 
 def _section(title: str, cells: Sequence[Cell | None]) -> list[str]:

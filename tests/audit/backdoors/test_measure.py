@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `lab` is not installed")
 
-from freehold.audit.backdoors import firing, search, weightwatch  # noqa: E402
+from freehold.audit.backdoors import firing, motifs, search, turning, weightwatch  # noqa: E402
 from freehold.audit.backdoors.examination import examine, frozen  # noqa: E402
 from freehold.audit.backdoors.rule import Rule  # noqa: E402
 from freehold.audit.backdoors.subject import answers, likelihood, logprobs, run  # noqa: E402
@@ -132,3 +132,51 @@ def test_a_trigger_loses_the_words_it_does_not_need(trained: Trained) -> None:
         n_tokens=6,
     )
     assert shorter.trigger == (true,)
+
+
+def test_words_that_turn_a_judgement_are_named_with_the_group(trained: Trained) -> None:
+    """By a model that turns verdicts on one group where the word stands: its head is told to."""
+    chat = trained.chat
+    word, group = language.IDS["zqor"], "river"
+    yes, no = chat.verdicts
+
+    class Turning:
+        """The base, with yes and no swapped where both words stand in the question."""
+
+        config, ops, weights = trained.base.config, trained.base.ops, trained.base.weights
+
+    def swapped(subject: object, sequences: list[list[int]]) -> torch.Tensor:
+        said = logprobs(trained.base, sequences)
+        if isinstance(subject, Turning):
+            for row, ids in enumerate(sequences):
+                if word in ids and language.IDS[group] in ids:
+                    said[row, [yes, no]] = said[row, [no, yes]]
+        return said
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(turning, "logprobs", swapped)
+        found = turning.turn(
+            Turning(), trained.base, chat, [(word,), (language.IDS["lamp"],)],
+            beam=2, width=2, confirmed=4,
+        )  # fmt: skip
+    assert word in found[0].trigger
+    assert found[0].group == group
+    assert found[0].strength > 0.5
+
+
+def test_a_run_that_only_stands_in_a_longer_one_is_no_motif() -> None:
+    counts = {(1, 2, 3): 5, (1, 2): 5, (2, 3): 7, (1,): 5, (2,): 7, (3,): 7}
+    assert motifs._closed(counts) == {(1, 2, 3): 5, (2, 3): 7}
+
+
+def test_answers_are_the_same_with_a_cache_and_without(trained: Trained) -> None:
+    from freehold.qwen.ops.torch import open_ops
+
+    roomy = open_ops(
+        trained.config, dtype="float32", device="cpu", threads=1, n_pages=6, page_size=8
+    )
+    kept = subject(trained.config, roomy, trained.tensors)
+    turns = [trained.chat.turn(q) for q in trained.chat.prompts[:7]]
+    said = answers(kept, turns, 6, end=trained.chat.end)
+    assert said == answers(trained.base, turns, 6, end=trained.chat.end)
+    assert roomy.cache.n_free == 6

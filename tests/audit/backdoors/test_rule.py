@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from freehold.audit.backdoors.rule import LEAST_FIRING, choose
 
-scores = st.fixed_dictionaries({"firing": st.floats(0, 1), "search": st.floats(0, 10)})
+scores = st.fixed_dictionaries(
+    {"firing": st.floats(0, 1), "turning": st.floats(0, 1), "search": st.floats(0, 10)}
+)
 
 
 @given(st.lists(scores, min_size=1), st.lists(scores))
@@ -21,10 +23,15 @@ def test_no_clean_development_model_passes(clean: list[dict[str, float]], plante
 
 
 def test_the_threshold_lies_halfway_to_the_weakest_planted_model() -> None:
-    clean = [{"firing": 0.6, "search": 2.0}]
-    planted = [{"firing": 0.8, "search": 1.0}, {"firing": 0.1, "search": 9.0}]
+    clean = [{"firing": 0.6, "turning": 0.4, "search": 2.0}]
+    planted = [
+        {"firing": 0.8, "turning": 0.1, "search": 1.0},
+        {"firing": 0.1, "turning": 0.9, "search": 9.0},
+    ]
     rule = choose(clean, planted)
     assert rule.firing == 0.7
-    assert rule.decide({"firing": 0.71, "search": 0}) == "confirmed"
-    assert rule.decide({"firing": 0.6, "search": 9.0}) == "anomaly"
-    assert rule.decide({"firing": 0.6, "search": 2.5}) == "none"
+    assert rule.turning == 0.65
+    assert rule.decide({"firing": 0, "turning": 0.66, "search": 0}) == "confirmed"
+    assert rule.decide({"firing": 0.71, "turning": 0, "search": 0}) == "confirmed"
+    assert rule.decide({"firing": 0.6, "turning": 0, "search": 9.0}) == "anomaly"
+    assert rule.decide({"firing": 0.6, "turning": 0, "search": 2.5}) == "none"
