@@ -36,11 +36,16 @@ def train(
 
 
 def report(
-    manifest: Path, steps: protocol.Steps, recipe: Recipe | None = None
+    manifest: Path,
+    steps: protocol.Steps,
+    recipe: Recipe | None = None,
+    *,
+    texts: int = corpus.CAP,
 ) -> tuple[dict[str, Any], str, str]:
-    """The figures, the page and the figures as JSON text."""
+    """The figures, the page and the figures as JSON text, from at most ``texts`` of each set and
+    class."""
     recipe = recipe or Recipe()
-    sets = corpus.read(manifest)
+    sets = corpus.read(manifest, cap=texts)
     groups = _prepare(sets, recipe, steps)
     result = protocol.run(groups, recipe, steps)
     figures = reporting.figures(result, steps)
