@@ -7,5 +7,7 @@ from freehold.audit.running import chosen
 
 
 def test_parts_that_ask_must_be_named() -> None:
-    assert [part.name for part in chosen(PARTS, [])] == ["artefact", "lineage", "served"]
+    alone = ["artefact", "lineage", "served"]
+    assert [part.name for part in chosen(PARTS, [], with_base=False)] == alone
+    assert [part.name for part in chosen(PARTS, [])] == [*alone, "backdoors"]
     assert [part.name for part in chosen(PARTS, ["memory"])] == ["memory"]
