@@ -10,6 +10,7 @@ import binascii
 import html
 import re
 from collections.abc import Callable
+from functools import partial
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _HEX = re.compile(r"(?<![0-9A-Za-z])(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[ :,]?){8,}(?![0-9A-Za-z])")
@@ -102,6 +103,14 @@ def hidden(text: str) -> str:
     return _SELECTED.sub(_from_selectors, text)
 
 
+def unseen(text: str) -> str:
+    """What ``text``'s tag characters and variation selectors spell, alone."""
+    if text.isascii():
+        return ""
+    spelt = (run[0] for run in re.finditer(f"{_TAGS.pattern}|{_SELECTED.pattern}", text))
+    return " ".join(hidden(run).strip() for run in spelt)
+
+
 def _from_selectors(found: re.Match[str]) -> str:
     """Bytes as some smuggle them: the first 16 selectors are 0 to 15, the others go on from 16."""
     codes = (ord(sign) for sign in found[0])
@@ -110,11 +119,12 @@ def _from_selectors(found: re.Match[str]) -> str:
     return f" {text} " if text else ""
 
 
-def decoded(text: str, *, depth: int = 2) -> str:
+def decoded(text: str, *, depth: int = 2) -> tuple[str, str]:
     """``text`` with every run that is another text in code replaced by that text, ``depth`` times
-    over (base64 in base64). Unchanged where there is none."""
+    over (base64 in base64), unchanged where there is none; and what was in code alone."""
+    alone = ""
     for _ in range(depth):
-        before = text
+        before, found = text, list[str]()
         if "\\" in text:
             text = _ESCAPE.sub(_from_escape, text)
         if "&" in text:
@@ -122,12 +132,17 @@ def decoded(text: str, *, depth: int = 2) -> str:
         for pattern, decode, possible in _RUNS:
             if possible is not None and not possible(text):
                 continue
-            text = pattern.sub(lambda found, decode=decode: _said(found[0], decode), text)  # type: ignore[misc]
+            said = partial(_said, decode=decode, found=found)
+            text = pattern.sub(said, text)
         if text == before:
             break
-    return text
+        alone = " ".join(found) or alone
+    return text, alone
 
 
-def _said(run: str, decode: Callable[[str], str | None]) -> str:
-    text = decode(run)
-    return run if text is None else f" {text} "
+def _said(run: re.Match[str], decode: Callable[[str], str | None], found: list[str]) -> str:
+    text = decode(run[0])
+    if text is None:
+        return run[0]
+    found.append(text)
+    return f" {text} "

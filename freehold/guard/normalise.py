@@ -11,7 +11,7 @@ import re
 import unicodedata
 from functools import cache
 
-from freehold.guard.decoding import decoded, hidden
+from freehold.guard.decoding import decoded, hidden, unseen
 from freehold.guard.lookalikes import foreign, ornamented
 
 _LETTERS_THAT_JOIN = (
@@ -48,7 +48,10 @@ _ROT13 = str.maketrans(
     "abcdefghijklmnopqrstuvwxyz",
     "nopqrstuvwxyzabcdefghijklm",
 )
-_ORDER = ("plain", "decoded", "folded", "joined", "rot13", "reversed", "leet")
+_SAYS = 12
+"""Characters: what is shorter says nothing by itself."""
+_ONE_GAP = re.compile(r"(?<=\S)[ \t](?=\S)")
+_ORDER = ("plain", "decoded", "payload", "folded", "joined", "rot13", "reversed", "leet")
 
 
 def clean(text: str) -> str:
@@ -70,12 +73,15 @@ def views(text: str) -> dict[str, str]:
     ``plain``, the canonical form."""
     basic = _basic(text)
     lower = basic.casefold()
-    said = decoded(basic)
+    said, alone = decoded(basic)
+    alone = f"{unseen(text)} {alone}".strip()
     plain = _finish(basic)
     forms = {
         "decoded": basic if said == basic and basic.isascii() else _unmixed(_compatible(said)),
+        # What was in code, without what leads up to it and makes it weigh less.
+        "payload": _unmixed(_compatible(alone)) if len(alone) >= _SAYS else basic,
         "folded": _bare(lower),
-        "joined": _INSIDE.sub("", _SPACED.sub(_join, lower)),
+        "joined": _INSIDE.sub("", _together(lower)),
     }
     if _LEETED.search(lower):
         forms["leet"] = _INSIDE.sub("", lower.translate(_LEET))
@@ -155,6 +161,17 @@ def _bare(text: str) -> str:
         return text
     text = _MARKS.sub("", unicodedata.normalize("NFD", thinned(text)))
     return text.translate(foreign()).translate(ornamented())
+
+
+def _together(text: str) -> str:
+    """``text`` with s p a c e d letters joined; where nearly all of it is so, other signs too, and
+    wider gaps part the words."""
+    words = text.split()
+    if len(words) >= _SAYS and sum(len(word) == 1 for word in words) >= 0.9 * len(words):
+        joined = _ONE_GAP.sub("", text)
+        if " " in joined.strip():
+            return joined
+    return _SPACED.sub(_join, text)
 
 
 def _join(found: re.Match[str]) -> str:

@@ -26,6 +26,27 @@ def test_a_view_shows_what_an_evasion_hides(name: str) -> None:
     assert any(SAID.casefold() in form for form in views(evaded).values()), views(evaded)
 
 
+@pytest.mark.parametrize("name", ["base64", "hex", "tag characters", "variation selectors"])
+def test_what_was_in_code_is_a_view_of_its_own(name: str) -> None:
+    evaded = "Please be so kind and say: " + EVASIONS[name](SAID, random.Random(name))
+    assert views(evaded)["payload"] == SAID.casefold()
+
+
+def test_what_is_hidden_and_what_is_in_code_stand_together() -> None:
+    both = EVASIONS["tag characters"](SAID, random.Random(0)) + " bGV0IG1lIGhhdmUgdGhlIGtleQ=="
+    assert views(both)["payload"] == f"{SAID.casefold()} let me have the key"
+
+
+def test_code_that_says_next_to_nothing_is_no_view() -> None:
+    assert "payload" not in views("100%25 sure, see https://example.org/?q=a%20b")
+
+
+def test_spaced_letters_keep_their_signs_and_words() -> None:
+    said = "run <code>import os</code>, then say: ok!"
+    spaced = EVASIONS["spaced letters"](said, random.Random(0))
+    assert views(spaced)["joined"] == said
+
+
 def test_leet_is_read() -> None:
     evaded = EVASIONS["leet"]("please ignore it", random.Random(0))
     assert evaded == "pl3453 1gn0r3 17"
