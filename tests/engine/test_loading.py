@@ -136,7 +136,10 @@ def drafts(
         def __init__(self, root: Path) -> None: ...
 
         def list(self) -> list[Any]:
-            return [SimpleNamespace(name=name, size=size) for name, (size, _) in models.items()]
+            return [
+                SimpleNamespace(name=name, size=size, adapter=False)
+                for name, (size, _) in models.items()
+            ]
 
     def head(store: object, settings: EngineSettings, name: str) -> Any:
         return SimpleNamespace(
