@@ -101,11 +101,12 @@ class Desk:
 
     def _take(self, served: Served) -> None:
         hosted = served.hosted
+        names: dict[str, Served] = {}
         for name in (hosted.name, *hosted.aliases):
-            if name in self._by_name:
+            if name in self._by_name or name in names:
                 raise UsageError(f"two models are to be served as {name!r}: rename one")
-        for name in (hosted.name, *hosted.aliases):
-            self._by_name[name] = served
+            names[name] = served
+        self._by_name |= names
         self.models.append(served)
         digest = hosted.adapter or hosted.card.digest
         self.metrics.serves(hosted.name, digest, hosted.card.numerics)
