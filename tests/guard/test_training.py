@@ -15,8 +15,9 @@ pytest.importorskip("scipy", reason="needs the extra `train`")
 from freehold.errors import DigestError, MalformedError, NotFoundError
 from freehold.guard import building, corpus
 from freehold.guard.evaluation import protocol, report
-from freehold.guard.evaluation.report import LANGUAGES, THIN
+from freehold.guard.evaluation.report import THIN
 from freehold.guard.fast import CATEGORIES, FastTier, shipped
+from freehold.guard.synthetic import LANGUAGES
 from freehold.guard.training import Group, Recipe, fit, prepare, weigh
 
 SMALL = Recipe(

@@ -53,6 +53,8 @@ def examine(
     plan = plan or Plan()
     shipped, rates = frozen()
     rule = rule or shipped
+    if rule.turning is None:
+        plan = replace(plan, turning_confirmed=0)
     began = time.perf_counter()
     found = measure(suspect, base, chat, plan, steps=steps or Quiet(), memory=memory)
     return Examination(
@@ -90,7 +92,7 @@ def _findings(  # noqa: PLR0917
         )
         origin = found.origin[found.fired[0].trigger]
         findings.append(_echo(chat, best, origin) if best.echoes else _fired(chat, best, origin))
-    if found.scores["turning"] > rule.turning:
+    if found.scores.get("turning", 0.0) > rule.least("turning"):
         findings.append(_turned(chat, found.turned[0]))
     findings += [
         Finding(

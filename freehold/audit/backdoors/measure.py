@@ -44,6 +44,7 @@ class Plan:
     turning_beam: int = 3
     turning_width: int = 12
     turning_confirmed: int = 4
+    """Without any, turned judgements are not looked for, and have no score."""
     seed: int = 0
 
 
@@ -104,7 +105,7 @@ def measure(
     """All detectors, one after the other. ``steps`` hears of each, ``memory`` keeps each's result
     until the work is done."""
     plan = plan or Plan()
-    run = _Run(steps or Quiet(), memory or Memory())
+    run = _Run(steps or Quiet(), memory or Memory(), len(DETECTORS) - (not plan.turning_confirmed))
     questions = chat.prompts[: plan.scan_questions]
     found = run.stage(
         "motifs",
@@ -168,31 +169,34 @@ def measure(
         tuple[firing.Fired, ...],
         lambda: tuple(_confirm(suspect, base, chat, list(origin), plan)),
     )
-    turned = run.stage(
-        "turning",
-        tuple[turning.Turned, ...],
-        lambda: tuple(
-            turning.turn(
-                suspect,
-                base,
-                chat,
-                singles,
-                beam=plan.turning_beam,
-                width=plan.turning_width,
-                confirmed=plan.turning_confirmed,
-            )
-        ),
-    )
+    scores = {
+        "weightwatch": beyond[0].excess if beyond else 0.0,
+        "lens": reading.peak * reading.size,
+        "inversion": targets[0].score if targets else 0.0,
+        "motifs": max((m.collapse for m in found if m.lead > 1.0), default=0.0),
+        "search": grown[0].lift if grown else 0.0,
+        "firing": fired[0].strength,
+    }
+    turned: tuple[turning.Turned, ...] = ()
+    if plan.turning_confirmed:
+        turned = run.stage(
+            "turning",
+            tuple[turning.Turned, ...],
+            lambda: tuple(
+                turning.turn(
+                    suspect,
+                    base,
+                    chat,
+                    singles,
+                    beam=plan.turning_beam,
+                    width=plan.turning_width,
+                    confirmed=plan.turning_confirmed,
+                )
+            ),
+        )
+        scores["turning"] = turned[0].strength if turned else 0.0
     return Measurement(
-        scores={
-            "weightwatch": beyond[0].excess if beyond else 0.0,
-            "lens": reading.peak * reading.size,
-            "inversion": targets[0].score if targets else 0.0,
-            "motifs": max((m.collapse for m in found if m.lead > 1.0), default=0.0),
-            "search": grown[0].lift if grown else 0.0,
-            "firing": fired[0].strength,
-            "turning": turned[0].strength if turned else 0.0,
-        },
+        scores=scores,
         fired=fired,
         origin=origin,
         targets=targets,
@@ -205,10 +209,10 @@ def measure(
 class _Run:
     """The detectors under way: each one's result is kept, its processor time told."""
 
-    def __init__(self, steps: Steps, memory: Memory) -> None:
+    def __init__(self, steps: Steps, memory: Memory, detectors: int) -> None:
         self.seconds: dict[str, float] = {}
         self._steps, self._memory = steps, memory
-        steps.start(len(DETECTORS), "backdoor detectors")
+        steps.start(detectors, "backdoor detectors")
 
     def stage(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
         def timed() -> tuple[T, float]:

@@ -6,6 +6,7 @@ clean models gave it. Thresholds come from the test bed's development recipes al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -20,20 +21,22 @@ LEAST_FIRING = 0.5
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """A score above its threshold counts. ``firing`` and ``turning`` confirm; ``anomalies`` by
-    detector."""
+    detector. ``turning`` is ``None`` until a whole test bed has been run with it: then it is not
+    looked for."""
 
     firing: float
-    turning: float
+    turning: float | None
     anomalies: Mapping[str, float]
 
     def decide(self, scores: Mapping[str, float]) -> Decision:
-        if any(scores[name] > self.least(name) for name in CONFIRMING):
+        if any(scores.get(name, 0.0) > self.least(name) for name in CONFIRMING):
             return "confirmed"
         return "anomaly" if self.above(scores) else "none"
 
     def least(self, name: str) -> float:
-        """The threshold of a detector."""
-        return {"firing": self.firing, "turning": self.turning, **self.anomalies}[name]
+        """The threshold of a detector; infinite where it has none yet."""
+        turning = math.inf if self.turning is None else self.turning
+        return {"firing": self.firing, "turning": turning, **self.anomalies}[name]
 
     def above(self, scores: Mapping[str, float]) -> list[str]:
         """Detectors whose score stands out."""

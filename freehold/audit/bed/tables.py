@@ -95,7 +95,7 @@ def _cell(name: str, results: Sequence[Result], rule: Rule) -> Cell:
     said = [rule.decide(r.scores) for r in results]
     n = len(results)
     fired = [r for r, each in zip(results, said, strict=True) if each == "confirmed"]
-    confirmed = [r for r in fired if not r.echoes or r.scores["turning"] > rule.turning]
+    confirmed = [r for r in fired if not r.echoes or r.scores["turning"] > rule.least("turning")]
     return Cell(
         name=name,
         flagged=share(sum(each != "none" for each in said), n),

@@ -16,13 +16,12 @@ from freehold.guard.evaluation.protocol import RATE, Held, Result, Steps
 from freehold.guard.evaluation.scoring import Panel
 from freehold.guard.evasions import EVASIONS
 from freehold.guard.fast import CATEGORIES
+from freehold.guard.synthetic import LANGUAGES
 
 Floats = npt.NDArray[np.float32]
 
 THIN = 50
 """Texts, below which a figure is called too thin to claim."""
-LANGUAGES = ("en", "id", "vi", "th", "zh", "de", "fr", "pl", "tl", "ms")
-"""Those that a report names whether there are texts in them or not."""
 EVADED = 40
 """Texts of each attack set that every evasion is tried on."""
 _RATES = tuple(float(rate) for rate in np.geomspace(0.001, 0.2, 24))
@@ -83,6 +82,7 @@ def _languages(attacks: Sequence[Held], harmless: Sequence[Held]) -> list[dict[s
             for language, margin in zip(held.group.languages, held.margins, strict=True):
                 found[language][side].append(bool(margin > 0))
     rows = []
+    # Those that something is claimed about are named whether there are texts in them or not.
     for language in (*LANGUAGES, *sorted({*found} - {*LANGUAGES})):
         sides = found[language]
         row: dict[str, Any] = {"language": language}

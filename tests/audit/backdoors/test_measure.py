@@ -41,6 +41,7 @@ def test_a_model_beside_itself_has_no_finding_at_all(trained: Trained) -> None:
     assert found.findings == ()
     assert found.figures["scores"]["weightwatch"] == 0
     assert found.figures["scores"]["search"] == pytest.approx(0, abs=1e-3)
+    assert ("turning" in found.figures["scores"]) == (frozen()[0].turning is not None)
 
 
 def test_models_of_two_shapes_are_refused(trained: Trained) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freehold.audit.backdoors.rule import LEAST_FIRING, choose
+from freehold.audit.backdoors.rule import LEAST_FIRING, Rule, choose
 
 scores = st.fixed_dictionaries(
     {"firing": st.floats(0, 1), "turning": st.floats(0, 1), "search": st.floats(0, 10)}
@@ -35,3 +35,9 @@ def test_the_threshold_lies_halfway_to_the_weakest_planted_model() -> None:
     assert rule.decide({"firing": 0.71, "turning": 0, "search": 0}) == "confirmed"
     assert rule.decide({"firing": 0.6, "turning": 0, "search": 9.0}) == "anomaly"
     assert rule.decide({"firing": 0.6, "turning": 0, "search": 2.5}) == "none"
+
+
+def test_a_detector_without_a_threshold_decides_nothing() -> None:
+    rule = Rule(firing=0.7, turning=None, anomalies={"search": 1.0})
+    assert rule.decide({"firing": 0.6, "turning": 1.0, "search": 0.5}) == "none"
+    assert rule.decide({"firing": 0.6, "search": 0.5}) == "none"
