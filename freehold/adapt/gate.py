@@ -10,13 +10,14 @@ import msgspec
 
 from freehold import strictjson
 from freehold.adapt.measuring import Kind, Measure
-from freehold.errors import UsageError
+from freehold.errors import MalformedError, UsageError
 from freehold.evals import figures
 from freehold.page import document, escaped, table
 from freehold.store.policy import Margins
 
 FORMAT = "freehold-adapt-gate-1"
 _PERCENT = 100.0
+_MAX_BYTES = 4 << 20
 _HEADS = {
     "target": "What it was adapted to",
     "kept": "What must not be forgotten",
@@ -112,6 +113,18 @@ def _row(before: Measure, after: Measure, margins: Margins) -> Row:
 def encode(report: Report) -> bytes:
     """The report as canonical JSON: the bytes that its digest is of."""
     return strictjson.canonical(msgspec.to_builtins(report))
+
+
+def decode(data: bytes, *, file: str) -> Report:
+    """What ``encode`` made. Raises ``MalformedError`` naming ``file``."""
+    try:
+        return msgspec.convert(strictjson.parse(data, file=file, max_bytes=_MAX_BYTES), Report)
+    except msgspec.ValidationError as error:
+        raise MalformedError(
+            f"{file} is no report of the gate ({error}): remove it, and compare the model again "
+            "with `freehold adapt gate`",
+            file=file,
+        ) from error
 
 
 def digest_of(report: Report) -> str:

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class Kept:
     """Where a long part keeps the steps that it has done, each under ``stem`` and its name; with no
     folder nothing is kept."""
 
@@ -77,7 +77,7 @@ class Context:
     steps: Steps
     packs: Packs | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    memory: Memory = field(default_factory=Memory)
+    kept: Kept = field(default_factory=Kept)
     probes: Path | None = None
     canaries: Path | None = None
     sample: int | None = None
@@ -148,11 +148,11 @@ class Work:
         """Written whole or not at all; the part's own steps are no longer needed. Raises
         ``StorageError``."""
         _write_whole(self._path(part), strictjson.canonical(plain(examination)))
-        self.memory(part).forget()
+        self.steps_of(part).forget()
 
-    def memory(self, part: Part) -> Memory:
+    def steps_of(self, part: Part) -> Kept:
         """For the steps of a part that is not done yet."""
-        return Memory(folder=self.folder, stem=self._path(part).stem)
+        return Kept(folder=self.folder, stem=self._path(part).stem)
 
     def forget(self) -> None:
         """Drop every finished part."""
@@ -200,7 +200,7 @@ def run(parts: Sequence[Part], context: Context, work: Work) -> list[Done]:
         kept = found is not None
         if found is None:
             start = time.perf_counter()
-            found = part.run(replace(context, memory=work.memory(part)))
+            found = part.run(replace(context, kept=work.steps_of(part)))
             found = replace(
                 found,
                 seconds=round(time.perf_counter() - start, 2),

@@ -44,11 +44,11 @@ def add(
     It comes into the vault like a model, must fit the model's shapes, and passes the same gate.
     With a `signer` in freehold.toml, sign which model it was made for.
     """
-    from freehold.cli.beside import allow
+    from freehold.cli.adapterwatch import allow
     from freehold.qwen.adapter import matrices
     from freehold.qwen.config import config_of
     from freehold.store import Store, verify
-    from freehold.store.beside import Placed, place
+    from freehold.store.adapters import Placed, place
 
     settings, store = read_settings(root()), Store(root())
     base = verify(store, to, keep=False)
@@ -81,7 +81,7 @@ def add(
 def list_adapters(json: Json = False) -> None:
     """List the adapters that are served, and the models they are served beside."""
     from freehold.store import Store
-    from freehold.store.beside import placed
+    from freehold.store.adapters import placed
 
     store = Store(root())
     names = {manifest.digest: manifest.name for manifest in store.list()}
@@ -110,7 +110,7 @@ def remove(
 ) -> None:
     """Serve an adapter no longer. It stays in the vault: `freehold rm` removes it there."""
     from freehold.store import Store
-    from freehold.store.beside import take_away
+    from freehold.store.adapters import take_away
 
     take_away(Store(root()), adapter)
     emit({"name": adapter}, [f"{adapter} is served no longer"], as_json=json)

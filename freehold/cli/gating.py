@@ -100,16 +100,16 @@ def gate_folder(digest: str) -> Path:
 
 def _compared(model: VerifiedModel) -> None:
     """Refuse what this machine has itself found worse than its base, though nobody signed that."""
-    import json
+    from freehold.adapt.gate import decode
 
     path = gate_folder(model.digest) / "gate.json"
     if not path.exists():
         return
-    report = json.loads(path.read_bytes())
-    if report["digest"] == model.digest and not report["passed"]:
-        lost = ", ".join(row["name"] for row in report["rows"] if row["passed"] is False)
+    report = decode(path.read_bytes(), file=str(path))
+    if report.digest == model.digest and not report.passed:
+        lost = ", ".join(row.name for row in report.rows if row.passed is False)
         raise GateError(
-            f"{model.name} is not published: against {report['base']} it does not keep [adapt]'s "
+            f"{model.name} is not published: against {report.base} it does not keep [adapt]'s "
             f"margins ({lost}). See {path.with_name('gate.html')}; adapt again, with --replay or "
             "less, and compare again with `freehold adapt gate`",
             missing=("gated",),

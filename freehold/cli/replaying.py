@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from freehold.cli.beside import attach
+from freehold.cli.adapterwatch import attach
 from freehold.cli.hosting import Living, living
 from freehold.cli.output import Bar
 from freehold.cli.places import root

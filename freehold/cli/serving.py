@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freehold.cli.adapterwatch import following
 from freehold.cli.asking import endpoint_of
-from freehold.cli.beside import following
 from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
 from freehold.cli.keyring import keys_of

@@ -48,6 +48,12 @@ def test_margins(
     assert row.passed is passed
 
 
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"format": 1}', b"\xff"])
+def test_a_damaged_report_is_named(data: bytes) -> None:
+    with pytest.raises(MalformedError, match=r"gate\.json"):
+        gate.decode(data, file="gate.json")
+
+
 def test_the_owner_sets_the_margins() -> None:
     sides = [measure("target", 4.0)], [measure("target", 3.5)]
     assert gate.judge(*sides, Margins(gain=12))[0].passed

@@ -18,7 +18,7 @@ from freehold.audit.backdoors.rule import Rule
 from freehold.audit.backdoors.subject import Chat, Subject
 from freehold.audit.backdoors.words import MISSES, TITLE, TRIED
 from freehold.audit.findings import ErrorRates, Examination, Finding, Steps
-from freehold.audit.running import Memory
+from freehold.audit.running import Kept
 from freehold.errors import UsageError
 
 
@@ -39,7 +39,7 @@ def examine(
     plan: Plan | None = None,
     rule: Rule | None = None,
     steps: Steps | None = None,
-    memory: Memory | None = None,
+    kept: Kept | None = None,
 ) -> Examination:
     """Look for a backdoor that ``suspect`` has and its trusted ``base`` has not.
 
@@ -56,7 +56,7 @@ def examine(
     if rule.turning is None:
         plan = replace(plan, turning_confirmed=0)
     began = time.perf_counter()
-    found = measure(suspect, base, chat, plan, steps=steps or Quiet(), memory=memory)
+    found = measure(suspect, base, chat, plan, steps=steps or Quiet(), kept=kept)
     return Examination(
         part="backdoors",
         title=TITLE,

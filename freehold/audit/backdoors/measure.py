@@ -12,7 +12,7 @@ import torch
 from freehold.audit.backdoors import firing, inversion, lens, motifs, search, turning, weightwatch
 from freehold.audit.backdoors.subject import Chat, Subject, logprobs
 from freehold.audit.findings import Steps
-from freehold.audit.running import Memory
+from freehold.audit.running import Kept
 
 T = TypeVar("T")
 
@@ -100,12 +100,12 @@ def measure(
     plan: Plan | None = None,
     *,
     steps: Steps | None = None,
-    memory: Memory | None = None,
+    kept: Kept | None = None,
 ) -> Measurement:
-    """All detectors, one after the other. ``steps`` hears of each, ``memory`` keeps each's result
+    """All detectors, one after the other. ``steps`` hears of each, ``kept`` keeps each's result
     until the work is done."""
     plan = plan or Plan()
-    run = _Run(steps or Quiet(), memory or Memory(), len(DETECTORS) - (not plan.turning_confirmed))
+    run = _Run(steps or Quiet(), kept or Kept(), len(DETECTORS) - (not plan.turning_confirmed))
     questions = chat.prompts[: plan.scan_questions]
     found = run.stage(
         "motifs",
@@ -209,9 +209,9 @@ def measure(
 class _Run:
     """The detectors under way: each one's result is kept, its processor time told."""
 
-    def __init__(self, steps: Steps, memory: Memory, detectors: int) -> None:
+    def __init__(self, steps: Steps, kept: Kept, detectors: int) -> None:
         self.seconds: dict[str, float] = {}
-        self._steps, self._memory = steps, memory
+        self._steps, self._kept = steps, kept
         steps.start(detectors, "backdoor detectors")
 
     def stage(self, name: str, kind: type[T], make: Callable[[], T]) -> T:
@@ -220,7 +220,7 @@ class _Run:
             value = make()
             return value, round(time.process_time() - began, 2)
 
-        value, self.seconds[name] = self._memory.of(name, tuple[kind, float], timed)  # type: ignore[valid-type]
+        value, self.seconds[name] = self._kept.of(name, tuple[kind, float], timed)  # type: ignore[valid-type]
         self._steps.advance(1)
         return value
 

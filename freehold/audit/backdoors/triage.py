@@ -90,7 +90,7 @@ def _examined(context: Context) -> Examination:
         )
     suspect = _woken(context.specimen, kind, steps)
     plan = replace(measure.LARGE, seed=context.seed)
-    found = examine(suspect, base, chat, plan=plan, steps=steps, memory=context.memory)
+    found = examine(suspect, base, chat, plan=plan, steps=steps, kept=context.kept)
     figures = {
         **found.figures,
         "arithmetic": kind,

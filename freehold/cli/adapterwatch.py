@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from freehold.cli.hosting import Living
     from freehold.engine.client import EngineProcess
     from freehold.serve.desk import Desk, Hosted
-    from freehold.store.beside import Placed
+    from freehold.store.adapters import Placed
 
 EVERY = 2.0
 """Seconds between two looks into the vault."""
@@ -32,14 +32,14 @@ def allow(name: str, digest: str, base: str, settings: Settings) -> None:
     It passes the gate of models, and what its passport says of its parent must be that model.
     Raises ``GateError``, ``IntegrityError`` and what verifying raises.
     """
-    from freehold.store import Store, beside, passport, verify
+    from freehold.store import Store, adapters, passport, verify
 
     store = Store(root())
     found = verify(store, name, keep=False)
     if found.digest != digest:
         raise IntegrityError(f"{name} is another adapter by now: add it again")
     admit(found, settings, "serve")
-    beside.check_base(name, passport.read(store, digest, trusted(settings)), base)
+    adapters.check_base(name, passport.read(store, digest, trusted(settings)), base)
 
 
 async def attach(living: Living, name: str, digest: str, base: str, settings: Settings) -> int:
@@ -81,10 +81,10 @@ class _Shelf:
 
     async def look(self) -> None:
         """Bring what is served to what the vault says; what cannot be served is told of once."""
-        from freehold.store import Store, beside
+        from freehold.store import Store, adapters
 
         try:
-            found = await asyncio.to_thread(beside.placed, Store(root()))
+            found = await asyncio.to_thread(adapters.placed, Store(root()))
         except FreeholdError as error:
             self._say(str(error))
             return
@@ -115,7 +115,7 @@ class _Shelf:
         say(f"{name} is served no longer")
 
     def _hosted(self, one: Placed) -> Hosted:
-        from freehold.serve.adapted import Adapted
+        from freehold.serve.adapters import Adapted
         from freehold.serve.desk import Hosted
 
         engine = self._living.engine

@@ -10,8 +10,8 @@ import pytest
 
 from freehold.errors import FreeholdError, GateError, MalformedError, NotFoundError
 from freehold.signing.dsse import Envelope
-from freehold.store import Store, beside, pull, verify
-from freehold.store.beside import Placed
+from freehold.store import Store, adapters, pull, verify
+from freehold.store.adapters import Placed
 from freehold.store.passport import Entry
 from freehold.store.statements import Lineage, Named, Statement, now
 from tests.engine.conftest import _Quiet
@@ -52,18 +52,18 @@ def test_half_an_adapter_is_refused(tmp_path: Path, spoilt: str) -> None:
 
 def test_what_is_served_beside_what(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert beside.placed(store) == []
+    assert adapters.placed(store) == []
     placed = [Placed(name="law", adapter=A, base=C), Placed(name="x/y", adapter=B, base=C)]
     for one in placed:
-        beside.place(store, one)
-    assert beside.placed(store) == placed
-    beside.take_away(store, "law")
-    assert beside.placed(store) == placed[1:]
+        adapters.place(store, one)
+    assert adapters.placed(store) == placed
+    adapters.take_away(store, "law")
+    assert adapters.placed(store) == placed[1:]
     with pytest.raises(NotFoundError):
-        beside.take_away(store, "law")
-    (beside.folder_of(store) / "law.json").write_text('{"adapter": 1, "base": 2}')
+        adapters.take_away(store, "law")
+    (adapters.folder_of(store) / "law.json").write_text('{"adapter": 1, "base": 2}')
     with pytest.raises(MalformedError, match=r"law\.json"):
-        beside.placed(store)
+        adapters.placed(store)
 
 
 def entry(relation: str, parent: str, *signers: str) -> Entry:
@@ -80,9 +80,9 @@ def entry(relation: str, parent: str, *signers: str) -> Entry:
 
 
 def test_what_a_trusted_key_says_of_the_parent_counts() -> None:
-    beside.check_base("law", [], A)
-    beside.check_base("law", [entry("adapter", A, "ann")], A)
-    beside.check_base("law", [entry("adapter", B)], A)  # nobody trusted has said it
-    beside.check_base("law", [entry("adapter", B, "bob"), entry("adapter", A, "ann")], A)
+    adapters.check_base("law", [], A)
+    adapters.check_base("law", [entry("adapter", A, "ann")], A)
+    adapters.check_base("law", [entry("adapter", B)], A)  # nobody trusted has said it
+    adapters.check_base("law", [entry("adapter", B, "bob"), entry("adapter", A, "ann")], A)
     with pytest.raises(GateError, match="made for"):
-        beside.check_base("law", [entry("adapter", B, "ann")], A)
+        adapters.check_base("law", [entry("adapter", B, "ann")], A)
