@@ -279,6 +279,7 @@ def _greet(address: str, model: str, key: str | None) -> None:
         {
             "model": model,
             "messages": [{"role": "user", "content": "What is the capital of France?"}],
+            "temperature": 0,  # the first answer anyone sees is not left to chance
         }
     )
     say(f"key, valid until this server stops: {key}\n")
