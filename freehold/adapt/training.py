@@ -18,12 +18,13 @@ from pathlib import Path
 
 import torch
 
-from freehold.adapt import packing, state
+from freehold.adapt import packing
 from freehold.adapt.encoding import Lesson, Pair
 from freehold.adapt.recipe import Recipe, canonical
-from freehold.adapt.state import Progress
 from freehold.adapt.student import Report, Student
 from freehold.errors import UsageError
+from freehold.train import state
+from freehold.train.state import Progress
 
 STATE, BEST, LOG = "state.safetensors", "best.safetensors", "log.jsonl"
 

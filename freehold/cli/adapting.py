@@ -418,7 +418,7 @@ def fertility(
 
 def _text(path: Path) -> str:
     """The texts of a file that training reads, joined."""
-    from freehold.adapt.reading import read
+    from freehold.train.reading import read
 
     found = read([path])
     found.check()

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from freehold import strictjson
-from freehold.adapt.records import MAX_CHARS, Bad, Problem, Record, record_of
 from freehold.errors import MalformedError, NotFoundError, StorageError, UsageError
+from freehold.train.records import MAX_CHARS, Bad, Problem, Record, record_of
 
 MAX_LINE = 4 * MAX_CHARS + (64 << 10)
 """Bytes of a line: what ``MAX_CHARS`` can take, and the members beside it."""

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from freehold.adapt import reading
-from freehold.adapt.records import Record
 from freehold.evals.languages import language_of
 from freehold.guard import dedup, features, pii
 from freehold.guard.normalise import canonical
+from freehold.train import reading
+from freehold.train.records import Record
 
 WINDOW = 40
 """Letters and digits in a row that two texts must share to be called the same in part."""

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freehold.adapt import reading
-from freehold.adapt.reading import MAX_LINE, read
-from freehold.adapt.records import MAX_CHARS, Bad, record_of
 from freehold.errors import FreeholdError, NotFoundError, UsageError
+from freehold.train import reading
+from freehold.train.reading import MAX_LINE, read
+from freehold.train.records import MAX_CHARS, Bad, record_of
 
 ASKED = {"role": "user", "content": "Apa kabar?"}
 SAID = {"role": "assistant", "content": "Baik."}
