@@ -25,6 +25,7 @@ from freehold.cli import (
     laboratory,
     ledger,
     models,
+    openness,
     packing,
     passports,
     probing,
@@ -52,6 +53,7 @@ app.command("show")(models.show)
 app.command("template")(models.template)
 app.command("verify")(checking.verify)
 app.command("sign")(checking.sign)
+app.command("openness")(openness.openness)
 app.command("rm")(models.remove)
 app.command("pack")(packing.pack)
 app.command("convert")(converting.convert)
