@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from freehold import pair
-from freehold.adapt import encoding, plan, wire
-from freehold.adapt.encoding import Lesson
+from freehold.adapt import plan, wire
 from freehold.adapt.recipe import Recipe, canonical, from_plain
 from freehold.errors import ProcessError, UsageError
 from freehold.pair import Link, frame
@@ -22,7 +21,8 @@ from freehold.qwen.adapter import WEIGHTS
 from freehold.qwen.codec import QwenCodec
 from freehold.qwen.config import config_of
 from freehold.store import Store, verify
-from freehold.train import cleaning, curve, reading
+from freehold.train import cleaning, curve, encoding, reading
+from freehold.train.encoding import Lesson
 from freehold.train.reading import Read
 from freehold.train.records import Record
 from freehold.types import VerifiedModel

@@ -12,11 +12,11 @@ from torch.nn import functional as F  # noqa: N812  (the field's own short name)
 from torch.utils.checkpoint import checkpoint
 
 from freehold.adapt import lora as low_rank
-from freehold.adapt.encoding import Lesson, Pair, Sample
 from freehold.adapt.recipe import Recipe
 from freehold.qwen import forward as qwen
 from freehold.qwen.model import Model
 from freehold.qwen.ops.torch import TorchOps
+from freehold.train.encoding import Lesson, Pair, Sample
 from freehold.train.loss import Surprise
 from freehold.train.weights import Whole, every
 

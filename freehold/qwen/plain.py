@@ -22,7 +22,7 @@ from freehold.qwen.config import Config, config_of
 from freehold.qwen.names import HF, Names, block_shapes, check, names_of
 from freehold.qwen.quants import dequantise
 from freehold.qwen.template import source_of
-from freehold.qwen.tokenizer import tokenizer_of
+from freehold.qwen.tokenizer import Tokenizer, tokenizer_of
 from freehold.store import safetensors
 from freehold.types import Floats, VerifiedModel
 
@@ -56,23 +56,29 @@ def write(
     config = config_of(model)
     names = names_of(model.format)
     check(config, names, {name: tensor.shape for name, tensor in model.tensors.items()})
+    write_documents(folder, config, tokenizer_of(model), source_of(model))
+    with (folder / WEIGHTS).open("xb") as file:
+        _weights(file, model, config, names, change, progress)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_documents(
+    folder: Path, config: Config, tokenizer: Tokenizer, template: str | None
+) -> None:
+    """Write what lies beside the weights: shape, tokenizer and chat template. Raises
+    ``MalformedError``, ``OSError``."""
     _document(folder / "config.json", _config(config))
     _document(folder / "generation_config.json", {"eos_token_id": list(config.eos_ids)})
-    tokenizer = tokenizer_of(model)
     _write(folder / "tokenizer.json", tokenizer.dumps().encode())
     ends = (
         {"eos_token": tokenizer.token_bytes(config.eos_ids[0]).decode()} if config.eos_ids else {}
     )
-    template = source_of(model)
     spoken = {} if template is None else {"chat_template": template}
     _document(
         folder / "tokenizer_config.json",
         {"tokenizer_class": "Qwen2TokenizerFast", "add_prefix_space": False, **ends, **spoken},
     )
-    with (folder / WEIGHTS).open("xb") as file:
-        _weights(file, model, config, names, change, progress)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def to_bfloat16(values: Floats) -> npt.NDArray[np.uint16]:

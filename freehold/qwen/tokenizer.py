@@ -99,6 +99,14 @@ class Tokenizer:
             ids += [cast("int", token), *after.ids]
         return ids
 
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many plain texts at once, in which nothing is an added token. Raises as
+        ``encode`` does, naming ``text``."""
+        for text in texts:
+            _refuse_blanks(text, "text")
+        encoded = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [list(one.ids) for one in encoded]
+
     @property
     def controls(self) -> Mapping[int, str]:
         """The added tokens' texts, by id. One that must stand alone as a word is left out: the

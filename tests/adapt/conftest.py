@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from freehold.adapt.encoding import Sample
 from freehold.qwen.model import Model, load
 from freehold.store import Store, pull
+from freehold.train.encoding import Sample
 from tests.engine.conftest import CONFIG, _Quiet, _weights
 from tests.qwen.conftest import from_hf, random_hf, small_tokenizer_json
 
