@@ -155,7 +155,7 @@ class _Talks:
             if "messages" in one:
                 record = record_of({"messages": one["messages"]}, file=one["id"], line=n)
                 self._samples += encoding.samples(
-                    record, codec, max_length=recipe.length + 1, end=None
+                    record, codec, max_length=recipe.shape.context, end=None
                 )
         if not self._samples:
             raise UsageError(
