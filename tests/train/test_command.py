@@ -33,7 +33,18 @@ name = "letters"
 licence = "CC0-1.0"
 path = "letters"
 """
-RECIPE = ["m4", "small", "--name", "mine", "--length", "64", "--batch", "128", "--micro-batch", "64"]
+RECIPE = [
+    "m4",
+    "small",
+    "--name",
+    "mine",
+    "--length",
+    "64",
+    "--batch",
+    "128",
+    "--micro-batch",
+    "64",
+]
 
 
 class Shell:
