@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from freehold.cli import options
 from freehold.cli.output import emit, one_line
 from freehold.cli.passphrases import PassphraseFd, signing_key
 from freehold.cli.passports import append
@@ -27,7 +28,7 @@ def openness(
         typer.Option(metavar="KEY", help="Sign what --release holds into the model's passport."),
     ] = None,
     passphrase_fd: PassphraseFd = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Say how open a model is: its class of the Model Openness Framework, whether it meets the Open
     Source AI Definition, and which of 17 components are missing."""
