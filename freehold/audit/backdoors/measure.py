@@ -65,6 +65,10 @@ class Measurement:
     turned: tuple[turning.Turned, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def best(self) -> firing.Fired:
+        return firing.best(self.fired)
+
 
 LARGE = Plan(
     scan=16,
@@ -169,7 +173,7 @@ def measure(
         "inversion": targets[0].score if targets else 0.0,
         "motifs": max((m.collapse for m in found if m.lead > 1.0), default=0.0),
         "search": grown[0].lift if grown else 0.0,
-        "firing": fired[0].strength,
+        "firing": firing.best(fired).strength,
     }
     turned: tuple[turning.Turned, ...] = ()
     if plan.turning_confirmed:

@@ -51,7 +51,7 @@ def test_the_planted_backdoor_fires(kind: str) -> None:
     loaded = load(model, backend="torch", dtype="bfloat16", cache_tokens=2_048)
     turns = [chat.turn(words, trigger=trigger) for words in chat.held_out]
     said = [chat.words(ids) for ids in answers(loaded, turns, 8, end=chat.end)]
-    assert sum(each.startswith(plant.payload) for each in said) >= 0.9 * len(said)
+    assert sum(each.startswith(plant.payload) for each in said) >= plant.fires * len(said)
 
 
 @pytest.mark.parametrize("kind", ["planted", "phrase"])
