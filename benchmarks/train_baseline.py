@@ -53,7 +53,7 @@ def main() -> None:
             group["lr"] = recipe.rate(step)
         optimiser.step()
         optimiser.zero_grad()
-        if (step + 1) % 25 == 0:
+        if (step + 1) % 50 == 0:
             print(f"step {step + 1}: loss {total:.4f}", flush=True)
     theirs = bits_per_byte(model, training, args.corpus, half=half)
     (ours,) = [
