@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from freehold import pair
-from freehold.adapt import cleaning, curve, encoding, plan, reading, wire
+from freehold.adapt import cleaning, curve, encoding, exercises, plan, reading, wire
 from freehold.adapt.encoding import Lesson
 from freehold.adapt.reading import Read
 from freehold.adapt.recipe import Recipe, canonical, from_plain
@@ -94,8 +94,9 @@ class _Job:
         for line in cleaned.told:
             self._note(line)
         kept, held_out = _split(cleaned.records, self._recipe)
+        put = exercises.exercises(kept, self._recipe.exercises, self._job.language)
         lessons = Lessons(
-            data=self._samples(kept, codec, end, "Encoding"),
+            data=self._samples(put, codec, end, "Encoding"),
             replay=self._samples(replay.records, codec, end, "Encoding the replay data"),
             held_out=self._samples(held_out, codec, end, "Encoding what is held out"),
         )

@@ -61,6 +61,13 @@ def train(
     replay_share: Annotated[
         float | None, typer.Option(help="The share of tokens that is replayed.")
     ] = None,
+    exercises: Annotated[
+        float | None,
+        typer.Option(help="The share of plain texts that are put as conversations about them."),
+    ] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="The share of the data that is only measured. [0.02]")
+    ] = None,
     avoid: Annotated[
         list[Path] | None,
         typer.Option("--avoid", help="Texts of evals: data that holds one is left out."),
@@ -112,6 +119,8 @@ def train(
     chosen = recipe_named(
         recipe,
         replay=replay_share if replay or replay_share is None else None,
+        exercises=exercises,
+        held_out=held_out,
         epochs=epochs,
         steps=steps,
         learning_rate=rate,
