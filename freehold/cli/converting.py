@@ -30,9 +30,7 @@ def convert(
     ] = None,
     gguf: Annotated[
         str | None,
-        typer.Option(
-            "--gguf", help="Write one GGUF file instead, for llama.cpp: F16, Q8_0, F32."
-        ),
+        typer.Option("--gguf", help="Write one GGUF file instead, for llama.cpp: F16, Q8_0, F32."),
     ] = None,
     passphrase_fd: PassphraseFd = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
