@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from freehold.cli import adaptgate, vocabularies
+from freehold.cli import adaptgate, vocabularies, workshop
 from freehold.cli.output import Bar, emit, say, size
 from freehold.cli.passphrases import PassphraseFd
-from freehold.cli.places import residency_folder, root
+from freehold.cli.places import root
 from freehold.cli.settings import Settings, read_settings
-from freehold.errors import ProcessError, UsageError
+from freehold.errors import UsageError
 
 if TYPE_CHECKING:
     from freehold.adapt import wire
@@ -199,94 +198,16 @@ def _job(
 
 def _run(settings: Settings, job: wire.Job, *, only_plan: bool, quiet: bool) -> dict[str, Any]:
     """Have the workshop do the job in a locked process; what it says at the end."""
-    from freehold import spawning
-    from freehold.adapt import wire
-    from freehold.pair import Link, frame
     from freehold.residency.landlock import Reach
     from freehold.residency.lock import library
-    from freehold.residency.watching import Watch
 
     vault = tuple(str(root() / part) for part in ("blobs", "manifests"))
     reach = Reach(
         read=(*vault, *job.data, *job.replay, *job.avoid, *library()), write=(job.folder,)
     )
-    watch = Watch(residency_folder(), enforce=settings.residency == "enforce")
-    watch.start()
-    with closing(watch):
-        process, sock = spawning.spawn("freehold.adapt", watch.order("workshop", reach))
-        link = Link(sock, wire.read_from)
-        try:
-            link.send([frame(job)])
-            with Bar(quiet=quiet, of_bytes=False) as bar:
-                return _Listener(link, bar, only_plan=only_plan, quiet=quiet).listen()
-        finally:
-            sock.close()
-            process.kill()
-            process.wait()
-
-
-class _Listener:
-    """What the workshop says, shown as it comes."""
-
-    def __init__(self, link: Any, bar: Bar, *, only_plan: bool, quiet: bool) -> None:
-        self._link, self._bar = link, bar
-        self._only_plan, self._quiet = only_plan, quiet
-        self._what, self._done = "", 0
-        self._result: dict[str, Any] | None = None
-
-    def listen(self) -> dict[str, Any]:
-        """The result, or with ``only_plan`` the plan. The first Ctrl-C asks for an end with the
-        state kept, the second leaves at once. Raises what the workshop raised."""
-        from freehold.adapt import wire
-        from freehold.pair import Hungup, frame
-
-        asked = False
-        while self._result is None:
-            try:
-                for message in self._link.receive(wait=True):
-                    self._take(message)
-            except Hungup:
-                raise ProcessError("the workshop ended without a word: see above") from None
-            except KeyboardInterrupt:
-                if asked:
-                    raise
-                asked = True
-                self._bar.note("finishing this step, to keep the state (Ctrl-C again: leave now)")
-                self._link.send([frame(wire.Stop())])
-        return self._result
-
-    def _take(self, message: Any) -> None:
-        from freehold.adapt import wire
-        from freehold.faults import error_of
-
-        match message:
-            case wire.Failed(fault=fault):
-                raise error_of(fault)
-            case wire.Ended(result=result):
-                self._result = result
-            case wire.Planned(plan=plan):
-                for line in _plan_lines(plan):
-                    self._bar.note(line)
-                if self._only_plan:
-                    self._result = plan
-            case wire.Note(line=line):
-                self._bar.note(line)
-            case wire.Work(what=what, done=done, total=total):
-                self._progress(what, done, total)
-            case wire.Stepped(steps=steps, figures=figures):
-                step = int(figures["step"])
-                if "held_out" in figures:
-                    self._bar.note(f"step {step}: held-out loss {figures['held_out']:.4f}")
-                else:
-                    self._progress("Training", step, steps)
-                    self._bar.label(f"Training, loss {figures['loss']:.3f}")
-
-    def _progress(self, what: str, done: int, total: int) -> None:
-        if what != self._what:
-            self._bar.start(total, what)
-            self._what, self._done = what, 0
-        self._bar.advance(done - self._done)
-        self._done = done
+    with workshop.Shop("freehold.adapt", settings, quiet=quiet) as shop:
+        shop.start(job, reach)
+        return shop.listen(_plan_lines, only_plan=only_plan)
 
 
 def _plan_lines(plan: dict[str, Any]) -> list[str]:

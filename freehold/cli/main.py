@@ -19,6 +19,7 @@ from freehold.cli import (
     checking,
     converting,
     evaluating,
+    foundry,
     guarding,
     inspecting,
     keys,
@@ -63,6 +64,9 @@ app.command("bench")(benching.bench)
 app.command("eval")(evaluating.evaluate)
 app.command("inspect")(inspecting.inspect)
 app.command("bundle")(bundling.bundle)
+app.command("train")(foundry.train)
+app.command("reproduce")(foundry.reproduce)
+app.add_typer(foundry.data, name="data")
 app.add_typer(adapting.app, name="adapt")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(guarding.app, name="guard")

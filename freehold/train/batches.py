@@ -149,14 +149,11 @@ class _Talks:
 
     def __init__(self, folder: Path, stage: Stage, recipe: Recipe, tokenizer: Tokenizer) -> None:
         self._recipe = recipe
-        codec = codec_of(tokenizer)
+        talks = [one for one in _documents(folder, stage) if "messages" in one]
         self._samples: list[Sample] = []
-        for n, one in enumerate(_documents(folder, stage), 1):
-            if "messages" in one:
-                record = record_of({"messages": one["messages"]}, file=one["id"], line=n)
-                self._samples += encoding.samples(
-                    record, codec, max_length=recipe.length + 1, end=None
-                )
+        for start in range(0, len(talks), _AT_ONCE):
+            some = talks[start : start + _AT_ONCE]
+            self._samples += spoken(some, tokenizer, max_length=recipe.shape.context)
         if not self._samples:
             raise UsageError(
                 f"stage {stage.name}: the corpus has no conversations of "
@@ -185,6 +182,58 @@ class _Talks:
             steps = [micros[place : place + each] for place in range(0, len(micros), each)]
             self._epoch = (number, epoch, steps)
         return self._epoch[2]
+
+
+def spoken(
+    talks: Sequence[dict[str, Any]], tokenizer: Tokenizer, *, max_length: int
+) -> list[Sample]:
+    """What ``encoding.samples`` makes of conversations with ``TEMPLATE``, many at once: the
+    template's own text is put around what is said without running it. What teaches nothing is left
+    out. Where an answer's first characters would melt into the line end before it, or a message
+    holds more than a role and a text, the template itself decides."""
+    begin, end = (tokenizer.added_id(name) for name in ("<|im_start|>", "<|im_end|>"))
+    assert begin is not None
+    assert end is not None
+    pieces: list[str] = ["\n"]
+    for talk in talks:
+        for said in talk["messages"]:
+            head, content = f"{said['role']}\n", str(said.get("content") or "")
+            answer = said["role"] == "assistant"
+            pieces += [head, content] if answer else [head + content, ""]
+    line_end, *encoded = tokenizer.encode_texts(pieces)
+    found, place = [], 0
+    for n, talk in enumerate(talks, 1):
+        messages = talk["messages"]
+        mine = encoded[place : place + 2 * len(messages)]
+        place += len(mine)
+        if not all(map(_is_plain, messages)):
+            record = record_of({"messages": messages}, file=talk["id"], line=n)
+            codec = codec_of(tokenizer)
+            found += list(encoding.samples(record, codec, max_length=max_length, end=None))
+            continue
+        ids: list[int] = []
+        taught: list[bool] = []
+        for message, begun, rest in zip(messages, mine[0::2], mine[1::2], strict=True):
+            ids += [begin, *begun, *rest, end]
+            answer = message["role"] == "assistant"
+            taught += [False] * (1 + len(begun)) + [answer] * (len(rest) + 1)
+            ids += line_end
+            taught += [False] * len(line_end)
+        # Nothing follows the last answer.
+        whole = slice(0, min(len(ids) - len(line_end), max_length))
+        sample = Sample(
+            ids=np.array(ids[whole], np.int32), taught=np.array(taught[whole], np.bool_)
+        )
+        if sample.weight:
+            found.append(sample)
+    return found
+
+
+def _is_plain(said: dict[str, Any]) -> bool:
+    """Whether it is a role and a text that no blanks stand around."""
+    content = said.get("content")
+    whole = isinstance(content, str) and content.strip() == content
+    return whole and said.keys() <= {"role", "content"}
 
 
 def _documents(folder: Path, stage: Stage) -> Iterator[dict[str, Any]]:

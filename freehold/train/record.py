@@ -36,14 +36,18 @@ def origin(name: str) -> str:
 
 
 class Writer:
-    """Appends to the record in ``folder``, in which everything after step ``after`` is forgotten:
-    it is done again."""
+    """Appends to the record in ``folder``, in which everything after step ``after``, and lines of
+    the kind ``but``, are forgotten: they are written again."""
 
-    def __init__(self, folder: Path, *, after: int | None = None) -> None:
+    def __init__(self, folder: Path, *, after: int | None = None, but: str = "end") -> None:
         self._path = folder / LINES
         kept: list[Line] = []
         if after is not None:
-            kept = [line for line in read(folder) if line.get("step", 0) <= after]
+            kept = [
+                line
+                for line in read(folder)
+                if line.get("step", 0) <= after and line["kind"] != but
+            ]
         self._last = kept[-1]["kind"] if kept else ""
         fresh = folder / f".{LINES}.new"
         try:

@@ -183,6 +183,14 @@ def go(
     return True
 
 
+def end(folder: Path, training: Training, files: dict[str, str]) -> None:
+    """The record's last line: the values, and the SHA-256 of each of the model's files. Written
+    anew where it is there. Raises ``StorageError``."""
+    writer = record.Writer(folder, after=training.at, but="end")
+    writer.add("end", step=training.at, weights=training.learner.digest(), files=files)
+    writer.close()
+
+
 def checkpoint(folder: Path, step: int) -> Path:
     """Where the state after ``step`` steps is kept."""
     return folder / CHECKPOINTS / f"{step:06d}.safetensors"

@@ -15,11 +15,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from freehold.train import cleaning, reading
 from freehold.train.data import croissant, vocabulary
 from freehold.train.data.declaration import Declaration, Origin
 from freehold.train.data.sifting import Sifted, Unit, sift
+from freehold.train.data.stories import PROGRAMS
 
 DOCUMENTS, HELD_OUT, MANIFEST = "documents.jsonl", "held-out.jsonl", "manifest.json"
 CROISSANT, TOKENIZER = "croissant.json", "tokenizer.json"
@@ -45,16 +45,13 @@ Work = Callable[[str, int, int], None]
 Bools = npt.NDArray[np.bool_]
 
 
-def build(
-    declared: Declaration, folder: Path, *, workers: int = 1, work: Work = lambda *_: None
-) -> dict[str, Any]:
+def build(declared: Declaration, folder: Path, *, work: Work = lambda *_: None) -> dict[str, Any]:
     """Build into ``folder``; the manifest. Raises ``UsageError``, ``NotFoundError``,
     ``StorageError``."""
     scratch = folder / "work"
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
         units = _units(declared, scratch)
-        sifted = _sift(units, workers, work)
+        sifted = _sift(units, work)
         kept, left_out = _twins(units, declared)
         counts = _write(declared, units, kept, folder, work)
         facts = _facts(declared, units, sifted, left_out, counts)
@@ -70,6 +67,14 @@ def build(
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
     return manifest
+
+
+def sift_share(
+    declared: Declaration, folder: Path, share: int, of: int, *, work: Work = lambda *_: None
+) -> None:
+    """Sift every file whose number leaves ``share`` when divided by ``of``: what several processes
+    do side by side before one of them builds. Raises as ``build``."""
+    _sift(_units(declared, folder / "work")[share::of], work)
 
 
 def load(folder: Path, *, check: bool = True) -> dict[str, Any]:
@@ -117,6 +122,7 @@ def text_of(document: dict[str, Any]) -> str:
 def _units(declared: Declaration, scratch: Path) -> list[Unit]:
     steps = declared.steps
     found: list[Unit] = []
+    scratch.mkdir(parents=True, exist_ok=True)
     avoid = _avoided(declared, scratch)
     opt_out = declared.folder / steps.opt_out if steps.opt_out else None
     for origin in declared.sources:
@@ -160,25 +166,17 @@ def _avoided(declared: Declaration, scratch: Path) -> Path | None:
     paths = [declared.folder / one for one in declared.steps.avoid]
     known = cleaning.known_windows(cleaning.texts_of(paths))
     path = scratch / "avoid.npy"
-    np.save(path, known)
+    fresh = scratch / f"avoid-{os.getpid()}.npy"  # others may be at the same
+    np.save(fresh, known)
+    fresh.replace(path)
     return path
 
 
-def _sift(units: Sequence[Unit], workers: int, work: Work) -> list[Sifted]:
+def _sift(units: Sequence[Unit], work: Work) -> list[Sifted]:
     found = []
-    if workers == 1 or len(units) == 1:
-        for n, unit in enumerate(units, 1):
-            found.append(sift(unit))
-            work("Sifting", n, len(units))
-        return found
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            for n, one in enumerate(pool.map(sift, units), 1):
-                found.append(one)
-                work("Sifting", n, len(units))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    for n, unit in enumerate(units, 1):
+        found.append(sift(unit))
+        work("Sifting", n, len(units))
     return found
 
 
@@ -216,11 +214,14 @@ def _write(
     fresh = {name: folder / f".{name}.new" for name in (DOCUMENTS, HELD_OUT)}
     with fresh[DOCUMENTS].open("wb") as learnt, fresh[HELD_OUT].open("wb") as aside:
         for n, (unit, stays) in enumerate(zip(units, kept, strict=True), 1):
+            digests = np.load(unit.work.with_suffix(".npz"))["digests"]
             with unit.work.with_suffix(".jsonl").open("rb") as lines:
-                for line, stay in zip(lines, stays, strict=True):
+                for line, stay, digest in zip(lines, stays, digests, strict=True):
                     if not stay:
                         continue
-                    out = held < declared.most_held_out and _is_held_out(line, declared)
+                    out = _is_held_out(digest.tobytes(), declared)
+                    if out and held == declared.most_held_out:
+                        continue
                     held += out
                     (aside if out else learnt).write(line)
                     kind = "held_out" if out else "documents"
@@ -234,9 +235,10 @@ def _write(
     return counts
 
 
-def _is_held_out(line: bytes, declared: Declaration) -> bool:
-    """Drawn by a digest of the document: more documents move none from one side to the other."""
-    drawn = hashlib.sha256(b"%d\n" % declared.seed + line).digest()
+def _is_held_out(digest: bytes, declared: Declaration) -> bool:
+    """Drawn by a digest of what the document says: its copies lie on the same side, and more
+    documents move none from one side to the other."""
+    drawn = hashlib.sha256(b"%d\n" % declared.seed + digest).digest()
     return int.from_bytes(drawn[:8], "big") < declared.held_out * 2**64
 
 
@@ -273,7 +275,7 @@ def _facts(
                 "name": origin.program,
                 "seed": origin.seed,
                 "documents": origin.documents,
-                "sha256": of_it[0].sha256,
+                "version": PROGRAMS[origin.program],
             }
         else:
             fact["files"] = [{"file": o.file, "sha256": o.sha256, "size": o.size} for o in of_it]

@@ -75,9 +75,10 @@ class Steps:
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """A corpus to be built. ``held_out`` is the share of documents that no model may learn, at most
-    ``most_held_out`` documents; ``vocab`` the tokens of a tokenizer made of it (0: none).
-    ``folder`` is where paths start from, and no part of what is declared."""
+    """A corpus to be built. ``held_out`` is the share of documents that no model may learn; of
+    more than ``most_held_out`` the rest is left out. ``vocab`` is how many tokens the tokenizer
+    made of it has (0: none). ``folder`` is where paths start from, and no part of what is
+    declared."""
 
     name: str
     sources: tuple[Origin, ...]

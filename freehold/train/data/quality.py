@@ -21,9 +21,8 @@ MOST_BULLETS, MOST_ELLIPSES = 0.9, 0.3
 MOST_TWICE = 0.3
 """Lines, and characters in lines, that have been there before."""
 _BULLETS = ("-", "*", "\u2022", "\u2023", "\u25cf")
-_SPACED = 4
-"""Characters for each blank, at most, where words are parted by blanks: more than that, times
-four, is a script without."""
+_SPACED = 40
+"""Characters for each word, at most, in a script that parts words by blanks."""
 
 
 def fault(text: str) -> str:
@@ -31,7 +30,7 @@ def fault(text: str) -> str:
     if len(text) < LEAST_CHARACTERS:
         return "too short"
     words = text.split()
-    spaced = len(text) / max(len(words), 1) <= _SPACED * WORD_LENGTH[1]
+    spaced = len(text) <= _SPACED * len(words)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (_words(words) if spaced else "") or _lines(lines)
 
@@ -56,7 +55,7 @@ def _lines(lines: list[str]) -> str:
     if sum(line.startswith(_BULLETS) for line in lines) > MOST_BULLETS * n:
         return "bullets only"
     if sum(line.endswith(("...", "\u2026")) for line in lines) > MOST_ELLIPSES * n:
-        return "too many unfinished lines"
+        return "unfinished lines"
     counts = Counter(lines)
     twice = n - len(counts)
     characters = sum(len(line) * (count - 1) for line, count in counts.items())

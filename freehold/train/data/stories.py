@@ -233,8 +233,8 @@ def talk(seed: int, number: int) -> list[dict[str, str]]:
     """Conversation number ``number``, as messages."""
     draw = Draw("talk", seed, number)
     w = words()
-    chosen = draw.below(10)
-    if chosen < 3:
+    chosen = draw.below(20)
+    if chosen < 4:
         kind, thing = draw.of(w["kinds"]), draw.of(w["things"])["name"]
         told = story(draw, kind=kind, thing_name=thing)
         asked = draw.of(
@@ -247,16 +247,16 @@ def talk(seed: int, number: int) -> list[dict[str, str]]:
         )
         turns = _turns(asked, told.text)
         return turns + _turns(*draw.of(questions(told))) if draw.below(2) else turns
-    if chosen < 6:
+    if chosen < 10:
         told = story(draw)
         ask, say = draw.of(questions(told))
         return _turns(f"{told.text}\n\n{ask}", say)
     greeting = draw.of(w["greetings"])
-    if chosen < 8:
+    if chosen < 14:
         one, two = 1 + draw.below(10), 1 + draw.below(10)
         ask = draw.of([f"What is {one} plus {two}?", f"How much is {one} and {two}?"])
         return _turns(greeting + ask, f"{one} plus {two} is {one + two}.")
-    if chosen == 8:
+    if chosen < 17:
         fact = draw.of(w["facts"])
         return _turns(greeting + fact["ask"], fact["say"])
     return _turns(greeting + draw.of(w["unknown"]["ask"]), draw.of(w["unknown"]["say"]))
@@ -270,8 +270,8 @@ def _turns(asked: str, said: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
 
 
-PROGRAMS = ("stories", "talks")
-"""The names that a source of a corpus may call."""
+PROGRAMS = {"stories": 1, "talks": 1}
+"""What a source of a corpus may call, with its version: another when it writes other texts."""
 
 
 def written(program: str, seed: int, start: int, stop: int) -> Iterator[dict[str, Any]]:
