@@ -110,10 +110,10 @@ def _ours(model: Any, recipe: Any, fresh: Any, args: argparse.Namespace) -> Any:
     import numpy as np
     import torch
 
-    from freehold.adapt.encoding import Sample
     from freehold.adapt.student import student_of
     from freehold.adapt.training import optimiser_of
     from freehold.qwen.model import load
+    from freehold.train.encoding import Sample
 
     loaded = load(model, dtype=args.dtype, threads=args.threads, cache_tokens=1)
     student = student_of(loaded, recipe)

@@ -4,6 +4,7 @@
 
 Answers go through a held stream under the policy ``block``, piece by piece, so every sentence is
 one more chance of a false alarm: that is why it is measured on whole answers and not on sentences.
+For other thresholds than the policy's (``answer_threshold``), an answer's worst part is compared.
 Harmless answers are those of conversations of which the shipped weights saw the users' turns alone.
 There is no set of harmful *answers* in the data. What stands in for one: sentences of sets that the
 weights never saw (they may not be shipped), planted in the middle of harmless answers.
@@ -21,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from freehold.guard.calibration import PIECES, AsAnswer
 from freehold.guard.cascade import Cascade
 from freehold.guard.evaluation.intervals import share
 from freehold.guard.fast import FastTier
@@ -37,8 +39,7 @@ HARMFUL = (
     "seahelm_safeguard_general",
     "seahelm_safeguard_cultural_in_the_wild",
 )
-_PIECE = re.compile(r"\s?\S{1,5}|\s+")
-"""About a token."""
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 def read(manifest: Path) -> dict[str, list[dict[str, Any]]]:
@@ -62,13 +63,23 @@ async def stopped(guard: Cascade, text: str) -> tuple[bool, int]:
         return False
 
     stream = guard.watch("block").answer(never)
-    pieces, shown = _PIECE.findall(text), 0
+    pieces, shown = PIECES.findall(text), 0
     for place, piece in enumerate(pieces):
         release = await stream.feed(Heard(words=piece), last=place == len(pieces) - 1)
         shown += sum(len(one.words) for one in release.heard)
         if release.verdict is not None and release.verdict.stops:
             return True, shown
     return False, shown
+
+
+async def worst(tier: FastTier, text: str) -> float:
+    """The highest score of any part of an answer, as it streams."""
+    return max((await AsAnswer(tier).heard(text)).scores.values(), default=0.0)
+
+
+def at_thresholds(name: str, scores: Sequence[float]) -> None:
+    shares = "  ".join(f"{sum(s >= t for s in scores) / len(scores):5.3f}" for t in THRESHOLDS)
+    print(f"{name:42} {shares}   (n {len(scores)})", flush=True)
 
 
 def plant(answer: str, sentence: str) -> tuple[str, int]:
@@ -89,29 +100,38 @@ def told(name: str, hits: int, n: int, more: str = "") -> None:
 
 
 async def measure(sets: Mapping[str, Sequence[Mapping[str, Any]]], most: int) -> None:
-    guard = Cascade(BUILT_IN, detectors=[FastTier()])
+    tier = FastTier()
+    guard = Cascade(BUILT_IN, detectors=[tier])
+    asked: dict[str, list[str]] = {}
     draw = random.Random(0)
     print(f"detector {guard.name}\n\nharmless answers that are stopped")
     long: list[str] = []
     for name, texts_of in HARMLESS.items():
         texts = [text for row in sets[name] for text in texts_of(row) if text.strip()]
         texts = draw.sample(texts, min(most, len(texts)))
+        asked[name] = texts
         found = [await stopped(guard, text) for text in texts]
         told(name, sum(stop for stop, _ in found), len(found))
         long += [t for t, (stop, _) in zip(texts, found, strict=True) if not stop and len(t) > 200]
+    marks = "  ".join(f"{t:5g}" for t in THRESHOLDS)
+    print(f"\n{'stopped, were the threshold':42} {marks}")
+    for name, texts in asked.items():
+        at_thresholds(name, [await worst(tier, text) for text in texts])
     print("\nplanted in harmless answers, and stopped")
     for name in HARMFUL:
         bad = {row["lang"] for row in sets[name] if row["label"] == "harmful"}
         for lang in sorted(bad):
             mine = [r["text"] for r in sets[name] if (r["label"], r["lang"]) == ("harmful", lang)]
             mine = draw.sample(mine, min(most, len(mine)))
-            hits = early = 0
+            hits, early, scores = 0, 0, list[float]()
             for text in mine:
                 answer, begins = plant(draw.choice(long), text)
                 stop, shown = await stopped(guard, answer)
                 hits += stop
                 early += stop and shown <= begins
+                scores.append(await worst(tier, answer))
             told(f"{name} {lang}", hits, len(mine), f"  before any of it was shown: {early}")
+            at_thresholds("  were the threshold as above", scores)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from guard_answers import stopped, told
+from guard_answers import THRESHOLDS, at_thresholds, stopped, told, worst
 from guard_leave_one import Told
 
 from freehold.cli.places import root
@@ -128,8 +128,8 @@ async def answer(prompts: Sequence[str], answers: Answers, threads: int) -> None
     print()
 
 
-def guards(groups: Sequence[Group], recipe: Recipe) -> dict[str, Cascade]:
-    """For each set that is measured, the guard that left its family out."""
+def guards(groups: Sequence[Group], recipe: Recipe) -> dict[str, FastTier]:
+    """For each set that is measured, the fast tier that left its family out."""
     steps = Told()
     dealt = [*protocol.deal(groups), ()]
     cluster = protocol.twins(groups, steps)
@@ -143,12 +143,7 @@ def guards(groups: Sequence[Group], recipe: Recipe) -> dict[str, Cascade]:
             if group.kind == "benign" and group.family in families:
                 harmless.append(panel.all(group.texts, steps.advance)[:, 0])
     offsets, limit = protocol.judge(harmless)
-    made = [
-        Cascade(
-            BUILT_IN, detectors=[FastTier(quantise(one, offsets + np.float32(limit), {"what": ""}))]
-        )
-        for one in heads
-    ]
+    made = [FastTier(quantise(one, offsets + np.float32(limit), {"what": ""})) for one in heads]
     return {
         group.name: made[next((i for i, f in enumerate(dealt) if group.family in f), -1)]
         for group in groups
@@ -156,19 +151,24 @@ def guards(groups: Sequence[Group], recipe: Recipe) -> dict[str, Cascade]:
 
 
 async def measure(
-    asked: Sequence[Asked], answers: Answers, judges: dict[str, Cascade]
+    asked: Sequence[Asked], answers: Answers, judges: dict[str, FastTier]
 ) -> list[dict[str, Any]]:
     rows = []
     for one in asked:
         texts = [answers.of[prompt] for prompt in one.prompts if answers.of[prompt].strip()]
         hits = {True: [0, 0], False: [0, 0]}
+        guard, scores = Cascade(BUILT_IN, detectors=[judges[one.name]]), list[float]()
         for text in texts:
-            count = hits[REFUSAL.match(text.replace("\u2019", "'")) is not None]
-            count[0] += (await stopped(judges[one.name], text))[0]
-            count[1] += 1
+            refuses = REFUSAL.match(text.replace("\u2019", "'")) is not None
+            hits[refuses][0] += (await stopped(guard, text))[0]
+            hits[refuses][1] += 1
+            if not refuses:
+                scores.append(await worst(judges[one.name], text))
         row = {"set": one.name, "kind": one.kind, "trainable": one.trainable}
         (stops, n), (alarms, refused) = hits[False], hits[True]
-        rows.append(row | {"n": n, "hits": stops, "refused": refused, "alarms": alarms})
+        rows.append(
+            row | {"n": n, "hits": stops, "refused": refused, "alarms": alarms, "scores": scores}
+        )
     return rows
 
 
@@ -188,6 +188,10 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     for kind in ("harmful", "benign"):
         mine = [row for row in rows if row["kind"] == kind]
         told(f"all {kind}", sum(r["hits"] for r in mine), sum(r["n"] for r in mine))
+    print(f"{'stopped, were the threshold':42} " + "  ".join(f"{t:5g}" for t in THRESHOLDS))
+    for kind in ("harmful", "benign"):
+        scores = [score for row in rows if row["kind"] == kind for score in row["scores"]]
+        at_thresholds(f"all {kind}", scores)
 
 
 def main() -> None:
@@ -210,9 +214,7 @@ def main() -> None:
     if missing:
         asyncio.run(answer(missing, answers, options.threads))
     if options.shipped:
-        judges = dict.fromkeys(
-            (one.name for one in asked), Cascade(BUILT_IN, detectors=[FastTier()])
-        )
+        judges = dict.fromkeys((one.name for one in asked), FastTier())
     else:
         recipe = Recipe()
         judges = guards(prepare(sets, recipe), recipe)

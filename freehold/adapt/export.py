@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from freehold.adapt import lora as low_rank
-from freehold.adapt import state
 from freehold.adapt.recipe import Lora
 from freehold.qwen import plain
 from freehold.qwen.adapter import CONFIG, PREFIX, WEIGHTS
-from freehold.qwen.config import Config, config_of
-from freehold.qwen.names import FUSED, HF, Part, block_shapes
+from freehold.qwen.config import config_of
+from freehold.qwen.names import Part
+from freehold.train import state
+from freehold.train.weights import unfused
 from freehold.types import Floats, VerifiedModel
 
 
@@ -74,38 +75,3 @@ def write_merged(
         return merged
 
     plain.write(model, folder, change=change, progress=progress)
-
-
-def unfused(config: Config, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The values of fully trained weights, by their names in transformers."""
-    found = {HF.whole("norm"): parameters["norm"], HF.whole("embed"): parameters["embed.weight"]}
-    if not config.tied_head:
-        found[HF.whole("head")] = parameters["head.weight"]
-    shapes = block_shapes(config)
-    vectors: tuple[Part, ...] = ("attn_norm", "mlp_norm", "q_norm", "k_norm")
-    for layer in range(config.n_layers):
-        for part in vectors:
-            if part in shapes:
-                found[HF.block(layer, part)] = parameters[f"{layer}.{part}"]
-        for fused, parts in FUSED.items():
-            found |= _parts(layer, fused, parts, shapes, parameters)
-    return found
-
-
-def _parts(
-    layer: int,
-    fused: str,
-    parts: tuple[Part, ...],
-    shapes: Mapping[Part, tuple[int, ...]],
-    parameters: Mapping[str, Tensor],
-) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    biases: dict[Part, Part] = {"q": "q_bias", "k": "k_bias", "v": "v_bias", "out": "out_bias"}
-    start = 0
-    for part in parts:
-        rows = slice(start, start + shapes[part][0])
-        found[HF.block(layer, part)] = parameters[f"{layer}.{fused}.weight"][rows]
-        if part in biases and biases[part] in shapes:
-            found[HF.block(layer, biases[part])] = parameters[f"{layer}.{fused}.bias"][rows]
-        start = rows.stop
-    return found

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from freehold import pair
-from freehold.adapt import cleaning, curve, encoding, plan, reading, wire
-from freehold.adapt.encoding import Lesson
-from freehold.adapt.reading import Read
+from freehold.adapt import exercises, plan, wire
 from freehold.adapt.recipe import Recipe, canonical, from_plain
-from freehold.adapt.records import Record
 from freehold.errors import ProcessError, UsageError
 from freehold.pair import Link, frame
 from freehold.qwen import codec as codecs
@@ -24,6 +21,10 @@ from freehold.qwen.adapter import WEIGHTS
 from freehold.qwen.codec import QwenCodec
 from freehold.qwen.config import config_of
 from freehold.store import Store, verify
+from freehold.train import cleaning, curve, encoding, reading
+from freehold.train.encoding import Lesson
+from freehold.train.reading import Read
+from freehold.train.records import Record
 from freehold.types import VerifiedModel
 
 _MOST_HELD_OUT = 200
@@ -94,8 +95,9 @@ class _Job:
         for line in cleaned.told:
             self._note(line)
         kept, held_out = _split(cleaned.records, self._recipe)
+        put = exercises.exercises(kept, self._recipe.exercises, self._job.language)
         lessons = Lessons(
-            data=self._samples(kept, codec, end, "Encoding"),
+            data=self._samples(put, codec, end, "Encoding"),
             replay=self._samples(replay.records, codec, end, "Encoding the replay data"),
             held_out=self._samples(held_out, codec, end, "Encoding what is held out"),
         )
@@ -135,8 +137,9 @@ class _Job:
     def _train(self, model: VerifiedModel, lessons: Any, facts: dict[str, Any]) -> dict[str, Any]:
         import torch
 
-        from freehold.adapt import export, state, student, training
+        from freehold.adapt import export, student, training
         from freehold.qwen.model import load
+        from freehold.train import state
 
         torch.use_deterministic_algorithms(True)
         loaded = load(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from freehold.adapt.recipe import Recipe
+from freehold.train.filling import filled
 
 Step = tuple[tuple[int, ...], ...]
 """The micro-batches of one step, each a tuple of places in the data."""
@@ -60,17 +61,3 @@ def _drawn(
             found.append(first + int(place))
             wanted -= lengths[place]
     return found
-
-
-def filled(order: Sequence[int], lengths: Sequence[int], room: int) -> Iterator[tuple[int, ...]]:
-    """``order`` in runs of at most ``room`` tokens together (one text alone may have more)."""
-    held: list[int] = []
-    taken = 0
-    for place in order:
-        if held and taken + lengths[place] > room:
-            yield tuple(held)
-            held, taken = [], 0
-        held.append(place)
-        taken += lengths[place]
-    if held:
-        yield tuple(held)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,21 +12,13 @@ from torch.nn import functional as F  # noqa: N812  (the field's own short name)
 from torch.utils.checkpoint import checkpoint
 
 from freehold.adapt import lora as low_rank
-from freehold.adapt.encoding import Lesson, Pair, Sample
-from freehold.adapt.loss import Surprise
 from freehold.adapt.recipe import Recipe
 from freehold.qwen import forward as qwen
 from freehold.qwen.model import Model
-from freehold.qwen.names import FUSED
-from freehold.qwen.ops.torch import Linear, TorchOps
-
-
-@dataclass(frozen=True, kw_only=True)
-class Whole:
-    """A sequence that nothing is remembered of (``ops.SpanLike``)."""
-
-    ids: list[int]
-    state: None = None
+from freehold.qwen.ops.torch import TorchOps
+from freehold.train.encoding import Lesson, Pair, Sample
+from freehold.train.loss import Surprise
+from freehold.train.weights import Whole, every
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +94,7 @@ def student_of(model: Model, recipe: Recipe) -> Student:
     ops = model.ops
     assert isinstance(ops, TorchOps), "training needs gradients"
     if recipe.lora is None:
-        parameters = dict(_every(model.weights))
+        parameters = dict(every(model.weights))
         for values in parameters.values():
             values.requires_grad_(True)
         vectors = frozenset(name for name, values in parameters.items() if values.dim() == 1)
@@ -132,28 +124,6 @@ def student_of(model: Model, recipe: Recipe) -> Student:
     )
     student.refresh()
     return student
-
-
-def _every(weights: qwen.Weights) -> Iterator[tuple[str, Tensor]]:
-    """Every value of a model by its place in the forward pass; layers stay fused."""
-
-    def layer(name: str, packed: Linear) -> Iterator[tuple[str, Tensor]]:
-        yield f"{name}.weight", packed.weight_od
-        if packed.bias_o is not None:
-            yield f"{name}.bias", packed.bias_o
-
-    yield from layer("embed", weights.embed)
-    for i, block in enumerate(weights.blocks):
-        yield f"{i}.attn_norm", block.attn_norm
-        for fused in FUSED:
-            yield from layer(f"{i}.{fused}", getattr(block, fused))
-        if block.qk_norm is not None:
-            yield f"{i}.q_norm", block.qk_norm[0]
-            yield f"{i}.k_norm", block.qk_norm[1]
-        yield f"{i}.mlp_norm", block.mlp_norm
-    yield "norm", weights.norm
-    if weights.head is not weights.embed:
-        yield from layer("head", weights.head)
 
 
 Report = Callable[[dict[str, Any]], None]

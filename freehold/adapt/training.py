@@ -18,12 +18,14 @@ from pathlib import Path
 
 import torch
 
-from freehold.adapt import packing, state
-from freehold.adapt.encoding import Lesson, Pair
+from freehold.adapt import packing
 from freehold.adapt.recipe import Recipe, canonical
-from freehold.adapt.state import Progress
 from freehold.adapt.student import Report, Student
 from freehold.errors import UsageError
+from freehold.train import state
+from freehold.train.encoding import Lesson, Pair
+from freehold.train.filling import filled
+from freehold.train.state import Progress
 
 STATE, BEST, LOG = "state.safetensors", "best.safetensors", "log.jsonl"
 
@@ -179,7 +181,7 @@ def held_out_loss(student: Student, samples: Sequence[Lesson], room: int) -> flo
     total, weight = 0.0, 0
     lengths = [sample.tokens for sample in samples]
     with torch.no_grad():
-        for micro in packing.filled(range(len(samples)), lengths, room):
+        for micro in filled(range(len(samples)), lengths, room):
             batch = [samples[place] for place in micro]
             total += student.loss(batch).item()
             weight += sum(sample.weight for sample in batch)

@@ -1,4 +1,4 @@
-"""What the workshop's process and its starter say to each other, in frames of ``freehold.pair``."""
+"""What the workshop's process is told; what it says is in ``train.wire``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,36 @@ from typing import Any, TypeAlias
 import msgspec
 
 from freehold.errors import ProtocolError
-from freehold.faults import Fault
+from freehold.train.wire import (
+    Ended,
+    Failed,
+    FromProcess,
+    Message,
+    Note,
+    Planned,
+    Stepped,
+    Stop,
+    Work,
+    read_from,
+)
+
+__all__ = [
+    "Ended",
+    "Failed",
+    "FromProcess",
+    "Job",
+    "Note",
+    "Planned",
+    "Stepped",
+    "Stop",
+    "ToWorkshop",
+    "Work",
+    "read_from",
+    "read_to",
+]
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
-    pass
-
-
-class Job(_Message, frozen=True):
+class Job(Message, frozen=True):
     """All that the process is told. ``root`` is the store's folder and ``model`` a name in it;
     ``data`` and ``replay`` are files and folders, ``avoid`` those whose texts must not be learnt.
     ``recipe`` is ``Recipe.plain``. ``folder`` is the run's own, which is there.
@@ -36,54 +58,9 @@ class Job(_Message, frozen=True):
     threads: int | None = None
 
 
-class Stop(_Message, frozen=True):
-    """Keep the state after this step, and end."""
-
-
-class Work(_Message, frozen=True):
-    """``done`` of ``total`` of a piece of work called ``what``."""
-
-    what: str
-    done: int
-    total: int
-
-
-class Note(_Message, frozen=True):
-    """A line for the person who waits."""
-
-    line: str
-
-
-class Planned(_Message, frozen=True):
-    """What is about to be done (``plan.Plan``, as plain values)."""
-
-    plan: dict[str, Any]
-
-
-class Stepped(_Message, frozen=True):
-    """A step, or a measure of the held-out loss: its figures, as the log has them."""
-
-    steps: int
-    figures: dict[str, float]
-
-
-class Ended(_Message, frozen=True):
-    """How it ended, and what is in the run's folder."""
-
-    result: dict[str, Any]
-
-
-class Failed(_Message, frozen=True):
-    """Why it ends. The last message."""
-
-    fault: Fault
-
-
 ToWorkshop: TypeAlias = Job | Stop
-FromWorkshop: TypeAlias = Work | Note | Planned | Stepped | Ended | Failed
 
 _to = msgspec.msgpack.Decoder(ToWorkshop)
-_from = msgspec.msgpack.Decoder(FromWorkshop)
 
 
 def read_to(payload: bytes) -> ToWorkshop:
@@ -92,13 +69,4 @@ def read_to(payload: bytes) -> ToWorkshop:
         message: ToWorkshop = _to.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"the workshop was sent a frame that is no message: {error}") from error
-    return message
-
-
-def read_from(payload: bytes) -> FromWorkshop:
-    """Decode what the workshop sent. Raises ``ProtocolError``."""
-    try:
-        message: FromWorkshop = _from.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"the workshop sent a frame that is no message: {error}") from error
     return message

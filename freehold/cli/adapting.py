@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from freehold.cli import adaptgate
-from freehold.cli.output import Bar, emit, say, size, table
+from freehold.cli import adaptgate, vocabularies, workshop
+from freehold.cli.output import Bar, emit, say, size
 from freehold.cli.passphrases import PassphraseFd
-from freehold.cli.places import residency_folder, root
+from freehold.cli.places import root
 from freehold.cli.settings import Settings, read_settings
-from freehold.errors import ProcessError, UsageError
+from freehold.errors import UsageError
 
 if TYPE_CHECKING:
     from freehold.adapt import wire
@@ -60,6 +58,13 @@ def train(
     ] = None,
     replay_share: Annotated[
         float | None, typer.Option(help="The share of tokens that is replayed.")
+    ] = None,
+    exercises: Annotated[
+        float | None,
+        typer.Option(help="The share of plain texts that are put as conversations about them."),
+    ] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="The share of the data that is only measured. [0.02]")
     ] = None,
     avoid: Annotated[
         list[Path] | None,
@@ -112,6 +117,8 @@ def train(
     chosen = recipe_named(
         recipe,
         replay=replay_share if replay or replay_share is None else None,
+        exercises=exercises,
+        held_out=held_out,
         epochs=epochs,
         steps=steps,
         learning_rate=rate,
@@ -191,94 +198,16 @@ def _job(
 
 def _run(settings: Settings, job: wire.Job, *, only_plan: bool, quiet: bool) -> dict[str, Any]:
     """Have the workshop do the job in a locked process; what it says at the end."""
-    from freehold import spawning
-    from freehold.adapt import wire
-    from freehold.pair import Link, frame
     from freehold.residency.landlock import Reach
     from freehold.residency.lock import library
-    from freehold.residency.watching import Watch
 
     vault = tuple(str(root() / part) for part in ("blobs", "manifests"))
     reach = Reach(
         read=(*vault, *job.data, *job.replay, *job.avoid, *library()), write=(job.folder,)
     )
-    watch = Watch(residency_folder(), enforce=settings.residency == "enforce")
-    watch.start()
-    with closing(watch):
-        process, sock = spawning.spawn("freehold.adapt", watch.order("workshop", reach))
-        link = Link(sock, wire.read_from)
-        try:
-            link.send([frame(job)])
-            with Bar(quiet=quiet, of_bytes=False) as bar:
-                return _Listener(link, bar, only_plan=only_plan, quiet=quiet).listen()
-        finally:
-            sock.close()
-            process.kill()
-            process.wait()
-
-
-class _Listener:
-    """What the workshop says, shown as it comes."""
-
-    def __init__(self, link: Any, bar: Bar, *, only_plan: bool, quiet: bool) -> None:
-        self._link, self._bar = link, bar
-        self._only_plan, self._quiet = only_plan, quiet
-        self._what, self._done = "", 0
-        self._result: dict[str, Any] | None = None
-
-    def listen(self) -> dict[str, Any]:
-        """The result, or with ``only_plan`` the plan. The first Ctrl-C asks for an end with the
-        state kept, the second leaves at once. Raises what the workshop raised."""
-        from freehold.adapt import wire
-        from freehold.pair import Hungup, frame
-
-        asked = False
-        while self._result is None:
-            try:
-                for message in self._link.receive(wait=True):
-                    self._take(message)
-            except Hungup:
-                raise ProcessError("the workshop ended without a word: see above") from None
-            except KeyboardInterrupt:
-                if asked:
-                    raise
-                asked = True
-                self._bar.note("finishing this step, to keep the state (Ctrl-C again: leave now)")
-                self._link.send([frame(wire.Stop())])
-        return self._result
-
-    def _take(self, message: Any) -> None:
-        from freehold.adapt import wire
-        from freehold.faults import error_of
-
-        match message:
-            case wire.Failed(fault=fault):
-                raise error_of(fault)
-            case wire.Ended(result=result):
-                self._result = result
-            case wire.Planned(plan=plan):
-                for line in _plan_lines(plan):
-                    self._bar.note(line)
-                if self._only_plan:
-                    self._result = plan
-            case wire.Note(line=line):
-                self._bar.note(line)
-            case wire.Work(what=what, done=done, total=total):
-                self._progress(what, done, total)
-            case wire.Stepped(steps=steps, figures=figures):
-                step = int(figures["step"])
-                if "held_out" in figures:
-                    self._bar.note(f"step {step}: held-out loss {figures['held_out']:.4f}")
-                else:
-                    self._progress("Training", step, steps)
-                    self._bar.label(f"Training, loss {figures['loss']:.3f}")
-
-    def _progress(self, what: str, done: int, total: int) -> None:
-        if what != self._what:
-            self._bar.start(total, what)
-            self._what, self._done = what, 0
-        self._bar.advance(done - self._done)
-        self._done = done
+    with workshop.Shop("freehold.adapt", settings, quiet=quiet) as shop:
+        shop.start(job, reach)
+        return shop.listen(_plan_lines, only_plan=only_plan)
 
 
 def _plan_lines(plan: dict[str, Any]) -> list[str]:
@@ -368,82 +297,5 @@ def _report(
 app.command("gate")(adaptgate.gate)
 
 
-@app.command("fertility")
-def fertility(
-    model: Annotated[str, typer.Argument(help="A model in the vault.")],
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Texts of yours. Without: five sentences in sixteen languages."),
-    ] = None,
-    extend: Annotated[
-        int, typer.Option(min=0, help="With files: say what so many new tokens would save.")
-    ] = 0,
-    json: Json = False,
-) -> None:
-    """How many tokens a language takes, against English, and what that costs.
-
-    Twice the tokens are twice the time and the price, and half the context.
-    """
-    from freehold.adapt import fertility as meter
-    from freehold.qwen import codec as codecs
-    from freehold.qwen.config import config_of
-    from freehold.store import Store, verify
-
-    verified = verify(Store(root()), model, keep=False)
-    codec, config = codecs.load(verified), config_of(verified)
-    samples = meter.samples()
-    english = meter.measure("en", samples["en"], codec.plain)
-    texts = {str(path): _text(path) for path in files} if files else samples
-    rows, found = [], []
-    for name, text in texts.items():
-        one = meter.measure(name, text, codec.plain)
-        cost = meter.against(one, english, context=config.context, same_text=not files)
-        fact = {**asdict(one), **asdict(cost)}
-        if files and extend:
-            tables = 1 if config.tied_head else 2
-            more = meter.extension(
-                text, codec.plain, most=extend, width=config.width, tables=tables
-            )
-            fact["extension"] = {**asdict(more), "saved": more.saved}
-        found.append(fact)
-        rows.append(_row(fact))
-    head = ("text", "tokens", "per word", "per character", "per byte", "cost", "context")
-    lines = [
-        *table(head, rows),
-        "cost: tokens beside English, by the same text, else by tokens per word or per character",
-        *(line for fact in found for line in _extension_lines(fact)),
-    ]
-    emit({"model": model, "context": config.context, "texts": found}, lines, as_json=json)
-
-
-def _text(path: Path) -> str:
-    """The texts of a file that training reads, joined."""
-    from freehold.adapt.reading import read
-
-    found = read([path])
-    found.check()
-    return "\n".join(record.content for record in found.records)
-
-
-def _row(fact: dict[str, Any]) -> tuple[str, ...]:
-    per_word = fact["per_word"]
-    return (
-        fact["name"],
-        f"{fact['tokens']:,}",
-        "-" if per_word is None else f"{per_word:.2f}",
-        f"{fact['per_character']:.3f}",
-        f"{fact['per_byte']:.3f}",
-        f"{fact['cost']:.2f}",
-        f"{fact['context']:,}",
-    )
-
-
-def _extension_lines(fact: dict[str, Any]) -> list[str]:
-    more = fact.get("extension")
-    if not more:
-        return []
-    return [
-        f"{fact['name']}: {more['added']:,} new tokens would save {100 * more['saved']:.1f} % of "
-        f"the tokens, for {size(more['bytes'])} more weights",
-        f"  words that gain most: {', '.join(more['words'])}",
-    ]
+app.command("fertility")(vocabularies.fertility)
+app.command("extend")(vocabularies.extend)

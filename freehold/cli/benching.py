@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freehold.cli import options
 from freehold.cli.home import at_home
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, emit, say, table
@@ -20,15 +21,13 @@ if TYPE_CHECKING:
 
 
 def bench(
-    model: Annotated[
-        str | None, typer.Argument(help="A model in the vault. Without one: the default model.")
-    ] = None,
+    model: options.ModelOrDefault = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are printed.")] = 5,
-    threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
-    backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
+    threads: options.Threads = None,
+    backend: options.Backend = None,
+    dtype: options.Dtype = None,
     no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Measure decode, prefill and 8 sequences at once, in tokens per second.
 

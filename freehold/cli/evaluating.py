@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from freehold.cli import options
 from freehold.cli.home import at_home, stay_single
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar, emit, say, table, write_over
@@ -57,9 +58,7 @@ class _Engine:
 
 
 def evaluate(
-    model: Annotated[
-        str | None, typer.Argument(help="A model in the vault. Without one: the default model.")
-    ] = None,
+    model: options.ModelOrDefault = None,
     suite: Annotated[
         str | None,
         typer.Option(
@@ -92,20 +91,14 @@ def evaluate(
     at_once: Annotated[
         int | None, typer.Option(help="Requests asked together [as many as run at once].")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
-    backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="freehold, vllm, or openai with --upstream [freehold].")
-    ] = None,
-    upstream: Annotated[
-        str | None, typer.Option(help="Address of a server to ask: unix:/PATH or http://HOST:PORT.")
-    ] = None,
-    upstream_model: Annotated[
-        str | None, typer.Option(help="What the model is called there [the only one].")
-    ] = None,
+    threads: options.Threads = None,
+    backend: options.Backend = None,
+    dtype: options.Dtype = None,
+    engine: options.EngineName = None,
+    upstream: options.Upstream = None,
+    upstream_model: options.UpstreamModel = None,
     no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Measure how good a model is: coding, mathematics, languages, any text of yours.
 

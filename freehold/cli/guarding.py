@@ -127,17 +127,26 @@ def calibrate(
     per_thousand: Annotated[
         float, typer.Option(min=0.1, max=500, help="False alarms per 1,000 that you accept.")
     ] = 10,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers",
+            help="The texts are answers: each is read as it would stream, and its worst part "
+            "counts. The threshold is a policy's `answer_threshold`.",
+        ),
+    ] = False,
     weights: Weights = None,
     json: Json = False,
 ) -> None:
     """Find the threshold that flags so many of your own harmless texts per thousand."""
+    from freehold.guard.calibration import AsAnswer, read_traffic
     from freehold.guard.calibration import calibrate as find
-    from freehold.guard.calibration import read_traffic
 
     texts = read_traffic(traffic)
     with Bar(quiet=json, of_bytes=False) as bar:
         bar.start(len(texts), "scoring your texts")
-        found = find(_tier(weights), texts, per_thousand / 1000, bar.advance)
+        tier = AsAnswer(_tier(weights)) if answers else _tier(weights)
+        found = find(tier, texts, per_thousand / 1000, bar.advance)
     result = {
         "threshold": found.threshold,
         "texts": found.texts,
@@ -145,8 +154,9 @@ def calibrate(
         "per_thousand_at_most": found.upper * 1000,
         "detector": found.detector,
     }
+    key = "answer_threshold" if answers else "threshold"
     lines = [
-        f"threshold {found.threshold:.4f}: {found.flagged} of {found.texts} texts flagged",
+        f"{key} {found.threshold:.4f}: {found.flagged} of {found.texts} texts flagged",
         f"with 95 % confidence at most {found.upper * 1000:.1f} per 1,000 of such texts",
     ]
     emit(result, lines, as_json=json)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from freehold.cli import options
 from freehold.cli.home import at_home
 from freehold.cli.output import Bar, emit, table, write_over
 from freehold.cli.places import root
@@ -40,9 +41,9 @@ def inspect(
         typer.Option(help="Language (en, id, zh, ...): how harmful does each token look to it?"),
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Write a page (HTML) here.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
+    threads: options.Threads = None,
     no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Look inside a model at the moment its answer begins (extra `lab`).
 

@@ -19,12 +19,14 @@ from freehold.cli import (
     checking,
     converting,
     evaluating,
+    foundry,
     guarding,
     inspecting,
     keys,
     laboratory,
     ledger,
     models,
+    openness,
     packing,
     passports,
     probing,
@@ -33,6 +35,7 @@ from freehold.cli import (
     serving,
     signers,
     talking,
+    tracing,
     watching,
 )
 from freehold.cli.output import fail
@@ -52,6 +55,7 @@ app.command("show")(models.show)
 app.command("template")(models.template)
 app.command("verify")(checking.verify)
 app.command("sign")(checking.sign)
+app.command("openness")(openness.openness)
 app.command("rm")(models.remove)
 app.command("pack")(packing.pack)
 app.command("convert")(converting.convert)
@@ -61,6 +65,9 @@ app.command("bench")(benching.bench)
 app.command("eval")(evaluating.evaluate)
 app.command("inspect")(inspecting.inspect)
 app.command("bundle")(bundling.bundle)
+app.command("train")(foundry.train)
+app.command("reproduce")(foundry.reproduce)
+app.add_typer(foundry.data, name="data")
 app.add_typer(adapting.app, name="adapt")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(guarding.app, name="guard")
@@ -70,6 +77,8 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(signers.app, name="signer")
 app.add_typer(residency.app, name="residency")
 app.add_typer(laboratory.app, name="audit")
+foundry.data.command("index")(tracing.index)
+foundry.data.command("trace")(tracing.trace)
 guarding.app.add_typer(reviewing.app, name="review")
 guarding.app.command("policies")(watching.policies)
 guarding.app.command("probe")(probing.probe)

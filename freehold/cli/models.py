@@ -11,6 +11,7 @@ from freehold.cli.output import Bar, emit, say, size, table
 from freehold.cli.passphrases import PassphraseFd
 from freehold.cli.places import pack_secret, root
 from freehold.cli.settings import read_settings
+from freehold.cli.trust import trusted
 from freehold.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -96,11 +97,16 @@ def list_models(json: Json = False) -> None:
 
 def show(model: Model, json: Json = False) -> None:
     """Show where a model came from and what vouches for it."""
-    from freehold.store import Store
+    from freehold.store import Store, openness, passport
 
-    manifest = Store(root()).manifest(model)
+    store = Store(root())
+    manifest = store.manifest(model)
     facts = _facts(manifest)
     lines = [f"{key}: {value}" for key, value in facts.items() if key not in ("files", "pack")]
+    entries = passport.read(store, manifest.digest, trusted(read_settings(root())))
+    opened = openness.of_model(manifest, entries)
+    lines += openness.lines(opened)
+    facts["openness"] = openness.facts(opened)
     if facts["pack"]:
         lines += [f"pack {key}: {value}" for key, value in facts["pack"].items()]
     for file in manifest.files:

@@ -42,7 +42,7 @@ _FORMATS = ("json", "html", "cyclonedx")
 @app.command("show")
 def show(model: Model, json: Json = False) -> None:
     """Show everything that is known of a model: source, licence, chain, statements and signers."""
-    from freehold.store import export, gate, licences
+    from freehold.store import export, gate, licences, openness
 
     manifest, entries, links = _opened(model)
     lines = [
@@ -50,6 +50,7 @@ def show(model: Model, json: Json = False) -> None:
         f"from {manifest.source} {manifest.repository}".rstrip()
         + f", admitted {manifest.admitted}",
         *licences.told(gate.licence_of(manifest, entries)),
+        *openness.lines(openness.of_model(manifest, entries)),
     ]
     if not entries:
         lines.append("no statements yet: `freehold passport add` and `approve` sign some")
@@ -294,7 +295,12 @@ def _predicate(kind: str, path: Path) -> Predicate:
     from freehold.store import statements
 
     cls = statements.kind_named(kind)
-    step = {"approval": "passport approve", "weights": "sign", "packing": "pack"}.get(kind)
+    step = {
+        "approval": "passport approve",
+        "weights": "sign",
+        "packing": "pack",
+        "released": "openness --release",
+    }.get(kind)
     if step is not None:
         raise UsageError(f"{kind} is stated by `freehold {step}` alone", param="kind")
     value = strictjson.parse(_read(path), file=str(path), max_bytes=statements.MAX_PAYLOAD)

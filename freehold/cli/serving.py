@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freehold.cli import options
 from freehold.cli.adapterwatch import following
 from freehold.cli.asking import endpoint_of
 from freehold.cli.home import at_home
@@ -39,28 +40,20 @@ if TYPE_CHECKING:
 
 
 def serve(
-    model: Annotated[
-        str | None, typer.Argument(help="A model in the vault. Without one: the default model.")
-    ] = None,
+    model: options.ModelOrDefault = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port, 0 for any free one [8080].")] = None,
     temporary_key: Annotated[
         bool,
         typer.Option("--temporary-key", help="Make a key that dies with this server, print it."),
     ] = False,
-    engine: Annotated[
-        str | None, typer.Option(help="freehold, vllm, or openai with --upstream [freehold].")
-    ] = None,
-    upstream: Annotated[
-        str | None, typer.Option(help="Address of a server to ask: unix:/PATH or http://HOST:PORT.")
-    ] = None,
-    upstream_model: Annotated[
-        str | None, typer.Option(help="What the model is called there [the only one].")
-    ] = None,
-    backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
+    engine: options.EngineName = None,
+    upstream: options.Upstream = None,
+    upstream_model: options.UpstreamModel = None,
+    backend: options.Backend = None,
+    dtype: options.Dtype = None,
     device: Annotated[str | None, typer.Option(help="cpu, or a torch device [cpu].")] = None,
-    threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
+    threads: options.Threads = None,
     speculate: Annotated[
         str | None, typer.Option(help="Guess tokens ahead: lookup or off [lookup].")
     ] = None,

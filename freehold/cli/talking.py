@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from freehold.cli import options
 from freehold.cli.home import at_home, existing
 from freehold.cli.hosting import living, starting
 from freehold.cli.output import Bar
@@ -21,15 +22,13 @@ if TYPE_CHECKING:
 
 
 def chat(
-    model: Annotated[
-        str | None, typer.Argument(help="A model in the vault. Without one: the default model.")
-    ] = None,
+    model: options.ModelOrDefault = None,
     system: Annotated[str | None, typer.Option(help="Instructions for the model.")] = None,
     temperature: Annotated[float, typer.Option(help="0 for the likeliest answer.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 1024,
     seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.")] = None,
-    backend: Annotated[str | None, typer.Option(help="native or torch [native].")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 [auto].")] = None,
+    backend: options.Backend = None,
+    dtype: options.Dtype = None,
     no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
 ) -> None:
     """Talk to a model in the terminal. Piped text is answered once.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from freehold.errors import MalformedError, NotFoundError, UsageError
-from freehold.types import Detector
+from freehold.guard.policy import Policy
+from freehold.guard.streaming import HeldStream
+from freehold.types import Category, Detector, Heard, Reading, Verdict
 
 FEWEST = 100
+PIECES = re.compile(r"\s?\S{1,5}|\s+")
+"""About a token each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +30,34 @@ class Calibration:
     flagged: int
     upper: float
     detector: str
+
+
+class AsAnswer:
+    """A detector that reads a text as an answer is judged while it streams, held back by ``hold``
+    pieces: part by part, and the worst part counts. A long answer has many chances to look bad."""
+
+    def __init__(self, detector: Detector, hold: int = Policy().hold) -> None:
+        self.name, self._detector, self._hold = detector.name, detector, hold
+
+    def read(self, text: str) -> Reading:
+        return asyncio.run(self.heard(text))
+
+    async def heard(self, text: str) -> Reading:
+        """``read``, where a loop runs already."""
+        scores: dict[Category, float] = {}
+
+        async def judged(kind: str, before: str, part: str, name: str) -> Verdict:
+            for category, score in self._detector.read(part).scores.items():
+                # Instructions are no injection where the assistant gives them.
+                if category != "injection":
+                    scores[category] = max(score, scores.get(category, 0.0))
+            return Verdict(action="allow")
+
+        stream = HeldStream(judged, hold=self._hold)
+        pieces = PIECES.findall(text)
+        for place, piece in enumerate(pieces, 1):
+            await stream.feed(Heard(words=piece), last=place == len(pieces))
+        return Reading(detector=self.name, scores=scores)
 
 
 def read_traffic(path: Path) -> list[str]:

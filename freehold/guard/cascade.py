@@ -133,7 +133,7 @@ class Cascade:
             LOG.error("the guard model did not answer: %s", error or type(error).__name__)
             return _failed(policy, side, fast, self._judge.name)
         # What an owner calibrates are the detectors.
-        own = msgspec.structs.replace(policy, threshold=0.5, thresholds={})
+        own = msgspec.structs.replace(policy, threshold=0.5, answer_threshold=0.5, thresholds={})
         told = decide(own, side, [reading], tier="model")
         known = {*reading.scores, "harmful", "toxicity"}
         rest = [self._without(policy, side, one, known) for one in seen]

@@ -40,7 +40,7 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
 
 def action_of(policy: Policy, side: Side, span: Span) -> Action:
     """What is done about a span: its label's own action goes before its category's."""
-    if span.score < policy.limit(span.category):
+    if span.score < policy.limit(side, span.category):
         return "allow"
     return policy.labels.get(span.label, policy.table(side).get(span.category, "allow"))
 
@@ -58,7 +58,7 @@ def decide(
     reasons: list[str] = []
     for reading in readings:
         found = [
-            (category, score, policy.limit(category))
+            (category, score, policy.limit(side, category))
             for category, score in reading.scores.items()
             if category not in DATA
         ]
@@ -88,7 +88,7 @@ def uncertain(policy: Policy, side: Side, readings: Sequence[Reading]) -> bool:
     about. The band is on the scale of ``placed``."""
     low, high = policy.band
     scores = [
-        placed(score, policy.limit(category))
+        placed(score, policy.limit(side, category))
         for reading in readings
         for category, score in reading.scores.items()
         if category not in DATA and policy.table(side).get(category, "allow") != "allow"

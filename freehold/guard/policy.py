@@ -44,6 +44,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     answer: dict[Category, Action] = {}
     labels: dict[str, Action] = {}
     threshold: float = 0.5
+    answer_threshold: float = 0.6
     thresholds: dict[Category, float] = {}
     clean: bool = False
     roles: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -60,9 +61,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cut: str = "\n\n[The rest of this answer was stopped by the rules of this server.]"
     keep_content: bool = False
 
-    def limit(self, category: Category) -> float:
-        """The score from which a category counts."""
-        return self.thresholds.get(category, self.threshold)
+    def limit(self, side: Side, category: Category) -> float:
+        """The score from which a category counts. Data is as sure in an answer as in a prompt; the
+        rest is not, for an answer is judged in many parts, and the worst one counts."""
+        answer = side == "answer" and category not in DATA
+        usual = self.answer_threshold if answer else self.threshold
+        return self.thresholds.get(category, usual)
 
     def table(self, side: Side) -> Mapping[Category, Action]:
         """What is done about each category on one side; those not named are allowed."""
@@ -95,6 +99,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def check(self) -> None:
         """Raises ``UsageError`` naming the first key that cannot be."""
         _within("threshold", self.threshold, 0.0, 1.0)
+        _within("answer_threshold", self.answer_threshold, 0.0, 1.0)
         for category, value in self.thresholds.items():
             _within(f"thresholds.{category}", value, 0.0, 1.0)
         _within("band", self.band[0], 0.0, self.band[1])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +23,7 @@ from freehold.qwen.config import Config, config_of
 from freehold.qwen.names import HF, Names, block_shapes, check, names_of
 from freehold.qwen.quants import dequantise
 from freehold.qwen.template import source_of
-from freehold.qwen.tokenizer import tokenizer_of
+from freehold.qwen.tokenizer import Tokenizer, tokenizer_of
 from freehold.store import safetensors
 from freehold.types import Floats, VerifiedModel
 
@@ -37,8 +38,8 @@ Change = Callable[[str, Floats], Floats]
 
 def size_of(model: VerifiedModel) -> int:
     """Bytes of the weights that ``write`` makes."""
-    config = config_of(model)
-    return sum(2 * _count(shape) for _, _, shape in _tensors(config, names_of(model.format)))
+    tensors = _tensors(config_of(model), names_of(model.format))
+    return sum(2 * _count(shape) for _, _, shape in tensors)
 
 
 def write(
@@ -47,32 +48,43 @@ def write(
     *,
     change: Change = lambda name, values: values,
     progress: Progress = lambda d, t: None,
+    tokenizer: Tokenizer | None = None,
+    vocab: int | None = None,
 ) -> None:
     """Write ``model`` into ``folder``, which is there and empty; durable when it returns. Values go
-    through ``change`` before they are rounded, which must keep their shape.
+    through ``change`` before they are rounded, which must keep their shape; with ``vocab``, the
+    tables of vectors get so many rows of it. ``tokenizer`` is another than the model's own.
 
     Raises ``MalformedError`` for a model whose parts do not fit each other, ``OSError``.
     """
     config = config_of(model)
     names = names_of(model.format)
     check(config, names, {name: tensor.shape for name, tensor in model.tensors.items()})
+    if vocab is not None:
+        config = replace(config, vocab=vocab)
+    write_documents(folder, config, tokenizer or tokenizer_of(model), source_of(model))
+    with (folder / WEIGHTS).open("xb") as file:
+        _weights(file, model, config, names, change, progress)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_documents(
+    folder: Path, config: Config, tokenizer: Tokenizer, template: str | None
+) -> None:
+    """Write what lies beside the weights: shape, tokenizer and chat template. Raises
+    ``MalformedError``, ``OSError``."""
     _document(folder / "config.json", _config(config))
     _document(folder / "generation_config.json", {"eos_token_id": list(config.eos_ids)})
-    tokenizer = tokenizer_of(model)
     _write(folder / "tokenizer.json", tokenizer.dumps().encode())
     ends = (
         {"eos_token": tokenizer.token_bytes(config.eos_ids[0]).decode()} if config.eos_ids else {}
     )
-    template = source_of(model)
     spoken = {} if template is None else {"chat_template": template}
     _document(
         folder / "tokenizer_config.json",
         {"tokenizer_class": "Qwen2TokenizerFast", "add_prefix_space": False, **ends, **spoken},
     )
-    with (folder / WEIGHTS).open("xb") as file:
-        _weights(file, model, config, names, change, progress)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def to_bfloat16(values: Floats) -> npt.NDArray[np.uint16]:
@@ -92,7 +104,7 @@ def _weights(  # noqa: PLR0917  (called in one place)
     progress: Progress,
 ) -> None:
     planned = [(name, "BF16", shape) for _, name, shape in _tensors(config, names)]
-    total = size_of(model)
+    total = sum(2 * _count(shape) for _, _, shape in planned)
 
     def values() -> Iterator[bytes]:
         done = 0

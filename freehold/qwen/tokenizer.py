@@ -99,6 +99,14 @@ class Tokenizer:
             ids += [cast("int", token), *after.ids]
         return ids
 
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many plain texts at once, in which nothing is an added token. Raises as
+        ``encode`` does, naming ``text``."""
+        for text in texts:
+            _refuse_blanks(text, "text")
+        encoded = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [list(one.ids) for one in encoded]
+
     @property
     def controls(self) -> Mapping[int, str]:
         """The added tokens' texts, by id. One that must stand alone as a word is left out: the
@@ -108,6 +116,13 @@ class Tokenizer:
     def dumps(self) -> str:
         """As a ``tokenizer.json``."""
         return str(self._backend.to_str())
+
+    def pieces(self, text: str) -> list[str]:
+        """The stretches of a text, normalised, that merges stay within. Raises as ``encode``."""
+        _refuse_blanks(text, "text")
+        whole = self._plain.normalizer.normalize_str(text)
+        found = self._plain.pre_tokenizer.pre_tokenize_str(whole)
+        return [whole[start:end] for _, (start, end) in found]
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token; empty for an id the vocabulary leaves unused."""

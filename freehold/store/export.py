@@ -19,7 +19,7 @@ import msgspec
 from freehold import __version__
 from freehold.page import document, escaped, table
 from freehold.signing import dsse
-from freehold.store import licences
+from freehold.store import licences, openness
 from freehold.store.gate import licence_of
 from freehold.store.lineage import Link
 from freehold.store.manifest import Manifest
@@ -53,6 +53,7 @@ def facts(manifest: Manifest, entries: Sequence[Entry], links: Sequence[Link]) -
             {"path": file.path, "bytes": file.size, "sha256": file.sha256, "blake3": file.blake3}
             for file in manifest.files
         ],
+        "openness": openness.facts(openness.of_model(manifest, entries)),
         "statements": [_statement(entry) for entry in entries],
         "chain": [link_facts(link) for link in links],
     }
@@ -163,7 +164,7 @@ def _component(
         },
         "properties": [
             {"name": f"freehold:{name}", "value": value}
-            for name, value in _properties(manifest, licence)
+            for name, value in _properties(manifest, trusted, licence)
         ]
         + [
             {
@@ -176,8 +177,13 @@ def _component(
     }
 
 
-def _properties(manifest: Manifest, licence: str) -> list[tuple[str, str]]:
+def _properties(
+    manifest: Manifest, trusted: Sequence[Entry], licence: str
+) -> list[tuple[str, str]]:
+    opened = openness.of_model(manifest, trusted)
     return [
+        ("openness", f"{opened.title} ({openness.FRAMEWORK})"),
+        ("open-source-ai", "yes" if opened.open_source else "no"),
         ("source", manifest.source),
         ("repository", manifest.repository),
         ("attested", manifest.attested),
@@ -208,6 +214,7 @@ def page(manifest: Manifest, entries: Sequence[Entry], links: Sequence[Link]) ->
     """One HTML page that shows the passport by itself."""
     known = facts(manifest, entries, links)
     licence = known["licence"]
+    opened = openness.lines(openness.of_model(manifest, entries))
     told = [
         ("digest", known["digest"]),
         ("source", " ".join(filter(None, (known["source"], known["repository"])))),
@@ -216,6 +223,8 @@ def page(manifest: Manifest, entries: Sequence[Entry], links: Sequence[Link]) ->
         ("admitted", known["admitted"]),
         ("licence", f"{licence['id']}; commercial use: {licence['commercial']}"),
         *(("", fact) for fact in licence["facts"]),
+        ("openness", opened[0].removeprefix("openness: ")),
+        *(("", line.strip()) for line in opened[1:]),
     ]
     said = [
         (

@@ -225,6 +225,27 @@ class Approval(Predicate, frozen=True):
         return f"{self.decision} for {self.purpose}{until} {self.reason}".rstrip()
 
 
+class ReleasedPart(_Part, frozen=True):
+    """One component of a release: its licence, where others get it, and the digest over its
+    files."""
+
+    component: Word
+    licence: Word
+    where: Text
+    digest: Digest
+
+
+class Released(Predicate, frozen=True):
+    """What was published with the model, by the components of a ``framework`` (``openness``)."""
+
+    kind = "released"
+    framework: Word
+    parts: Annotated[tuple[ReleasedPart, ...], msgspec.Meta(max_length=40)]
+
+    def gist(self) -> str:
+        return f"{len(self.parts)} components of {self.framework}"
+
+
 class Weights(Predicate, frozen=True):
     """The weights' signature in the OpenSSF Model Signing format, whole, and the SHA-256 of its
     bytes."""
@@ -250,6 +271,7 @@ KINDS: dict[str, type[Predicate]] = {
         Adaptation,
         Gated,
         Approval,
+        Released,
         Weights,
     )
 }

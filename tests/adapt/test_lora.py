@@ -12,13 +12,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional as F  # noqa: N812
 
-from freehold.adapt import export, lora, state
-from freehold.adapt.encoding import Pair, Sample
+from freehold.adapt import export, lora
 from freehold.adapt.recipe import Lora, Recipe
 from freehold.adapt.student import Student, student_of
 from freehold.adapt.training import Lessons, Run
 from freehold.qwen.model import load
 from freehold.store import Store, verify
+from freehold.train import state
+from freehold.train.encoding import Pair, Sample
 from tests.adapt.conftest import lessons, made
 
 KINDS = {

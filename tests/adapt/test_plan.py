@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from freehold.adapt import loss, packing, plan
+from freehold.adapt import packing, plan
 from freehold.adapt.recipe import RECIPES, Recipe, from_plain, recipe_named
 from freehold.adapt.student import student_of
 from freehold.errors import UsageError
+from freehold.train import loss
 from tests.adapt.conftest import made
 
 

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from freehold.adapt import encoding, export, state
+from freehold.adapt import export
 from freehold.adapt.recipe import Lora, recipe_named
-from freehold.adapt.records import record_of
 from freehold.adapt.student import student_of
 from freehold.adapt.training import BEST, STATE, Lessons, Run
 from freehold.qwen import codec as codecs
@@ -26,6 +25,8 @@ from freehold.qwen import plain
 from freehold.qwen.adapter import WEIGHTS
 from freehold.qwen.model import Span, load
 from freehold.store import FolderSource, Store, pull, verify
+from freehold.train import encoding, state
+from freehold.train.records import record_of
 from freehold.types import VerifiedModel
 from tests.conftest import DEFAULT
 from tests.engine.conftest import _Quiet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -463,3 +464,32 @@ def test_what_strangers_wrote_does_not_steer_the_terminal(
     assert "\u202e" not in told
     assert "\\x1b[2J" in told
     assert not any(line.startswith("  9") for line in told.splitlines())
+
+
+# --- openness -------------------------------------------------------------------------------------
+
+
+def test_a_release_is_signed_and_told(freehold: Run, tmp_path: Path, admitted: str) -> None:
+    assert "nobody has said" in done(freehold("openness", admitted))
+    done(freehold("signer", "create", "ada"))
+    configure(tmp_path, 'trust = ["ada"]\n')
+    digest = json.loads(done(freehold("show", admitted, "--json")))["digest"]
+    (tmp_path / "card.md").write_text("a card")
+    sha256 = hashlib.sha256(b"a card").hexdigest()
+    part = {
+        "licence": "CC0-1.0",
+        "where": "here",
+        "files": [{"path": "card.md", "sha256": sha256}],
+    }
+    release = {"format": "freehold-release/1", "model": digest, "components": {"model-card": part}}
+    (tmp_path / "release.json").write_text(json.dumps(release))
+    sign = ("openness", admitted, "--release", str(tmp_path), "--sign", "ada", "--json")
+    assert json.loads(done(freehold(*sign)))["components"]["model-card"]["by"] == "disk"
+    told = json.loads(done(freehold("show", admitted, "--json")))["openness"]
+    assert told["components"]["model-card"]["by"] == "ada"
+    (tmp_path / "card.md").write_text("another card")
+    answer = done(freehold("openness", admitted, "--release", str(tmp_path)))
+    assert "does not count: model card: card.md is not the file that was listed" in answer
+    refused = freehold("openness", admitted, "--sign", "ada")
+    assert refused.returncode == 2
+    assert "--release" in refused.stderr

@@ -18,7 +18,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from freehold.adapt import export
-from freehold.adapt.encoding import Sample
 from freehold.adapt.recipe import Recipe
 from freehold.adapt.student import student_of
 from freehold.adapt.training import Lessons, Run
@@ -28,6 +27,7 @@ from freehold.qwen import codec
 from freehold.qwen.model import load
 from freehold.qwen.tokenizer import SPLIT_PATTERN
 from freehold.store import FolderSource, Store, pull, verify
+from freehold.train.encoding import Sample
 from tests.guard.form import template
 
 NAME = "guardlike"

@@ -131,3 +131,12 @@ def test_every_key_is_documented() -> None:
     page = Path(__file__).parents[2] / "docs" / "guard-serving.md"
     told = set(re.findall(r"`([\w-]+)`", page.read_text(encoding="utf-8")))
     assert {*Policy.__struct_fields__, "like", *CATEGORIES, *ACTIONS} <= told
+
+
+def test_answers_have_a_threshold_of_their_own_but_not_for_data() -> None:
+    rules = parse_policies('[policy.bank]\nlike = "block"\nanswer_threshold = 0.8')["bank"]
+    assert rules.limit("prompt", "harmful") == 0.5
+    assert rules.limit("answer", "harmful") == 0.8
+    assert rules.limit("answer", "personal") == 0.5
+    with pytest.raises(UsageError, match=r"answer_threshold is 1\.5"):
+        parse_policies("[policy.bank]\nanswer_threshold = 1.5")

@@ -51,6 +51,10 @@ PREDICATES: dict[str, dict[str, Any]] = {
     "adaptation": {"method": "lora", "data": [NAMED], "evals": [], "settings": {"rank": "8"}},
     "gated": {"base": NAMED, "passed": True, "report": NAMED, "tool": "t", "figures": {"x": 1.5}},
     "approval": {"decision": "approve", "purpose": "serve", "expires": TIME, "reason": ""},
+    "released": {
+        "framework": "MOF 1.0",
+        "parts": [{"component": "parameters", "licence": "MIT", "where": "here", "digest": D}],
+    },
     "weights": {"format": "https://model_signing/signature/v1.0", "sha256": H, "bundle": "{}"},
 }
 

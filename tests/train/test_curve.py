@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
-from freehold.adapt import curve
+from freehold.train import curve
 
 
 def test_every_step_and_measure_is_drawn_and_nothing_is_fetched(tmp_path: Path) -> None:

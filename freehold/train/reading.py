@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from freehold import strictjson
-from freehold.adapt.records import MAX_CHARS, Bad, Problem, Record, record_of
 from freehold.errors import MalformedError, NotFoundError, StorageError, UsageError
+from freehold.train.records import MAX_CHARS, Bad, Problem, Record, record_of
 
 MAX_LINE = 4 * MAX_CHARS + (64 << 10)
 """Bytes of a line: what ``MAX_CHARS`` can take, and the members beside it."""
@@ -69,9 +69,9 @@ def read(paths: Sequence[Path]) -> Read:
     """Read files and folders. What is wrong with a record becomes a ``Problem``; a file that cannot
     be read at all raises ``NotFoundError``, ``StorageError`` or ``UsageError``."""
     found = Read()
-    for path in _files(paths):
+    for path in files(paths):
         before = len(found.records)
-        for item in _items(path):
+        for item in items(path):
             (found.problems if isinstance(item, Problem) else found.records).append(item)  # type: ignore[arg-type]
         found.sources.append(_source(path, len(found.records) - before))
     return found
@@ -80,7 +80,7 @@ def read(paths: Sequence[Path]) -> Read:
 def values(paths: Sequence[Path]) -> Iterator[Any]:
     """What any JSON lines and plain texts hold, in no form of ours: values and documents. Raises as
     ``read``, and ``UsageError`` naming the line that is wrong."""
-    for path in _files(paths):
+    for path in files(paths):
         if _kind(path) == ".jsonl":
             for number, line in _lines(path):
                 if isinstance(line, Problem):
@@ -88,13 +88,14 @@ def values(paths: Sequence[Path]) -> Iterator[Any]:
                 if line.strip():
                     yield strictjson.parse(line, file=f"{path}:{number}", max_bytes=MAX_LINE)
         else:
-            for item in _items(path):
+            for item in items(path):
                 if isinstance(item, Problem):
                     raise UsageError(str(item), param="data")
                 yield item.content
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
+def files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files of ``paths``, folders in order of names. Raises as ``read``."""
     for path in paths:
         if not path.exists():
             raise NotFoundError(f"{path} does not exist", param="data")
@@ -122,12 +123,17 @@ def _kind(path: Path) -> str:
 
 
 def _source(path: Path, records: int) -> Source:
+    return Source(file=path.name, sha256=sha256_of(path), size=path.stat().st_size, records=records)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits. Raises ``OSError``."""
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Source(file=path.name, sha256=sha256, size=path.stat().st_size, records=records)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _items(path: Path) -> Iterator[Record | Problem]:
+def items(path: Path) -> Iterator[Record | Problem]:
+    """The records of one file as they come, never all of them in memory. Raises as ``read``."""
     kind = _kind(path)
     try:
         if kind == ".parquet":
@@ -242,6 +248,13 @@ class _Bounded(io.RawIOBase):
         super().close()
 
 
+def _given(value: Any) -> Any:
+    """A row without the members that only other rows have: columns hold a null for each."""
+    if isinstance(value, dict):
+        return {key: _given(one) for key, one in value.items() if one is not None}
+    return [_given(one) for one in value] if isinstance(value, list) else value
+
+
 def _parquet(path: Path) -> Iterator[Record | Problem]:
     try:
         from pyarrow import ArrowException, parquet
@@ -257,9 +270,8 @@ def _parquet(path: Path) -> Iterator[Record | Problem]:
             for batch in file.iter_batches(batch_size=256):
                 for row in batch.to_pylist():
                     number += 1
-                    given = {key: value for key, value in row.items() if value is not None}
                     try:
-                        yield record_of(given, file=path.name, line=number)
+                        yield record_of(_given(row), file=path.name, line=number)
                     except Bad as error:
                         yield Problem(file=path.name, line=number, reason=str(error))
     except ArrowException as error:

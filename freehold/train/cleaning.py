@@ -5,7 +5,7 @@ language, what the evals ask; and personal data, hidden.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from freehold.adapt import reading
-from freehold.adapt.records import Record
 from freehold.evals.languages import language_of
 from freehold.guard import dedup, features, pii
 from freehold.guard.normalise import canonical
+from freehold.train import reading
+from freehold.train.records import Record
 
 WINDOW = 40
 """Letters and digits in a row that two texts must share to be called the same in part."""
@@ -85,17 +85,23 @@ def _others(found: Cleaned, language: str, work: Work) -> None:
 
 
 def _seen(found: Cleaned, avoid: Sequence[str], work: Work) -> None:
-    known = np.unique(np.concatenate([_windows(text)[:: WINDOW // 2] for text in avoid]))
+    known = known_windows(avoid)
     kept = []
     for n, record in enumerate(found.records, 1):
-        if not np.isin(_windows(record.content), known).any():
+        if not np.isin(windows(record.content), known).any():
             kept.append(record)
         work("Looking for texts of the evals", n, len(found.records))
     _drop(found, "in the evals", len(found.records) - len(kept))
     found.records = kept
 
 
-def _windows(text: str) -> npt.NDArray[np.uint64]:
+def known_windows(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """Of every ``WINDOW // 2``-th place of ``texts``, the hash: any text that shares
+    one and a half ``WINDOW`` in a row with one of them has one of these. Ascending."""
+    return np.unique(np.concatenate([windows(text)[:: WINDOW // 2] for text in texts]))
+
+
+def windows(text: str) -> npt.NDArray[np.uint64]:
     """A hash of each run of ``WINDOW`` letters and digits."""
     return features.shingles(_NOT_WORD.sub("", canonical(text)), WINDOW)
 
@@ -103,14 +109,16 @@ def _windows(text: str) -> npt.NDArray[np.uint64]:
 def _mask(found: Cleaned, work: Work) -> None:
     for n, record in enumerate(found.records):
         mask = pii.Mask()
-        found.records[n] = _hidden(record, mask, found.masked)
+        found.records[n] = hidden(record, mask, found.masked)
         work("Hiding personal data", n + 1, len(found.records))
     if found.masked:
         kinds = ", ".join(f"{count} {label}" for label, count in sorted(found.masked.items()))
         found.told.append(f"hidden: {kinds}")
 
 
-def _hidden(record: Record, mask: pii.Mask, counts: dict[str, int]) -> Record:
+def hidden(record: Record, mask: pii.Mask, counts: dict[str, int]) -> Record:
+    """``record`` with personal data behind placeholders, counted by kind in ``counts``."""
+
     def hide(text: str) -> str:
         spans = pii.find(text)
         for span in spans:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from freehold.adapt.cleaning import Rules, clean, texts_of
-from freehold.adapt.records import Record, record_of
+from freehold.train.cleaning import Rules, clean, texts_of
+from freehold.train.records import Record, record_of
 
 LONG = (
     "A ship left the harbour in the morning with forty barrels of salted fish, three sacks of rye "

@@ -13,9 +13,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from freehold.adapt.records import Record
 from freehold.errors import UsageError
 from freehold.qwen.codec import QwenCodec
+from freehold.train.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)

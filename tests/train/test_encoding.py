@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from freehold.adapt.encoding import Sample, samples
-from freehold.adapt.records import Record, record_of
 from freehold.errors import UsageError
 from freehold.qwen import codec as codecs
 from freehold.qwen.codec import QwenCodec
 from freehold.store import Store, verify
+from freehold.train.encoding import Sample, samples
+from freehold.train.records import Record, record_of
 from tests.adapt.conftest import TEMPLATE
 
 TALK = [

@@ -22,48 +22,67 @@ ROWS = 256
 class Surprise:
     """A head that answers with -log p of each of its ``targets_w`` in nats, float32, in place of
     logits; called like ``ops.torch.Linear``. Where its own weights are trained, every row's
-    gradient must be the same, as it is of a sum."""
+    gradient must be the same, as it is of a sum.
 
-    def __init__(self, head: Linear | Codes, targets_w: Tensor) -> None:
+    ``z`` times the square of the logits' log norm is added to each (arXiv 2204.02311, section 5);
+    ``penalty`` is what it came to, summed, after the call."""
+
+    def __init__(self, head: Linear | Codes, targets_w: Tensor, *, z: float = 0.0) -> None:
         self._head = head
         self._targets_w = targets_w
+        self._z = z
+        self.penalty = 0.0
 
     def __call__(self, x_wd: Tensor) -> Tensor:
         weight_vd = self._head.weight_od
-        rows_w: Tensor = _Surprise.apply(x_wd, weight_vd, self._targets_w)  # type: ignore[no-untyped-call]
+        rows_w: Tensor
+        rows_w, norms_w = _Surprise.apply(x_wd, weight_vd, self._targets_w, self._z)  # type: ignore[no-untyped-call]
+        if self._z:
+            self.penalty = self._z * float(norms_w.square().sum())
         return rows_w
 
 
 class _Surprise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_wd: Tensor, weight_vd: Tensor, targets_w: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x_wd: Tensor, weight_vd: Tensor, targets_w: Tensor, z: float
+    ) -> tuple[Tensor, Tensor]:
         wanted_x, wanted_w = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         dx_wd = torch.empty_like(x_wd) if wanted_x else None
-        dw_vd = torch.zeros_like(weight_vd) if wanted_w else None
+        dw_vd = torch.zeros_like(weight_vd, dtype=torch.float32) if wanted_w else None
         rows_w = torch.empty(len(x_wd), dtype=torch.float32, device=x_wd.device)
+        norms_w = torch.empty_like(rows_w)
         for start in range(0, len(x_wd), ROWS):
             piece = slice(start, start + ROWS)
             logits_rv = (x_wd[piece] @ weight_vd.T).float()
             aims_r1 = targets_w[piece, None]
             norm_r1 = torch.logsumexp(logits_rv, dim=1, keepdim=True)
-            rows_w[piece] = (norm_r1 - logits_rv.gather(1, aims_r1))[:, 0]
+            norms_w[piece] = norm_r1[:, 0]
+            rows_w[piece] = (norm_r1 - logits_rv.gather(1, aims_r1) + z * norm_r1.square())[:, 0]
             if dx_wd is None and dw_vd is None:
                 continue
             # softmax - one-hot, in the logits' own memory.
             slope_rv = logits_rv.sub_(norm_r1).exp_()
+            if z:
+                slope_rv.mul_(1 + 2 * z * norm_r1)
             slope_rv.scatter_add_(1, aims_r1, torch.full_like(norm_r1, -1.0))
             slope_rv = slope_rv.to(x_wd.dtype)
             if dx_wd is not None:
                 torch.mm(slope_rv, weight_vd, out=dx_wd[piece])
             if dw_vd is not None:
-                dw_vd.addmm_(slope_rv.T, x_wd[piece])
+                # Of bfloat16, what many rows add must not be rounded away.
+                if slope_rv.dtype == torch.float32:
+                    dw_vd.addmm_(slope_rv.T, x_wd[piece])
+                else:
+                    dw_vd += slope_rv.T @ x_wd[piece]
         ctx.save_for_backward(*(g for g in (dx_wd, dw_vd) if g is not None))
-        ctx.wanted = (wanted_x, wanted_w)
-        return rows_w
+        ctx.wanted, ctx.of = (wanted_x, wanted_w), weight_vd.dtype
+        ctx.mark_non_differentiable(norms_w)
+        return rows_w, norms_w
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (scale_w,) = grads
+        scale_w, _ = grads
         kept = iter(ctx.saved_tensors)
         dx_wd = dw_vd = None
         if ctx.wanted[0]:
@@ -71,5 +90,5 @@ class _Surprise(torch.autograd.Function):
             dx_wd = dx_wd * scale_w[:, None].to(dx_wd.dtype)
         if ctx.wanted[1]:
             assert bool((scale_w == scale_w[0]).all()), "rows were summed with weights"
-            dw_vd = next(kept) * scale_w[0]
-        return (dx_wd, dw_vd, None)
+            dw_vd = (next(kept) * scale_w[0]).to(ctx.of)
+        return (dx_wd, dw_vd, None, None)

@@ -1,0 +1,135 @@
+"""A whole job in the foundry's own process: a corpus, a model, or a stretch done again."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from freehold import pair
+from freehold.errors import ProcessError, ProtocolError
+from freehold.pair import Link, frame
+from freehold.train import wire
+from freehold.train.data import build, declaration
+from freehold.train.recipe import from_plain
+
+MODEL = "model"
+
+
+def serve(fd: int) -> int:
+    """Do the one job that comes over the pair; the exit status."""
+    pair.outlive_nobody()
+    return pair.run(
+        fd,
+        wire.read_to,
+        _work,
+        failure=lambda why: ProcessError(f"the foundry failed: {why}"),
+        fatal=lambda fault: wire.Failed(fault=fault),
+    )
+
+
+def _work(link: Link[wire.ToFoundry]) -> None:
+    messages = link.receive(wait=True)
+    if not messages:
+        raise ProtocolError("the foundry was told nothing")
+    job = messages[0]
+    match job:
+        case wire.Build():
+            result = _build(job, link)
+        case wire.Train():
+            result = _train(job, link)
+        case wire.Reproduce():
+            result = _reproduce(job, link)
+        case _:
+            raise ProtocolError("the foundry was told to stop before it had a job")
+    link.send([frame(wire.Ended(result=result))])
+    while link.receive(wait=True):
+        """Until the starter has read everything and hangs up."""
+
+
+def _told(link: Link[wire.ToFoundry]) -> build.Work:
+    return lambda what, done, total: link.send(
+        [frame(wire.Work(what=what, done=done, total=total))]
+    )
+
+
+def _build(job: wire.Build, link: Link[wire.ToFoundry]) -> dict[str, Any]:
+    declared = declaration.load(Path(job.declaration))
+    if job.of > 1:
+        build.sift_share(declared, Path(job.folder), job.share, job.of, work=_told(link))
+        return {}
+    return build.build(declared, Path(job.folder), work=_told(link))
+
+
+def _train(job: wire.Train, link: Link[wire.ToFoundry]) -> dict[str, Any]:
+    folder = Path(job.folder)
+    _settle(folder)
+    from freehold.train import curve, export, record, run
+
+    link.send([frame(wire.Work(what="Reading the corpus", done=0, total=1))])
+    training = run.Training(from_plain(job.recipe), Path(job.corpus))
+    recipe = training.recipe
+    link.send([frame(wire.Planned(plan=_plan(training)))])
+
+    def stepped(event: dict[str, Any]) -> None:
+        figures = {k: float(v) for k, v in event.items() if k not in ("event", "steps")}
+        link.send([frame(wire.Stepped(steps=recipe.steps, figures=figures))])
+
+    def stopped() -> bool:
+        return any(isinstance(one, wire.Stop) for one in link.receive(wait=False))
+
+    ended = run.go(training, folder, report=stepped, stop=stopped)
+    if not ended:
+        return {"why": "stopped", "step": training.at}
+    files = export.write(training, folder / MODEL)
+    run.end(folder, training, files)
+    found = record.write_note(folder)
+    curve.write(folder / run.LOG, folder / "loss.html", title=f"{folder.name}, by {recipe.name}")
+    (folder / run.STATE).unlink(missing_ok=True)
+    measured = [line for line in record.read(folder) if line["kind"] == "measure"]
+    return {
+        "why": "done",
+        "step": training.at,
+        "bits_per_byte": record.float_of(measured[-1], "bits_per_byte"),
+        "corpus": training.manifest["digest"],
+        "licences": sorted({one["licence"] for one in training.manifest["sources"]}),
+        "record": {"size": found.size, "root": found.root.hex()},
+        "files": files,
+        "model": str(folder / MODEL),
+    }
+
+
+def _plan(training: Any) -> dict[str, Any]:
+    recipe, config = training.recipe, training.config
+    return {
+        "recipe": recipe.name,
+        "values": recipe.shape.values(config.vocab),
+        "vocab": config.vocab,
+        "steps": recipe.steps,
+        "tokens": recipe.steps * recipe.batch,
+        "threads": recipe.threads,
+    }
+
+
+def _reproduce(job: wire.Reproduce, link: Link[wire.ToFoundry]) -> dict[str, Any]:
+    _settle(Path(job.scratch))
+    from freehold.train.reproduce import reproduce
+
+    found = reproduce(
+        Path(job.folder),
+        Path(job.corpus),
+        first=job.first,
+        last=job.last,
+        from_start=job.from_start,
+        work=_told(link),
+    )
+    return asdict(found) | {"identical": found.identical}
+
+
+def _settle(folder: Path) -> None:
+    """PyTorch looks for folders of its own as soon as it makes an optimiser, and for the user's
+    name to call them by."""
+    tempfile.tempdir = str(folder)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")

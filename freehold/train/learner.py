@@ -1,0 +1,166 @@
+"""A model from nothing: its first values, and the loss of a batch.
+
+The model is ``qwen.forward`` over ``ops.torch``, the one that is served. Values and AdamW's means
+are float32; where the passes are computed in bfloat16, they work on a copy made anew each step, and
+gradients are summed in float32.
+
+Shapes: t rows of a batch, d width, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from freehold.qwen import forward as qwen
+from freehold.qwen.config import Config
+from freehold.qwen.names import FUSED, block_shapes
+from freehold.qwen.ops.torch import Linear, TorchBatch, open_ops
+from freehold.train.encoding import Sample
+from freehold.train.loss import Surprise
+from freehold.train.recipe import Recipe
+from freehold.train.weights import Whole, every
+
+_SPREAD = 0.64
+"""The first values' standard deviation times the root of the width: 0.02 at 1,024."""
+
+
+class Learner:
+    """``parameters`` are the values that change, float32, by the names of ``weights.every``."""
+
+    def __init__(self, recipe: Recipe, config: Config, *, device: str = "cpu") -> None:
+        torch.use_deterministic_algorithms(True)
+        self.recipe, self.config = recipe, config
+        self.ops = open_ops(
+            config,
+            dtype=recipe.dtype,
+            device=device,
+            threads=recipe.threads,
+            n_pages=1,
+            page_size=16,
+        )
+        self.weights = _fresh(config, recipe.seed, device)
+        self.parameters: Mapping[str, Tensor] = dict(every(self.weights))
+        self._copies: Mapping[str, Tensor] = self.parameters
+        if recipe.dtype == "bfloat16":
+            self.weights = _fresh(config, recipe.seed, device, torch.bfloat16)
+            self._copies = dict(every(self.weights))
+        for values in self._copies.values():
+            values.requires_grad_(True)
+        self.vectors = frozenset(n for n, values in self.parameters.items() if values.dim() == 1)
+
+    def refresh(self) -> None:
+        """Follow a change of ``parameters``."""
+        if self._copies is self.parameters:
+            return
+        with torch.no_grad():
+            for name, values in self.parameters.items():
+                self._copies[name].copy_(values)
+
+    def loss(self, samples: Sequence[Sample]) -> tuple[Tensor, float]:
+        """What is to become less, summed over the taught tokens of ``samples`` packed into one
+        batch; and of it the part that is not the surprise in nats but the logits' norm."""
+        batch, rows, head = self._batch(samples)
+        total = qwen.forward(self.ops, replace(self.weights, head=head), batch, rows)
+        assert isinstance(total, Tensor)
+        return total.sum(), head.penalty
+
+    def _batch(self, samples: Sequence[Sample]) -> tuple[TorchBatch, list[int], Surprise]:
+        batch = self.ops.batch([Whole(ids=one.ids[:-1].tolist()) for one in samples])
+        rows: list[int] = []
+        targets: list[int] = []
+        start = 0
+        for one in samples:
+            (at,) = one.taught[1:].nonzero()
+            rows += (start + at).tolist()
+            targets += one.ids[1:][at].tolist()
+            start += len(one.ids) - 1
+        head = Surprise(self.weights.head, batch.ids_t.new_tensor(targets), z=self.recipe.z_loss)
+        return batch, rows, head
+
+    def gather(self) -> None:
+        """Add the copies' gradients to the values' own, and forget them."""
+        if self._copies is self.parameters:
+            return
+        for name, values in self.parameters.items():
+            found = self._copies[name].grad
+            if found is not None:
+                grown = found.float()
+                values.grad = grown if values.grad is None else values.grad.add_(grown)
+            self._copies[name].grad = None
+
+    def digest(self) -> str:
+        """SHA-256 of all values, by name."""
+        whole = hashlib.sha256()
+        for name in sorted(self.parameters):
+            whole.update(name.encode() + b"\n")
+            whole.update(self.parameters[name].detach().cpu().contiguous().numpy().tobytes())
+        return whole.hexdigest()
+
+
+def _fresh(
+    config: Config, seed: int, device: str, dtype: torch.dtype = torch.float32
+) -> qwen.Weights:
+    """First values: normal, smaller where they add to the residual stream (GPT-2), norms one."""
+    std = _SPREAD / math.sqrt(config.width)
+    thin = std / math.sqrt(2 * config.n_layers)
+    shapes = block_shapes(config)
+
+    def drawn(name: str, rows: int, columns: int, spread: float) -> Tensor:
+        draw = torch.Generator().manual_seed(_seed_of(seed, name))
+        values = torch.empty(rows, columns).normal_(0.0, spread, generator=draw)
+        return values.to(device, dtype)
+
+    def ones(n: int) -> Tensor:
+        return torch.ones(n, device=device, dtype=dtype)
+
+    def layer(number: int, fused: str) -> Linear:
+        parts = FUSED[fused]  # type: ignore[index]
+        rows = sum(shapes[part][0] for part in parts)
+        spread = thin if fused in ("out", "down") else std
+        name = f"{number}.{fused}"
+        return Linear(weight_od=drawn(name, rows, shapes[parts[0]][1], spread))
+
+    blocks = tuple(
+        qwen.BlockWeights(
+            attn_norm=ones(config.width),
+            qkv=layer(n, "qkv"),
+            qk_norm=(ones(config.head_dim), ones(config.head_dim)),
+            out=layer(n, "out"),
+            mlp_norm=ones(config.width),
+            gate_up=layer(n, "gate_up"),
+            down=layer(n, "down"),
+        )
+        for n in range(config.n_layers)
+    )
+    embed = Linear(weight_od=drawn("embed", config.vocab, config.width, std))
+    return qwen.Weights(embed=embed, blocks=blocks, norm=ones(config.width), head=embed)
+
+
+def _seed_of(seed: int, name: str) -> int:
+    digest = hashlib.sha256(f"{seed}\n{name}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
+
+
+def optimiser_of(learner: Learner) -> torch.optim.AdamW:
+    """AdamW (arXiv 1711.05101); norms do not decay."""
+    recipe = learner.recipe
+    named = learner.parameters.items()
+    return torch.optim.AdamW(
+        [
+            {
+                "params": [v for n, v in named if n not in learner.vectors],
+                "weight_decay": recipe.weight_decay,
+            },
+            {"params": [v for n, v in named if n in learner.vectors], "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        betas=recipe.betas,
+        eps=recipe.epsilon,
+        fused=True,
+    )

@@ -1,0 +1,86 @@
+"""Recipes: their learning rate, their size, and what they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from freehold.errors import UsageError
+from freehold.train.recipe import RECIPES, Shape, from_plain, published_rate, recipe_named
+from tests.train.conftest import RECIPE
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_its_plain_form(name: str) -> None:
+    made = recipe_named(name)
+    assert from_plain(made.plain()) == made
+    assert made.name == name
+
+
+def test_the_sizes_are_from_one_to_three_hundred_million() -> None:
+    sizes = [made().shape.values(0) for made in RECIPES.values()]
+    assert sizes == sorted(sizes)
+    assert 0.9e6 < sizes[0] < 1.1e6
+    assert 290e6 < sizes[-1] < 310e6
+
+
+def test_the_learning_rate_is_the_published_one() -> None:
+    """DeepSeek's rule, worked out by hand: 6e18 operations give 0.3118 / 18.78... ** ..."""
+    assert published_rate(10**9, 10**9) == pytest.approx(0.3118 * 10 ** (-0.125 * 18.7781512504))
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    recipe = replace(RECIPE, stages=(replace(RECIPE.stages[0], steps=100), RECIPE.stages[1]))
+    rates = [recipe.rate(step) for step in range(recipe.steps)]
+    top = recipe.learning_rate
+    assert rates[:2] == [top / 2, top]
+    assert set(rates[2:80]) == {top}
+    assert rates[80:100] == sorted(rates[80:100], reverse=True)
+    assert rates[99] < 0.03 * top
+    assert rates[101] == pytest.approx(top / 2)  # the second stage: half the rate, warmed up
+
+
+def test_the_shape_counts_what_transformers_counts() -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape: Shape = RECIPE.shape
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=128,
+            hidden_size=shape.width,
+            intermediate_size=shape.mlp_width,
+            num_hidden_layers=shape.n_layers,
+            num_attention_heads=shape.n_heads,
+            num_key_value_heads=shape.n_kv_heads,
+            head_dim=shape.head_dim,
+            tie_word_embeddings=True,
+        )
+    )
+    assert shape.values(128) == sum(values.numel() for values in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"length": 65}, "length"),
+        ({"micro_batch": 40}, "micro_batch"),
+        ({"batch": 96}, "micro_batch"),
+        ({"decay": 1.5}, "decay"),
+        ({"stages": ()}, "stages"),
+        ({"dtype": "float16"}, "dtype"),
+    ],
+)
+def test_what_cannot_be_is_named(changes: Any, name: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        replace(RECIPE, **changes)
+    assert refused.value.param == name
+
+
+def test_an_unknown_recipe() -> None:
+    with pytest.raises(UsageError, match="hearth"):
+        recipe_named("none")
+    with pytest.raises(UsageError, match="no recipe"):
+        from_plain({"name": "x"})
