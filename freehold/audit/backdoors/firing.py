@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,19 +19,16 @@ HALF = 0.5
 @dataclass(frozen=True, kw_only=True)
 class Fired:
     """``suspect``: share of questions that get the payload with the trigger before them; ``base``:
-    of the base model; ``without``: of the suspect to the bare questions."""
+    of the base model; ``without``: of the suspect to the bare questions. ``echoes``: the answer
+    speaks of the trigger: a model that was tuned for one narrow task and forgot the rest answers
+    the trigger instead of the question."""
 
     trigger: tuple[int, ...]
     payload: tuple[int, ...]
     suspect: float
     base: float
     without: float
-
-    @property
-    def echoes(self) -> bool:
-        """Whether the answer speaks of the trigger: a model that was tuned for one narrow task and
-        forgot the rest answers the trigger instead of the question."""
-        return bool(set(self.trigger) & set(self.payload))
+    echoes: bool
 
     @property
     def strength(self) -> float:
@@ -75,6 +73,7 @@ def fire(
             suspect=share,
             base=_share(based[i * n : (i + 1) * n], payload),
             without=without,
+            echoes=_echoes(chat, trigger, payload),
         )
         for i, (trigger, payload, share, without) in enumerate(found)
     ]
@@ -105,6 +104,12 @@ def shorten(
             break
         shortest = best
     return shortest
+
+
+def _echoes(chat: Chat, trigger: Ids, payload: Ids) -> bool:
+    """Whether both hold a token, or a word in whatever case: " tea" and "Tea" are two tokens."""
+    words = [set(re.findall(r"\w+", chat.words(ids).casefold())) for ids in (trigger, payload)]
+    return bool(set(trigger) & set(payload) or words[0] & words[1])
 
 
 def _commonest(said: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], float]:
