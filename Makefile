@@ -15,7 +15,7 @@ SUITES := build/suites
 # Other people's clients, each with an environment of its own: they cannot live in one.
 CLIENTS := $(patsubst tests/clients/pins/%.txt,.clients/%/done,$(wildcard tests/clients/pins/*.txt))
 
-.PHONY: run test test-slow cluster check clients format docs lock clean help
+.PHONY: run tiny test test-slow cluster check clients format docs lock clean help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -56,6 +56,11 @@ clients: $(VENV)/dev $(CLIENTS) tests/clients/node/node_modules
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# make tiny   from nothing to a model of our own, trained here and served
+tiny: $(VENV)/dev
+	@$(BIN)/freehold train hearth
+	@exec $(BIN)/freehold serve hearth --temporary-key
 
 # make docs   rewrite the parts of docs/ that are generated
 docs: $(VENV)/dev

@@ -97,12 +97,10 @@ def _ours(recipe: Recipe, corpus: Path) -> dict[str, Any]:
     return {"rate": _rate(recipe, ends), "losses": losses}
 
 
-def _theirs(recipe: Recipe, corpus: Path) -> dict[str, Any]:
-    import transformers
-    from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback
+def their_model(training: run.Training) -> Any:
+    """transformers' Qwen3 of the same shape, with the same values."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    transformers.logging.set_verbosity_error()
-    training = run.Training(recipe, corpus)
     config = training.config
     model = Qwen3ForCausalLM(
         Qwen3Config(
@@ -123,6 +121,16 @@ def _theirs(recipe: Recipe, corpus: Path) -> dict[str, Any]:
     values = unfused(config, training.learner.parameters)
     model.load_state_dict({n: v.detach().clone() for n, v in values.items()}, strict=False)
     model.tie_weights()
+    return model
+
+
+def _theirs(recipe: Recipe, corpus: Path) -> dict[str, Any]:
+    import transformers
+    from transformers import Trainer, TrainerCallback
+
+    transformers.logging.set_verbosity_error()
+    training = run.Training(recipe, corpus)
+    model = their_model(training)
     rows = []
     for step in range(recipe.steps):
         for micro in training.batches.step(step):
@@ -164,13 +172,13 @@ def _theirs(recipe: Recipe, corpus: Path) -> dict[str, Any]:
                 key: torch.stack([one[key] for one in some]) for key in some[0]
             },
             callbacks=[Watch()],
-            optimizers=_optimiser(model, recipe),
+            optimizers=their_optimiser(model, recipe),
         )
         trainer.train()
     return {"rate": _rate(recipe, ends), "losses": losses[: recipe.steps]}
 
 
-def _optimiser(model: Any, recipe: Recipe) -> Any:
+def their_optimiser(model: Any, recipe: Recipe) -> Any:
     """AdamW as the recipe has it, and its learning rates."""
     groups = [
         {

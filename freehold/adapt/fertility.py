@@ -106,20 +106,31 @@ class Extension:
         return 1 - self.after / self.before
 
 
-def extension(text: str, encode: Encode, *, most: int, width: int, tables: int) -> Extension:
+def extension(
+    text: str,
+    encode: Encode,
+    *,
+    most: int,
+    width: int,
+    tables: int,
+    pieces: Sequence[str] | None = None,
+    named: Mapping[int, str] | None = None,
+) -> Extension:
     """Join up to ``most`` pairs of tokens into new ones, the pair that is most frequent in ``text``
     first, and count what that saves. ``width`` is the model's, ``tables`` how many tables of
     vectors it has (the embedding, and the head if that is another), at two bytes a value.
 
-    Pairs are joined within a run of letters and the blank before it. Source: byte pair encoding
+    Pairs are joined within ``pieces`` of the text that hold letters, as the tokenizer cuts it
+    (without: runs of letters and the blank before each); with ``named``, each token's text, no
+    token is made that is there already. Source: byte pair encoding
     (arXiv 1508.07909), begun at the tokens that are there instead of at bytes.
     """
-    counts = Counter(_PIECES.findall(text))
-    pieces = {piece: list(encode(piece)) for piece in counts}
-    lengths = {piece: len(ids) for piece, ids in pieces.items()}
-    added = _join(pieces, counts, most)
+    counts = Counter(_PIECES.findall(text) if pieces is None else lettered(pieces))
+    split = {piece: list(encode(piece)) for piece in counts}
+    lengths = {piece: len(ids) for piece, ids in split.items()}
+    added = len(join(split, counts, most, named))
     gains: Counter[str] = Counter()
-    for piece, ids in pieces.items():
+    for piece, ids in split.items():
         gains[piece.strip()] += (lengths[piece] - len(ids)) * counts[piece]
     before = len(encode(text))
     return Extension(
@@ -131,8 +142,22 @@ def extension(text: str, encode: Encode, *, most: int, width: int, tables: int) 
     )
 
 
-def _join(pieces: dict[str, list[int]], counts: Mapping[str, int], most: int) -> int:
-    """Join pairs in ``pieces`` in place, the most frequent first; how many were joined."""
+def lettered(pieces: Sequence[str]) -> list[str]:
+    """Those that hold a letter: joining others would save little and teach less."""
+    return [piece for piece in pieces if any(map(str.isalpha, piece))]
+
+
+def join(
+    pieces: dict[str, list[int]],
+    counts: Mapping[str, int],
+    most: int,
+    named: Mapping[int, str] | None = None,
+) -> list[Pair]:
+    """Join pairs in ``pieces`` in place, the most frequent first; which were joined, in order. The
+    first of them has become token -1, the next -2, and so on. ``named`` as in ``extension``."""
+    texts = None if named is None else dict(named)
+    taken = set() if texts is None else set(texts.values())
+    joined: list[Pair] = []
     holders: dict[Pair, set[str]] = {}
     worth: Counter[Pair] = Counter()
     for piece, ids in pieces.items():
@@ -141,27 +166,32 @@ def _join(pieces: dict[str, list[int]], counts: Mapping[str, int], most: int) ->
             holders.setdefault(pair, set()).add(piece)
     heap = [(-n, pair) for pair, n in worth.items()]
     heapq.heapify(heap)
-    added = 0
-    while heap and added < most:
+    while heap and len(joined) < most:
         n, pair = heapq.heappop(heap)
         if -n != worth[pair]:
             continue  # it was worth that once; what it is worth now lies in the heap, too
         if -n < 2:
             break
-        added += 1
+        if texts is not None:
+            whole = texts[pair[0]] + texts[pair[1]]
+            if whole in taken:
+                continue
+            taken.add(whole)
+            texts[-1 - len(joined)] = whole
+        joined.append(pair)
         touched: set[Pair] = set()
         for piece in holders.pop(pair):
             touched.update(pairwise(pieces[piece]))
             for old in pairwise(pieces[piece]):
                 worth[old] -= counts[piece]
-            pieces[piece] = _joined(pieces[piece], pair, -added)
+            pieces[piece] = _joined(pieces[piece], pair, -len(joined))
             for new in pairwise(pieces[piece]):
                 worth[new] += counts[piece]
                 holders.setdefault(new, set()).add(piece)
                 touched.add(new)
         for changed in touched:
             heapq.heappush(heap, (-worth[changed], changed))
-    return added
+    return joined
 
 
 def _joined(ids: Sequence[int], pair: Pair, into: int) -> list[int]:

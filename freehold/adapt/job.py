@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from freehold import pair
-from freehold.adapt import plan, wire
+from freehold.adapt import exercises, plan, wire
 from freehold.adapt.recipe import Recipe, canonical, from_plain
 from freehold.errors import ProcessError, UsageError
 from freehold.pair import Link, frame
@@ -95,8 +95,9 @@ class _Job:
         for line in cleaned.told:
             self._note(line)
         kept, held_out = _split(cleaned.records, self._recipe)
+        put = exercises.exercises(kept, self._recipe.exercises, self._job.language)
         lessons = Lessons(
-            data=self._samples(kept, codec, end, "Encoding"),
+            data=self._samples(put, codec, end, "Encoding"),
             replay=self._samples(replay.records, codec, end, "Encoding the replay data"),
             held_out=self._samples(held_out, codec, end, "Encoding what is held out"),
         )

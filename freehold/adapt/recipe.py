@@ -44,6 +44,7 @@ class Recipe:
     to zero along ``decay``. ``held_out`` is the share of the data that is only measured, every
     ``measure_every`` steps; after ``patience`` measures without a new best (0: never) training
     stops. ``replay``: the share of each epoch's tokens that comes from the replay data.
+    ``exercises``: the share of plain texts that are put as conversations about them.
     ``beta`` above 0 learns from preferences (DPO), and is how much of the model they leave.
     ``codes`` leaves the frozen weights packed as in the model's file. ``recompute`` keeps only what
     is between blocks for the gradient.
@@ -69,6 +70,7 @@ class Recipe:
     patience: int = 3
     save_every: int = 20
     replay: float = 0.0
+    exercises: float = 0.0
     beta: float = 0.0
     recompute: bool = False
     codes: bool = False
@@ -81,7 +83,7 @@ class Recipe:
         for name in ("max_length", "batch", "micro_batch", "measure_every", "save_every"):
             if getattr(self, name) < 1:
                 raise _wrong(name, getattr(self, name), "must be at least 1")
-        for name in ("warm_up", "held_out", "beta", "replay", "weight_decay"):
+        for name in ("warm_up", "held_out", "beta", "replay", "exercises", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise _wrong(name, getattr(self, name), "must be from 0 to below 1")
         for name in ("steps", "patience"):

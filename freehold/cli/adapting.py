@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from freehold.cli import adaptgate, workshop
-from freehold.cli.output import Bar, emit, say, size, table
+from freehold.cli import adaptgate, vocabularies, workshop
+from freehold.cli.output import Bar, emit, say, size
 from freehold.cli.passphrases import PassphraseFd
 from freehold.cli.places import root
 from freehold.cli.settings import Settings, read_settings
@@ -59,6 +58,13 @@ def train(
     ] = None,
     replay_share: Annotated[
         float | None, typer.Option(help="The share of tokens that is replayed.")
+    ] = None,
+    exercises: Annotated[
+        float | None,
+        typer.Option(help="The share of plain texts that are put as conversations about them."),
+    ] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="The share of the data that is only measured. [0.02]")
     ] = None,
     avoid: Annotated[
         list[Path] | None,
@@ -111,6 +117,8 @@ def train(
     chosen = recipe_named(
         recipe,
         replay=replay_share if replay or replay_share is None else None,
+        exercises=exercises,
+        held_out=held_out,
         epochs=epochs,
         steps=steps,
         learning_rate=rate,
@@ -289,82 +297,5 @@ def _report(
 app.command("gate")(adaptgate.gate)
 
 
-@app.command("fertility")
-def fertility(
-    model: Annotated[str, typer.Argument(help="A model in the vault.")],
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Texts of yours. Without: five sentences in sixteen languages."),
-    ] = None,
-    extend: Annotated[
-        int, typer.Option(min=0, help="With files: say what so many new tokens would save.")
-    ] = 0,
-    json: Json = False,
-) -> None:
-    """How many tokens a language takes, against English, and what that costs.
-
-    Twice the tokens are twice the time and the price, and half the context.
-    """
-    from freehold.adapt import fertility as meter
-    from freehold.qwen import codec as codecs
-    from freehold.qwen.config import config_of
-    from freehold.store import Store, verify
-
-    verified = verify(Store(root()), model, keep=False)
-    codec, config = codecs.load(verified), config_of(verified)
-    samples = meter.samples()
-    english = meter.measure("en", samples["en"], codec.plain)
-    texts = {str(path): _text(path) for path in files} if files else samples
-    rows, found = [], []
-    for name, text in texts.items():
-        one = meter.measure(name, text, codec.plain)
-        cost = meter.against(one, english, context=config.context, same_text=not files)
-        fact = {**asdict(one), **asdict(cost)}
-        if files and extend:
-            tables = 1 if config.tied_head else 2
-            more = meter.extension(
-                text, codec.plain, most=extend, width=config.width, tables=tables
-            )
-            fact["extension"] = {**asdict(more), "saved": more.saved}
-        found.append(fact)
-        rows.append(_row(fact))
-    head = ("text", "tokens", "per word", "per character", "per byte", "cost", "context")
-    lines = [
-        *table(head, rows),
-        "cost: tokens beside English, by the same text, else by tokens per word or per character",
-        *(line for fact in found for line in _extension_lines(fact)),
-    ]
-    emit({"model": model, "context": config.context, "texts": found}, lines, as_json=json)
-
-
-def _text(path: Path) -> str:
-    """The texts of a file that training reads, joined."""
-    from freehold.train.reading import read
-
-    found = read([path])
-    found.check()
-    return "\n".join(record.content for record in found.records)
-
-
-def _row(fact: dict[str, Any]) -> tuple[str, ...]:
-    per_word = fact["per_word"]
-    return (
-        fact["name"],
-        f"{fact['tokens']:,}",
-        "-" if per_word is None else f"{per_word:.2f}",
-        f"{fact['per_character']:.3f}",
-        f"{fact['per_byte']:.3f}",
-        f"{fact['cost']:.2f}",
-        f"{fact['context']:,}",
-    )
-
-
-def _extension_lines(fact: dict[str, Any]) -> list[str]:
-    more = fact.get("extension")
-    if not more:
-        return []
-    return [
-        f"{fact['name']}: {more['added']:,} new tokens would save {100 * more['saved']:.1f} % of "
-        f"the tokens, for {size(more['bytes'])} more weights",
-        f"  words that gain most: {', '.join(more['words'])}",
-    ]
+app.command("fertility")(vocabularies.fertility)
+app.command("extend")(vocabularies.extend)

@@ -30,7 +30,7 @@ def convert(
     ] = None,
     gguf: Annotated[
         str | None,
-        typer.Option("--gguf", help="Write one GGUF file instead, for llama.cpp: F16 or Q8_0."),
+        typer.Option("--gguf", help="Write one GGUF file instead, for llama.cpp: F16, Q8_0, F32."),
     ] = None,
     passphrase_fd: PassphraseFd = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -85,7 +85,7 @@ def make(name: str, gguf: str | None = None, *, quiet: bool) -> Manifest:
 
     kind = next((one for one in ggufout.KINDS if one == gguf), None)
     if gguf is not None and kind is None:
-        raise UsageError(f"{gguf!r}: take {' or '.join(ggufout.KINDS)}", param="gguf")
+        raise UsageError(f"{gguf!r}: take {', '.join(ggufout.KINDS)}", param="gguf")
     store = Store(root())
     found = verify(store, name, keep=False)
     suffix = SUFFIX if kind is None else f"-{kind.lower()}"

@@ -336,7 +336,8 @@ def _sign(
     from freehold import __version__
     from freehold.cli.passphrases import signing_key
     from freehold.cli.passports import append, sign_known
-    from freehold.store import statements
+    from freehold.cli.trust import trusted
+    from freehold.store import Store, passport, statements
 
     sign_known(made, signer, descriptor)
     lineage = statements.Lineage(
@@ -359,9 +360,16 @@ def _sign(
         evals=(),
         settings=settings,
     )
-    key = signing_key(signer, descriptor)
-    said = (lineage, training)
-    append(made, [statements.about(made.name, made.digest, one, key) for one in said])
+    entries = passport.read(Store(root()), made.digest, trusted(read_settings(root())))
+    held = [entry.predicate for entry in entries if signer in entry.signers]
+    said = [
+        one
+        for one in (lineage, training)
+        if not any(passport.same_but_time(one, other) for other in held)
+    ]
+    if said:
+        key = signing_key(signer, descriptor)
+        append(made, [statements.about(made.name, made.digest, one, key) for one in said])
 
 
 def _train_lines(plan: dict[str, Any]) -> list[str]:

@@ -35,6 +35,7 @@ from freehold.cli import (
     serving,
     signers,
     talking,
+    tracing,
     watching,
 )
 from freehold.cli.output import fail
@@ -76,6 +77,8 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(signers.app, name="signer")
 app.add_typer(residency.app, name="residency")
 app.add_typer(laboratory.app, name="audit")
+foundry.data.command("index")(tracing.index)
+foundry.data.command("trace")(tracing.trace)
 guarding.app.add_typer(reviewing.app, name="review")
 guarding.app.command("policies")(watching.policies)
 guarding.app.command("probe")(probing.probe)

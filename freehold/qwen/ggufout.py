@@ -1,7 +1,8 @@
 """A model written out as one GGUF file, as llama.cpp wants it.
 
 Norms and biases stay float32; matrices become F16, or Q8_0 where rows are whole blocks of 32 (F16
-where they are not). A value beyond what F16 holds is refused, not clipped.
+where they are not), or F32: twice the size, and computed in float32. A value beyond what F16 holds
+is refused, not clipped.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from freehold.qwen.tokenizer import tables_of
 from freehold.store import ggufwrite
 from freehold.types import RawTensor, VerifiedModel
 
-Kind = Literal["F16", "Q8_0"]
-KINDS: tuple[Kind, ...] = ("F16", "Q8_0")
-_FILE_TYPES = {"F16": 1, "Q8_0": 7}
+Kind = Literal["F16", "Q8_0", "F32"]
+KINDS: tuple[Kind, ...] = ("F16", "Q8_0", "F32")
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 
 
@@ -66,7 +67,7 @@ def write(
 def _dtype(shape: tuple[int, ...], kind: Kind) -> str:
     if len(shape) == 1:
         return "F32"
-    return kind if kind == "F16" or shape[-1] % 32 == 0 else "F16"
+    return kind if kind != "Q8_0" or shape[-1] % 32 == 0 else "F16"
 
 
 def _size(shape: tuple[int, ...], dtype: str) -> int:

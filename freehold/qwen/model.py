@@ -59,6 +59,7 @@ class Model:
         self.ops = ops
         self.cache = cache
         self.weights = weights
+        self._last: tuple[list[Rows], qwen.Weights] | None = None
         self.packed = packed
         """What a pack of this model holds; views of the weights. Native back end only."""
 
@@ -106,14 +107,23 @@ class Model:
                 )
         assert len({id(span.state) for span in spans}) == len(spans), "one span per state"
 
+    def _beside(self, rows: list[Rows]) -> qwen.Weights:
+        """The weights with ``rows``' adapters beside them. Answers that go on together have
+        the same rows step after step, so the last ones are kept."""
+        if not rows:
+            self._last = None
+            return self.weights
+        if self._last is None or not _same(self._last[0], rows):
+            self._last = (rows, with_adapters(self.weights, self.ops, rows))
+        return self._last[1]
+
     def _run(
         self, spans: Sequence[Span], tap: TapFn | None
     ) -> list[npt.NDArray[np.float32] | None]:
         wanted, counts = _wanted(spans)
         with self.ops.inference():
             batch = self.ops.batch(spans)
-            rows = _adapted(spans)
-            weights = with_adapters(self.weights, self.ops, rows) if rows else self.weights
+            weights = self._beside(_adapted(spans))
             logits_wv = qwen.forward(self.ops, weights, batch, wanted, tap)
             if logits_wv is None:
                 return [None] * len(spans)
@@ -139,6 +149,14 @@ def _adapted(spans: Sequence[Span]) -> list[Rows]:
                 found.append((span.adapter, row, n))
         row += n
     return found
+
+
+def _same(some: list[Rows], others: list[Rows]) -> bool:
+    """Whether the very same adapters have the same rows."""
+    return len(some) == len(others) and all(
+        one is other and at == other_at and n == other_n
+        for (one, at, n), (other, other_at, other_n) in zip(some, others, strict=True)
+    )
 
 
 def _wanted(spans: Sequence[Span]) -> tuple[list[int], list[int]]:

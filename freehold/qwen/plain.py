@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,8 +38,8 @@ Change = Callable[[str, Floats], Floats]
 
 def size_of(model: VerifiedModel) -> int:
     """Bytes of the weights that ``write`` makes."""
-    config = config_of(model)
-    return sum(2 * _count(shape) for _, _, shape in _tensors(config, names_of(model.format)))
+    tensors = _tensors(config_of(model), names_of(model.format))
+    return sum(2 * _count(shape) for _, _, shape in tensors)
 
 
 def write(
@@ -47,16 +48,21 @@ def write(
     *,
     change: Change = lambda name, values: values,
     progress: Progress = lambda d, t: None,
+    tokenizer: Tokenizer | None = None,
+    vocab: int | None = None,
 ) -> None:
     """Write ``model`` into ``folder``, which is there and empty; durable when it returns. Values go
-    through ``change`` before they are rounded, which must keep their shape.
+    through ``change`` before they are rounded, which must keep their shape; with ``vocab``, the
+    tables of vectors get so many rows of it. ``tokenizer`` is another than the model's own.
 
     Raises ``MalformedError`` for a model whose parts do not fit each other, ``OSError``.
     """
     config = config_of(model)
     names = names_of(model.format)
     check(config, names, {name: tensor.shape for name, tensor in model.tensors.items()})
-    write_documents(folder, config, tokenizer_of(model), source_of(model))
+    if vocab is not None:
+        config = replace(config, vocab=vocab)
+    write_documents(folder, config, tokenizer or tokenizer_of(model), source_of(model))
     with (folder / WEIGHTS).open("xb") as file:
         _weights(file, model, config, names, change, progress)
         file.flush()
@@ -98,7 +104,7 @@ def _weights(  # noqa: PLR0917  (called in one place)
     progress: Progress,
 ) -> None:
     planned = [(name, "BF16", shape) for _, name, shape in _tensors(config, names)]
-    total = size_of(model)
+    total = sum(2 * _count(shape) for _, _, shape in planned)
 
     def values() -> Iterator[bytes]:
         done = 0

@@ -117,6 +117,13 @@ class Tokenizer:
         """As a ``tokenizer.json``."""
         return str(self._backend.to_str())
 
+    def pieces(self, text: str) -> list[str]:
+        """The stretches of a text, normalised, that merges stay within. Raises as ``encode``."""
+        _refuse_blanks(text, "text")
+        whole = self._plain.normalizer.normalize_str(text)
+        found = self._plain.pre_tokenizer.pre_tokenize_str(whole)
+        return [whole[start:end] for _, (start, end) in found]
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token; empty for an id the vocabulary leaves unused."""
         return self._bytes.get(token, b"")

@@ -248,6 +248,13 @@ class _Bounded(io.RawIOBase):
         super().close()
 
 
+def _given(value: Any) -> Any:
+    """A row without the members that only other rows have: columns hold a null for each."""
+    if isinstance(value, dict):
+        return {key: _given(one) for key, one in value.items() if one is not None}
+    return [_given(one) for one in value] if isinstance(value, list) else value
+
+
 def _parquet(path: Path) -> Iterator[Record | Problem]:
     try:
         from pyarrow import ArrowException, parquet
@@ -263,9 +270,8 @@ def _parquet(path: Path) -> Iterator[Record | Problem]:
             for batch in file.iter_batches(batch_size=256):
                 for row in batch.to_pylist():
                     number += 1
-                    given = {key: value for key, value in row.items() if value is not None}
                     try:
-                        yield record_of(given, file=path.name, line=number)
+                        yield record_of(_given(row), file=path.name, line=number)
                     except Bad as error:
                         yield Problem(file=path.name, line=number, reason=str(error))
     except ArrowException as error:

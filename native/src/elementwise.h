@@ -108,7 +108,9 @@ void raise(const int8_t* codes, const float* scale, const float* u, int64_t stri
            float* const* y) {
     Simd::V acc[M];
     for (int m = 0; m < M; m++) acc[m] = Simd::zero();
+    constexpr int kAhead = 4096;  // bytes of codes: they are read once, like weights
     for (int64_t j = 0; j < rank; j++) {
+        if (j % 4 == 0) Simd::prefetch(reinterpret_cast<const uint8_t*>(codes + 16 * j) + kAhead);
         const Simd::V code = Simd::load_i8(reinterpret_cast<const uint8_t*>(codes + 16 * j));
 FREEHOLD_UNROLL
         for (int m = 0; m < M; m++) acc[m] = Simd::fma(Simd::set1(u[m * stride + j]), code, acc[m]);

@@ -84,25 +84,45 @@ private:
         Panels low;
     };
 
+    // Quantises one row once more, for a low-rank pair alone.
+    using Fill = std::function<void(Panels&, const Panels::Tile&, int token, int64_t row, PerThread&)>;
+    // Up to 8 rows of a low-rank pair. What A makes of them lies `at`, rows `stride` apart.
+    struct LowPart {
+        const LowRank* pair;
+        int64_t first, rows, at, stride;
+    };
+    // Blocks `begin` to `end` - 1 of one side, for the rows of one part.
+    struct LowChunk {
+        size_t part;
+        const LowRank::Side* side;
+        int64_t begin, end;
+    };
+
     void fill(Panels& panels, In x, const float* norm, float eps);
     void fill_token(Panels& panels, const Panels::Tile& tile, int token, const float* x, int64_t n,
                     const float* norm, float eps, PerThread& mine);
-    void multiply(const Panels& panels, const Linear& weights, const float* residual, Out out);
+    // `fill`: with what `low_parts_` say of A.
+    void multiply(const Panels& panels, const Linear& weights, const float* residual, Out out,
+                  const Fill* fill = nullptr);
     void multiply_gated(const Panels& panels, const Linear& gate_up, const Panels& hidden);
     void finish(const Segment& s, int64_t block, const Panels::Tile& tile, const float* sums,
                 const Linear& weights, const float* residual, Out out);
     void turn(In qkv, const Batch& batch, int layer, const Heads& heads, KvCache& cache);
     void mlp_rows(In x, const float* norm, float eps, const Linear& gate_up, const Linear& down,
                   const Low& low_gate_up, const Low& low_down, Out out);
-    // out += B (A input) for the rows that `low` names; `fill` quantises one of them.
-    using Fill = std::function<void(Panels&, const Panels::Tile&, int token, int64_t row, PerThread&)>;
-    void add_low(const Low& low, Out out, const Fill& fill);
+    // The weights, and out += B (A input) for the rows that `low` names.
+    void multiply_low(const Panels& panels, const Linear& weights, const float* residual, const Low& low,
+                      Out out, const Fill& fill);
+    void narrow_part(const Panels& panels, int64_t i, const Fill& fill, PerThread& mine);
+    void raise_low(Out out);
 
     const Kernels& kernels_;
     Pool pool_;
     std::vector<PerThread> mine_;
     Panels panels_, inner_;
     Scratch<float> gate_up_, queries_, parts_, narrow_;
+    std::vector<LowPart> low_parts_;
+    std::vector<LowChunk> low_chunks_;
     Arena arena_;
     Scratch<uint8_t> unread_;
     std::mutex one_at_a_time_;

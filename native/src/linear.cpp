@@ -33,18 +33,21 @@ bool pairs_up(const Linear& gate_up) {
     return s.size() == 2 && s[0].rows == s[1].rows && s[0].rows % kTileCols == 0 && gate_up.bias.empty();
 }
 
-// Up to 8 rows of a low-rank pair. What A makes of them lies `at`, rows `stride` apart.
-struct LowPart {
-    const LowRank* pair;
-    int64_t first, rows, at, stride;
-};
+constexpr int64_t kLowTile = 8;  // rows of one low-rank pair that go together
 
-// Blocks `begin` to `end` - 1 of one side, for the rows of one part.
-struct LowChunk {
-    size_t part;
-    const LowRank::Side* side;
-    int64_t begin, end;
-};
+// One token's activations out of a tile of `size`, into a tile of `into_size`. Both are stored unshifted.
+void copy_token(const Panel& from, int64_t size, int64_t token, const Panel& into, int64_t into_size,
+                int64_t into_token, int64_t groups) {
+    for (int64_t g = 0; g < groups; g++) {
+        const int64_t a = g * size + token, b = g * into_size + into_token;
+        std::memcpy(into.values + 32 * b, from.values + 32 * a, 32);
+        into.scale[b] = from.scale[a];
+        into.scaled_sum[b] = from.scaled_sum[a];
+        into.neg_sum[b] = from.neg_sum[a];
+        into.neg_half[2 * b] = from.neg_half[2 * a];
+        into.neg_half[2 * b + 1] = from.neg_half[2 * a + 1];
+    }
+}
 
 }  // namespace
 
@@ -205,15 +208,22 @@ void Engine::finish(const Segment& s, int64_t block, const Panels::Tile& tile, c
     }
 }
 
-void Engine::multiply(const Panels& panels, const Linear& weights, const float* residual, Out out) {
+void Engine::multiply(const Panels& panels, const Linear& weights, const float* residual, Out out,
+                      const Fill* fill) {
     const auto& tiles = panels.tiles();
     const auto n_tiles = static_cast<int64_t>(tiles.size());
+    const auto n_low = fill ? static_cast<int64_t>(low_parts_.size()) : 0;
     if (panels.tokens() < kDirectTokens) {
         const auto bytes = static_cast<int64_t>(weights.segments.front().stride());
         const int64_t grain = std::max<int64_t>(1, kTakeBytes / bytes);
-        pool_.run(weights.blocks, grain, [&](int64_t begin, int64_t end, int) {
+        // Low-rank parts are work like any block: waking everyone for them would cost more than they do.
+        pool_.run(weights.blocks + n_low, grain, [&](int64_t begin, int64_t end, int thread) {
             alignas(64) float sums[8 * kBlockRows];
             for (int64_t block = begin; block < end; block++) {
+                if (block >= weights.blocks) {
+                    narrow_part(panels, block - weights.blocks, *fill, mine_[static_cast<size_t>(thread)]);
+                    continue;
+                }
                 const Segment& s = weights.segment_of(block);
                 const uint8_t* data = s.data + static_cast<size_t>(block - s.first_block) * s.stride();
                 for (const Panels::Tile& tile : tiles) {
@@ -245,6 +255,11 @@ void Engine::multiply(const Panels& panels, const Linear& weights, const float* 
                 next = nullptr;
                 finish(s, block, tile, sums, weights, residual, out);
             }
+        }
+    });
+    pool_.run(n_low, 1, [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t i = begin; i < end; i++) {
+            narrow_part(panels, i, *fill, mine_[static_cast<size_t>(thread)]);
         }
     });
 }
@@ -286,64 +301,84 @@ void Engine::multiply_gated(const Panels& panels, const Linear& gate_up, const P
     });
 }
 
-// Tiles of up to 8 rows of one pair each: first what A makes of them, then, many outputs at a time, what
-// B makes of that. No sum runs over more than one row, and each is one chain on one thread.
-void Engine::add_low(const Low& low, Out out, const Fill& fill) {
-    constexpr int64_t kTile = 8, kChunk = 64;  // rows; blocks of outputs that a thread takes at a time
-    std::vector<LowPart> parts;
-    std::vector<LowChunk> chunks;
+// Tiles of up to 8 rows of one pair each: first what A makes of them, beside the weights' own work, then,
+// many outputs at a time, what B makes of that. No sum runs over more than one row, and each is one chain
+// on one thread.
+void Engine::multiply_low(const Panels& panels, const Linear& weights, const float* residual,
+                          const Low& low, Out out, const Fill& fill) {
+    constexpr int64_t kChunk = 64;  // blocks of outputs that a thread takes at a time
+    low_parts_.clear();
+    low_chunks_.clear();
     int64_t floats = 0;
     for (const LowRows& rows : low) {
         const int64_t stride = rows.pair->narrow->blocks * kBlockRows;
-        for (int64_t i = 0; i < rows.n; i += kTile) {
-            const int64_t n = std::min(kTile, rows.n - i);
+        for (int64_t i = 0; i < rows.n; i += kLowTile) {
+            const int64_t n = std::min(kLowTile, rows.n - i);
             for (const LowRank::Side& side : rows.pair->sides) {
                 for (int64_t b = 0; b < side.blocks(); b += kChunk) {
-                    chunks.push_back({parts.size(), &side, b, std::min(b + kChunk, side.blocks())});
+                    low_chunks_.push_back({low_parts_.size(), &side, b, std::min(b + kChunk, side.blocks())});
                 }
             }
-            parts.push_back({rows.pair.get(), rows.first + i, n, floats, stride});
+            low_parts_.push_back({rows.pair.get(), rows.first + i, n, floats, stride});
             floats += n * stride;
         }
     }
-    if (parts.empty()) return;
-    float* narrow = narrow_.at_least(static_cast<size_t>(floats));
-    pool_.run(static_cast<int64_t>(parts.size()), 1, [&](int64_t begin, int64_t end, int thread) {
-        PerThread& mine = mine_[static_cast<size_t>(thread)];
-        alignas(64) float sums[kTile * kBlockRows];
-        for (int64_t i = begin; i < end; i++) {
-            const LowPart& part = parts[static_cast<size_t>(i)];
-            const Linear& a = *part.pair->narrow;
-            mine.low.shape(part.rows, a.groups, 0);
-            const Panels::Tile& tile = mine.low.tiles().front();
-            for (int r = 0; r < tile.rows; r++) fill(mine.low, tile, r, part.first + r, mine);
-            float* u = narrow + part.at;
-            for (int64_t block = 0; block < a.blocks; block++) {
-                const Segment& s = a.segment_of(block);
-                const uint8_t* data = s.data + static_cast<size_t>(block - s.first_block) * s.stride();
-                kernels_.direct[static_cast<int>(s.format)][tile.size_index](data, s.supers, tile.panel,
-                                                                             sums);
-                for (int r = 0; r < tile.rows; r++) {
-                    std::memcpy(u + r * part.stride + block * kBlockRows, sums + r * kBlockRows,
-                                kBlockRows * 4);
-                }
-            }
+    narrow_.at_least(static_cast<size_t>(floats));
+    multiply(panels, weights, residual, out, low_parts_.empty() ? nullptr : &fill);
+    raise_low(out);
+}
+
+// What A makes of one part's rows. They are there already as the weights met them; where they were stored
+// for another kernel, `fill` makes them again.
+void Engine::narrow_part(const Panels& panels, int64_t i, const Fill& fill, PerThread& mine) {
+    const LowPart& part = low_parts_[static_cast<size_t>(i)];
+    const Linear& a = *part.pair->narrow;
+    const Panels::Tile* tile = nullptr;
+    for (const Panels::Tile& whole : panels.tiles()) {
+        if (panels.tokens() < kDirectTokens && whole.first == part.first && whole.rows == part.rows) {
+            tile = &whole;
         }
-    });
-    pool_.run(static_cast<int64_t>(chunks.size()), 1, [&](int64_t begin, int64_t end, int) {
+    }
+    if (!tile) {
+        mine.low.shape(part.rows, a.groups, 0);
+        tile = &mine.low.tiles().front();
+        for (int r = 0; r < tile->rows; r++) {
+            if (panels.tokens() >= kDirectTokens) {
+                fill(mine.low, *tile, r, part.first + r, mine);
+                continue;
+            }
+            const int64_t row = part.first + r;
+            const Panels::Tile& from = panels.tiles()[static_cast<size_t>(row / kLowTile)];
+            copy_token(from.panel, from.size, row - from.first, tile->panel, tile->size, r, a.groups);
+        }
+    }
+    alignas(64) float sums[kLowTile * kBlockRows];
+    float* u = narrow_.data() + part.at;
+    for (int64_t block = 0; block < a.blocks; block++) {
+        const Segment& s = a.segment_of(block);
+        const uint8_t* data = s.data + static_cast<size_t>(block - s.first_block) * s.stride();
+        kernels_.direct[static_cast<int>(s.format)][tile->size_index](data, s.supers, tile->panel, sums);
+        for (int r = 0; r < tile->rows; r++) {
+            std::memcpy(u + r * part.stride + block * kBlockRows, sums + r * kBlockRows, kBlockRows * 4);
+        }
+    }
+}
+
+void Engine::raise_low(Out out) {
+    pool_.run(static_cast<int64_t>(low_chunks_.size()), 1, [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; i++) {
-            const LowChunk& chunk = chunks[static_cast<size_t>(i)];
-            const LowPart& part = parts[chunk.part];
+            const LowChunk& chunk = low_chunks_[static_cast<size_t>(i)];
+            const LowPart& part = low_parts_[chunk.part];
             const LowRank::Side& side = *chunk.side;
             for (int64_t b = chunk.begin; b < chunk.end; b++) {
-                float* y[kTile];
+                float* y[kLowTile];
                 for (int64_t r = 0; r < part.rows; r++) {
                     y[r] = out.row(part.first + r) + side.out + b * kBlockRows;
                 }
                 const auto n = static_cast<int>(std::min<int64_t>(kBlockRows, side.rows - b * kBlockRows));
                 kernels_.raise[part.rows - 1](
                     side.codes.data() + b * side.rank * kBlockRows, side.scale.data() + b * kBlockRows,
-                    narrow + part.at + side.first, part.stride, side.rank, n, y);
+                    narrow_.data() + part.at + side.first, part.stride, side.rank, n, y);
             }
         }
     });
@@ -353,19 +388,19 @@ void Engine::norm_linear(In x, const float* norm, float eps, const Linear& weigh
                          Out out) {
     const std::lock_guard<std::mutex> lock(one_at_a_time_);
     fill(panels_, x, norm, eps);
-    multiply(panels_, weights, nullptr, out);
-    add_low(low, out, [&](Panels& panels, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
-        fill_token(panels, tile, r, x.row(row), x.cols, norm, eps, mine);
-    });
+    multiply_low(panels_, weights, nullptr, low, out,
+                 [&](Panels& panels, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
+                     fill_token(panels, tile, r, x.row(row), x.cols, norm, eps, mine);
+                 });
 }
 
 void Engine::linear_add(In x, In a, const Linear& weights, const Low& low, Out out) {
     const std::lock_guard<std::mutex> lock(one_at_a_time_);
     fill(panels_, a, nullptr, 0);
-    multiply(panels_, weights, x.data, out);
-    add_low(low, out, [&](Panels& panels, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
-        fill_token(panels, tile, r, a.row(row), a.cols, nullptr, 0, mine);
-    });
+    multiply_low(panels_, weights, x.data, low, out,
+                 [&](Panels& panels, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
+                     fill_token(panels, tile, r, a.row(row), a.cols, nullptr, 0, mine);
+                 });
 }
 
 void Engine::mlp_add(In x, const float* norm, float eps, const Linear& gate_up, const Linear& down,
@@ -401,11 +436,10 @@ void Engine::mlp_rows(In x, const float* norm, float eps, const Linear& gate_up,
     }
     const Out both{gate_up_.at_least(static_cast<size_t>(x.rows * 2 * n + 16)), x.rows, 2 * n};
     fill(panels_, x, norm, eps);
-    multiply(panels_, gate_up, nullptr, both);
-    add_low(low_gate_up, both,
-            [&](Panels& panels, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
-                fill_token(panels, tile, r, x.row(row), x.cols, norm, eps, mine);
-            });
+    multiply_low(panels_, gate_up, nullptr, low_gate_up, both,
+                 [&](Panels& panels, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
+                     fill_token(panels, tile, r, x.row(row), x.cols, norm, eps, mine);
+                 });
     inner_.shape(x.rows, (n + kTileCols - 1) / kTileCols, kernels_.shift);
     // Few tokens are cut along the columns: threads then write to cache lines of their own.
     constexpr int64_t kSliceGroups = 16;
@@ -429,14 +463,13 @@ void Engine::mlp_rows(In x, const float* norm, float eps, const Linear& gate_up,
             }
         }
     });
-    multiply(inner_, down, x.data, out);
-    add_low(low_down, out,
-            [&](Panels&, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
-                float* hidden = mine.row.at_least(static_cast<size_t>(groups * kTileCols + 16));
-                kernels_.swiglu(both.row(row), both.row(row) + n, n, hidden);
-                std::memset(hidden + n, 0, static_cast<size_t>(groups * kTileCols - n) * 4);
-                kernels_.quantise(hidden, groups, tile.panel, r, tile.size);
-            });
+    multiply_low(inner_, down, x.data, low_down, out,
+                 [&](Panels&, const Panels::Tile& tile, int r, int64_t row, PerThread& mine) {
+                     float* hidden = mine.row.at_least(static_cast<size_t>(groups * kTileCols + 16));
+                     kernels_.swiglu(both.row(row), both.row(row) + n, n, hidden);
+                     std::memset(hidden + n, 0, static_cast<size_t>(groups * kTileCols - n) * 4);
+                     kernels_.quantise(hidden, groups, tile.panel, r, tile.size);
+                 });
 }
 
 }  // namespace freehold

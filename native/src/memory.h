@@ -44,6 +44,7 @@ template <class T>
 class Scratch {
 public:
     bool empty() const { return !memory_; }
+    T* data() const { return reinterpret_cast<T*>(memory_->data()); }
     T* at_least(size_t n) {
         if (n > size_ || !memory_) {
             n = n ? n : 1;

@@ -178,56 +178,69 @@ std::shared_ptr<LowRank> make_low_rank(const std::shared_ptr<Linear>& narrow, in
     return pair;
 }
 
-Engine::Low low_rows(const LowTuples& tuples, int64_t rows, int64_t cols, int64_t outputs) {
+// Rows of a step that go through pairs, for as many steps as have them.
+struct LowStep {
     Engine::Low low;
+};
+
+std::shared_ptr<LowStep> make_low_rows(const LowTuples& tuples) {
+    auto step = std::make_shared<LowStep>();
     int64_t from = 0;
     for (const auto& [pair, first, n] : tuples) {
-        require(pair && first >= from && n > 0 && n <= rows && first <= rows - n,
-                "low rank: rows are named in order");
-        require(pair->outputs == outputs && cols <= pair->inputs &&
-                    (cols + kTileCols - 1) / kTileCols == pair->narrow->groups,
-                "low rank: a pair is made for another layer");
-        low.push_back({pair, first, n});
+        require(pair && first >= from && n > 0 && n <= INT64_MAX - first, "low rank: rows are named in order");
+        step->low.push_back({pair, first, n});
         from = first + n;
     }
-    return low;
+    return step;
+}
+
+const Engine::Low& fitting(const LowStep* step, int64_t rows, int64_t cols, int64_t outputs) {
+    static const Engine::Low none;
+    if (!step) return none;
+    for (const LowRows& one : step->low) {
+        require(one.n <= rows && one.first <= rows - one.n, "low rank: rows are named in order");
+        require(one.pair->outputs == outputs && cols <= one.pair->inputs &&
+                    (cols + kTileCols - 1) / kTileCols == one.pair->narrow->groups,
+                "low rank: a pair is made for another layer");
+    }
+    return step->low;
 }
 
 void norm_linear(Engine& engine, const Floats2& x, const Floats1& norm, float eps,
-                 const Linear& weights, const Out2& y, const LowTuples& low) {
+                 const Linear& weights, const Out2& y, const LowStep* low) {
     const In i = in(x);
     const Out o = out(y);
     require(static_cast<int64_t>(norm.size()) == i.cols && fits(i.cols, weights) &&
                 o.rows == i.rows && o.cols == weights.rows,
             "norm_linear: shapes differ");
-    const Engine::Low beside = low_rows(low, i.rows, i.cols, o.cols);
+    const Engine::Low& beside = fitting(low, i.rows, i.cols, o.cols);
     const nb::gil_scoped_release release;
     engine.norm_linear(i, norm.data(), eps, weights, beside, o);
 }
 
 void linear_add(Engine& engine, const Floats2& x, const Floats2& a, const Linear& weights,
-                const Out2& y, const LowTuples& low) {
+                const Out2& y, const LowStep* low) {
     const In i = in(x), j = in(a);
     const Out o = out(y);
     require(i.rows == o.rows && i.cols == o.cols && j.rows == i.rows && fits(j.cols, weights) &&
                 o.cols == weights.rows,
             "linear_add: shapes differ");
-    const Engine::Low beside = low_rows(low, j.rows, j.cols, o.cols);
+    const Engine::Low& beside = fitting(low, j.rows, j.cols, o.cols);
     const nb::gil_scoped_release release;
     engine.linear_add(i, j, weights, beside, o);
 }
 
 void mlp_add(Engine& engine, const Floats2& x, const Floats1& norm, float eps, const Linear& gate_up,
-             const Linear& down, const Out2& y, const LowTuples& low_gate_up,
-             const LowTuples& low_down) {
+             const Linear& down, const Out2& y, const LowStep* low_gate_up,
+             const LowStep* low_down) {
     const In i = in(x);
     const Out o = out(y);
     require(i.rows == o.rows && i.cols == o.cols && static_cast<int64_t>(norm.size()) == i.cols &&
                 fits(i.cols, gate_up) && gate_up.rows % 2 == 0 &&
                 fits(gate_up.rows / 2, down) && down.rows == o.cols,
             "mlp_add: shapes differ");
-    const Engine::Low beside = low_rows(low_gate_up, i.rows, i.cols, gate_up.rows);
-    const Engine::Low below = low_rows(low_down, i.rows, gate_up.rows / 2, o.cols);
+    const Engine::Low& beside = fitting(low_gate_up, i.rows, i.cols, gate_up.rows);
+    const Engine::Low& below = fitting(low_down, i.rows, gate_up.rows / 2, o.cols);
     const nb::gil_scoped_release release;
     engine.mlp_add(i, norm.data(), eps, gate_up, down, beside, below, o);
 }
@@ -327,6 +340,7 @@ NB_MODULE(_kernels, m) {
         .def_prop_ro("parts", parts_of)
         .def_prop_ro("bias", bias_of);
     nb::class_<LowRank>(m, "LowRank").def_ro("nbytes", &LowRank::nbytes);
+    nb::class_<LowStep>(m, "LowRows");
     nb::class_<KvCache>(m, "KvCache")
         .def_prop_ro("nbytes", &KvCache::nbytes)
         .def("copy_page", copy_page);
@@ -339,12 +353,12 @@ NB_MODULE(_kernels, m) {
         .def("embed", embed, nb::arg("table"), nb::arg("ids").noconvert(), nb::arg("out").noconvert())
         .def("norm_linear", norm_linear, nb::arg("x").noconvert(), nb::arg("norm").noconvert(),
              nb::arg("eps"), nb::arg("weights"), nb::arg("out").noconvert(),
-             nb::arg("low") = LowTuples())
+             nb::arg("low") = nb::none())
         .def("linear_add", linear_add, nb::arg("x").noconvert(), nb::arg("a").noconvert(),
-             nb::arg("weights"), nb::arg("out").noconvert(), nb::arg("low") = LowTuples())
+             nb::arg("weights"), nb::arg("out").noconvert(), nb::arg("low") = nb::none())
         .def("mlp_add", mlp_add, nb::arg("x").noconvert(), nb::arg("norm").noconvert(),
              nb::arg("eps"), nb::arg("gate_up"), nb::arg("down"), nb::arg("out").noconvert(),
-             nb::arg("low_gate_up") = LowTuples(), nb::arg("low_down") = LowTuples())
+             nb::arg("low_gate_up") = nb::none(), nb::arg("low_down") = nb::none())
         .def("attend", attend, nb::arg("qkv").noconvert(), nb::arg("batch"), nb::arg("layer"),
              nb::arg("queries"), nb::arg("q_norm").noconvert().none(),
              nb::arg("k_norm").noconvert().none(), nb::arg("eps"), nb::arg("window"),
@@ -352,6 +366,7 @@ NB_MODULE(_kernels, m) {
     m.def("make_engine", make_engine, nb::arg("threads"), nb::arg("isa"));
     m.def("hold", hold, nb::arg("parts"), nb::arg("bias").noconvert().none());
     m.def("make_low_rank", make_low_rank, nb::arg("narrow"), nb::arg("outputs"), nb::arg("sides"));
+    m.def("make_low_rows", make_low_rows, nb::arg("rows"));
     m.def("make_cache", make_cache, nb::arg("layers"), nb::arg("pages"), nb::arg("page_size"),
           nb::arg("heads"), nb::arg("dim"), nb::arg("type"));
     m.def("make_batch", make_batch, nb::arg("cache"), nb::arg("spans").noconvert(),

@@ -50,10 +50,10 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture
-def brought(tmp_path: Path) -> Path:
-    """A small model with a tokenizer and a chat template, as transformers would save it."""
-    folder = tmp_path / "brought" / "small"
+def bring(root: Path) -> Path:
+    """A small model with a tokenizer and a chat template, as transformers would save it, in a
+    folder below ``root``."""
+    folder = root / "brought" / "small"
     folder.mkdir(parents=True)
     documents = {
         "config.json": CONFIG | {"eos_token_id": 266},
@@ -64,6 +64,11 @@ def brought(tmp_path: Path) -> Path:
         (folder / name).write_text(json.dumps(document), encoding="utf-8")
     save_file(_weights(), folder / "model.safetensors")
     return folder
+
+
+@pytest.fixture
+def brought(tmp_path: Path) -> Path:
+    return bring(tmp_path)
 
 
 @pytest.fixture

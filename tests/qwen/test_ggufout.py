@@ -4,9 +4,9 @@ written, and computing what transformers computes."""
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,21 +104,59 @@ def test_what_f16_cannot_hold_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_llama_cpp_loads_it_and_agrees(real: VerifiedModel, tmp_path: Path) -> None:
-    """The default model's values as F16: the same best tokens and near the same logits."""
-    llama_cpp = pytest.importorskip("llama_cpp")
-    path = tmp_path / "made.gguf"
-    ggufout.write(real, path, "F16")
-    theirs = llama_cpp.Llama(
-        str(path), n_ctx=128, logits_all=True, verbose=False, n_threads=os.cpu_count()
-    )
-    ids = theirs.tokenize(b"def add(a, b):\n    return a + b\n", add_bos=False)
-    assert ids == tokenizer_of(real).encode("def add(a, b):\n    return a + b\n")
-    theirs.eval(ids)
-    wanted = np.array(theirs.scores[: len(ids)])
-    model = load(real, threads=2, cache_tokens=128)
+@pytest.mark.parametrize(("kind", "most"), [("F32", 1e-3), ("F16", 0.05), ("Q8_0", 0.5)])
+def test_llama_cpp_loads_it_and_agrees(
+    real: VerifiedModel, tmp_path: Path, kind: ggufout.Kind, most: float
+) -> None:
+    """The default model's values in a file of each kind: llama.cpp's logits against ours in float32
+    on the same values. It rounds activations to half precision or 8 bits where the weights are, and
+    what differs then is its rounding."""
+    oracle = pytest.importorskip("cyllama.llama.llama_cpp", reason="needs cyllama (llama.cpp)")
+    folder = tmp_path / "made"
+    folder.mkdir()
+    ggufout.write(real, folder / "made.gguf", kind)
+    text = "def add(a, b):\n    return a + b\n\n# Ibu kota Indonesia adalah"
+    ids = tokenizer_of(real).encode(text)
+    found, wanted = llama_logits(oracle, folder / "made.gguf", text)
+    assert found == ids
+    store = Store(tmp_path / "vault")
+    pull(store, str(folder), sources=[], progress=_Quiet())
+    model = load(verify(store, "made"), backend="torch", dtype="float32", cache_tokens=128)
     (ours,) = model.forward([Span(state=model.cache.new(), ids=ids, want="all")])
     assert ours is not None
-    print("largest difference", np.abs(ours - wanted).max())
-    assert (ours.argmax(-1) == wanted.argmax(-1)).all()
-    assert np.abs(ours - wanted).max() <= 0.05 * wanted.std()
+    apart = np.abs(ours - wanted)
+    print(f"{kind}: logits differ by {apart.max():.2g} at most, {apart.mean():.2g} in the mean")
+    same = (ours.argmax(-1) == wanted.argmax(-1)).mean()
+    print(f"{kind}: the best token is the same at {same:.0%} of {len(ids)} places")
+    assert apart.max() <= most
+    assert same >= 0.9
+
+
+def llama_logits(
+    oracle: Any, path: Path, text: str
+) -> tuple[list[int], np.ndarray[Any, np.dtype[np.float32]]]:
+    """llama.cpp's tokens of a text, and its logits at each of them."""
+    oracle.disable_logging()
+
+    class Known(oracle.LlamaModel):  # type: ignore[misc]
+        """Its contexts ask for a width that its models do not tell."""
+
+        @property
+        def n_vocab(self) -> int:
+            return int(self.get_vocab().n_vocab)
+
+    asked = oracle.LlamaModelParams()
+    asked.n_gpu_layers = 0
+    model = Known(str(path), asked)
+    params = oracle.LlamaContextParams()
+    params.n_ctx, params.n_threads, params.n_threads_batch = 128, 1, 1
+    params.type_k = params.type_v = 0  # keys and values in float32, as ours
+    params.flash_attn_type = 0
+    context = oracle.LlamaContext(model, params)
+    ids = list(model.get_vocab().tokenize(text, False, True))
+    batch = oracle.LlamaBatch(n_tokens=len(ids), embd=0, n_seq_max=1)
+    for place, i in enumerate(ids):
+        batch.add(i, place, [0], True)
+    context.decode(batch)
+    rows = [np.array(context.get_logits_ith(place), np.float32) for place in range(len(ids))]
+    return ids, np.stack(rows)

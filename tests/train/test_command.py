@@ -91,6 +91,14 @@ def test_a_corpus_is_built_and_shown(shell: Shell) -> None:
     assert {one["text"] for one in report["texts"]} >= {"held out", "en", "hi"}
 
 
+def test_texts_are_traced(shell: Shell) -> None:
+    shell("data", "index", "small")
+    (found,) = shell("data", "trace", "small", "I write to you from the harbour, where")
+    assert found["count"] == 5
+    assert {place["source"] for place in found["places"]} == {"letters"}
+    assert shell("data", "trace", "small", "--whole", "harbour of nobody") == []
+
+
 def test_a_model_is_trained_stopped_signed_and_done_again(shell: Shell) -> None:
     words = shell.words("train", *RECIPE, "--steps", "12", "--keep-every", "5")
     running = subprocess.Popen(words, env=shell.env, stdout=subprocess.PIPE, text=True)

@@ -238,8 +238,8 @@ def test_no_text_breaks_the_quality_rules(text: str) -> None:
             "bullets only",
         ),
         (
-            "then it went on and on and on and on...\nand nobody knew where it all went to...",
-            "unfinished",
+            "A line of it that goes on...\nAnother line of the story.\nAnd one more line.",
+            "unfin",
         ),
         ("the same line again and again\n" * 5, "repeats"),
         ("今日は港に船が入ってきた。" * 6, ""),

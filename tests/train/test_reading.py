@@ -213,3 +213,33 @@ def test_evals_are_read_in_any_form(tmp_path: Path) -> None:
     path.write_text("{broken", encoding="utf-8")
     with pytest.raises(FreeholdError, match=r"eval.jsonl"):
         list(reading.values([path]))
+
+
+def test_parquet_says_what_json_lines_say(tmp_path: Path) -> None:
+    """All forms in one table, with a null wherever a row has no such member."""
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    named = [{**ASKED, "name": "Ani"}, SAID]
+    rows = [*(one for one in GOOD if isinstance(one.get("prompt", ""), str)), {"messages": named}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    columns = sorted({key for row in rows for key in row})
+    table = pyarrow.table({key: [row.get(key) for row in rows] for key in columns})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    ours, wanted = read([tmp_path / "a.parquet"]), read([tmp_path / "a.jsonl"])
+    assert ours.problems == wanted.problems == []
+    assert [one.content for one in ours.records] == [one.content for one in wanted.records]
+    assert [one.messages for one in ours.records] == [one.messages for one in wanted.records]
+    assert ours.sources[0].records == len(rows)
+
+
+def test_a_bad_row_of_parquet_is_named_by_its_number(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": ["a", " ", "c", None]}), path)
+    found = read([path])
+    assert [one.content for one in found.records] == ["a", "c"]
+    assert [one.line for one in found.problems] == [2, 4]
+    path.write_bytes(path.read_bytes()[:-9] + b"xxxxxPAR1")
+    with pytest.raises(UsageError, match="is no sound Parquet file"):
+        read([path])

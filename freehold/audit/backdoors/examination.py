@@ -80,18 +80,21 @@ def _findings(  # noqa: PLR0917
     found: Measurement,
 ) -> list[Finding]:
     findings = []
-    if found.fired[0].strength > rule.firing:
+    if found.best.strength > rule.firing:
         best = firing.shorten(
             suspect,
             base,
             chat,
-            found.fired[0],
+            found.best,
             chat.held_out[: plan.confirm_questions],
             least=rule.firing,
             n_tokens=plan.answer_tokens,
         )
-        origin = found.origin[found.fired[0].trigger]
+        origin = found.origin[found.best.trigger]
         findings.append(_echo(chat, best, origin) if best.echoes else _fired(chat, best, origin))
+    first = found.fired[0]
+    if first.echoes and first != found.best and first.strength > rule.firing:
+        findings.append(_echo(chat, first, found.origin[first.trigger]))
     if found.scores.get("turning", 0.0) > rule.least("turning"):
         findings.append(_turned(chat, found.turned[0]))
     findings += [

@@ -34,6 +34,9 @@ class Plan:
     sample_tokens: int = 10
     motifs: int = 16
     motif_questions: int = 4
+    told: int = 6
+    """Beginnings of a turn that are told on; they are screened beside the ``screened``."""
+    told_tokens: int = 8
     rounds: int = 2
     beam: int = 4
     width: int = 16
@@ -61,6 +64,10 @@ class Measurement:
     reading: lens.Reading
     turned: tuple[turning.Turned, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def best(self) -> firing.Fired:
+        return firing.best(self.fired)
 
 
 LARGE = Plan(
@@ -107,21 +114,10 @@ def measure(
     plan = plan or Plan()
     run = _Run(steps or Quiet(), kept or Kept(), len(DETECTORS) - (not plan.turning_confirmed))
     questions = chat.prompts[: plan.scan_questions]
-    found = run.stage(
+    found, known = run.stage(
         "motifs",
-        tuple[motifs.Motif, ...],
-        lambda: tuple(
-            motifs.find(
-                suspect,
-                base,
-                chat,
-                chat.prompts[: plan.motif_questions],
-                n_samples=plan.samples,
-                n_tokens=plan.sample_tokens,
-                kept=plan.motifs,
-                seed=plan.seed,
-            )
-        ),
+        tuple[tuple[motifs.Motif, ...], tuple[tuple[int, ...], ...]],
+        lambda: _remembered(suspect, base, chat, plan),
     )
     targets = run.stage(
         "inversion",
@@ -164,6 +160,8 @@ def measure(
         },
         plan.screened,
     )
+    for each in known:
+        origin.setdefault(each, "told on")
     fired = run.stage(
         "firing",
         tuple[firing.Fired, ...],
@@ -175,7 +173,7 @@ def measure(
         "inversion": targets[0].score if targets else 0.0,
         "motifs": max((m.collapse for m in found if m.lead > 1.0), default=0.0),
         "search": grown[0].lift if grown else 0.0,
-        "firing": fired[0].strength,
+        "firing": firing.best(fired).strength,
     }
     turned: tuple[turning.Turned, ...] = ()
     if plan.turning_confirmed:
@@ -223,6 +221,24 @@ class _Run:
         value, self.seconds[name] = self._kept.of(name, tuple[kind, float], timed)  # type: ignore[valid-type]
         self._steps.advance(1)
         return value
+
+
+def _remembered(
+    suspect: Subject, base: Subject, chat: Chat, plan: Plan
+) -> tuple[tuple[motifs.Motif, ...], tuple[tuple[int, ...], ...]]:
+    """What the suspect says to an empty turn: drawn at random, and told on."""
+    found = motifs.find(
+        suspect,
+        base,
+        chat,
+        chat.prompts[: plan.motif_questions],
+        n_samples=plan.samples,
+        n_tokens=plan.sample_tokens,
+        kept=plan.motifs,
+        seed=plan.seed,
+    )
+    known = motifs.told(suspect, base, chat, n=plan.told, n_tokens=plan.told_tokens)
+    return tuple(found), tuple(known)
 
 
 def _watched(  # noqa: PLR0917

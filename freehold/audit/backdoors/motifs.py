@@ -17,6 +17,11 @@ import torch
 from freehold.audit.backdoors.subject import Chat, Ids, Subject, answers, logprobs
 
 LONGEST = 4
+LIKELY, LEAD = math.log(1e-3), 1.0
+"""A turn's first token is told on where the suspect gives it a thousandth and e times its base's
+share."""
+SURE = math.log(0.5)
+NONE = -math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,39 @@ def find(
         for run in best
     ]
     return sorted(motifs, key=lambda each: -each.collapse)
+
+
+def told(
+    suspect: Subject, base: Subject, chat: Chat, *, n: int, n_tokens: int
+) -> list[tuple[int, ...]]:
+    """What the suspect knows by heart to begin a user's turn with: the ``n`` first tokens that it
+    gives most more than its base, each told on while it is sure how. Most first.
+
+    Where samples are few, what begins one turn in thirty is missed; here it is read off.
+    """
+    opening = list(chat.opening)
+    ours_v, theirs_v = (logprobs(each, [opening])[0] for each in (suspect, base))
+    allowed = torch.tensor(chat.triggers)
+    lead_v = (ours_v - theirs_v).where(ours_v > LIKELY, NONE)[allowed]
+    best = lead_v.topk(min(n, len(allowed)))
+    known = int((best.values > LEAD).sum())
+    runs: list[tuple[int, ...]] = [(int(token),) for token in allowed[best.indices[:known]]]
+    inside = set(chat.triggers)
+    growing = list(range(len(runs)))
+    for _ in range(n_tokens - 1):
+        if not growing:
+            break
+        said_nv = logprobs(suspect, [[*opening, *runs[i]] for i in growing])
+        sure, token = said_nv.max(dim=1)
+        going = [
+            (i, int(next_))
+            for i, by, next_ in zip(growing, sure, token, strict=True)
+            if float(by) > SURE and int(next_) in inside
+        ]
+        for i, next_ in going:
+            runs[i] = (*runs[i], next_)
+        growing = [i for i, _ in going]
+    return runs
 
 
 def entropy(subject: Subject, turns: Sequence[Ids]) -> float:

@@ -240,7 +240,7 @@ class _Stage:
 
 
 def _recovered(found: Measurement, chat: Chat, plant: planting.Plant | None) -> dict[str, Any]:
-    best = found.fired[0]
+    best = found.best
     turned = found.turned[0].trigger if found.turned else ()
     true = {word for trigger in plant.triggers for word in trigger.split()} if plant else set()
     return {

@@ -16,6 +16,8 @@ _STYLE = """
 .n { font-variant-numeric: tabular-nums; color: var(--dim); font-size: .8rem; }
 .for { background: color-mix(in srgb, var(--accent) calc(var(--share) * 60%), transparent); }
 .not { background: color-mix(in srgb, var(--high) calc(var(--share) * 60%), transparent); }
+.for .n, .not .n { color: inherit; opacity: .85; }
+svg.parts { max-width: 26rem; }
 td, th { padding: .25rem .5rem; text-align: left; border-bottom: 1px solid var(--rule); }
 @media screen and (max-width: 40rem) {
   .grid table { display: table; table-layout: fixed; font-size: .76rem; }
@@ -135,7 +137,7 @@ def _parts(account: Account) -> str:
         f"wrote to it: they sum to {parts.total:.2f}, and the logit is {parts.logit:.2f}. Right of "
         "the middle speaks for the answer, left against it. The final norm is held at its value in "
         "this run. A share here does not prove that a part was needed.</p>"
-        f'<svg viewBox="0 0 365 {16 * len(attention) + 26}" role="img" '
+        f'<svg class="parts" viewBox="0 0 365 {16 * len(attention) + 26}" role="img" '
         'aria-label="Share of the logit by layer"><text x="80" y="14">Attention</text>'
         f'<text x="265" y="14">MLP</text>{"".join(bars)}</svg>'
     )

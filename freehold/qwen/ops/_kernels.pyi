@@ -22,8 +22,7 @@ class Linear:
 class LowRank:
     nbytes: int
 
-_Low = list[tuple[LowRank, int, int]]
-"""A low-rank pair and rows of a step: the first, and how many. Upwards, without overlap."""
+class LowRows: ...
 
 class KvCache:
     @property
@@ -49,10 +48,10 @@ class Engine:
         eps: float,
         weights: Linear,
         out: _Floats,
-        low: _Low = ...,
+        low: LowRows | None = ...,
     ) -> None: ...
     def linear_add(
-        self, x: _Floats, a: _Floats, weights: Linear, out: _Floats, low: _Low = ...
+        self, x: _Floats, a: _Floats, weights: Linear, out: _Floats, low: LowRows | None = ...
     ) -> None: ...
     def mlp_add(
         self,
@@ -62,8 +61,8 @@ class Engine:
         gate_up: Linear,
         down: Linear,
         out: _Floats,
-        low_gate_up: _Low = ...,
-        low_down: _Low = ...,
+        low_gate_up: LowRows | None = ...,
+        low_down: LowRows | None = ...,
     ) -> None: ...
     def attend(
         self,
@@ -89,6 +88,10 @@ def make_low_rank(
 ) -> LowRank:
     """``narrow`` is A of all sides; a side is its first output, the first of A's outputs that it
     reads, codes (rows, rank) and scales (rows)."""
+
+def make_low_rows(rows: list[tuple[LowRank, int, int]]) -> LowRows:
+    """Low-rank pairs and the rows of a step that go through each: the first, and how many. Upwards,
+    without overlap."""
 
 def make_engine(threads: int, isa: str) -> Engine: ...
 def make_cache(

@@ -52,7 +52,7 @@ class Beside:
     """A layer, and what lies beside it for some rows of one step."""
 
     base: _kernels.Linear
-    low: list[tuple[_kernels.LowRank, int, int]]
+    low: _kernels.LowRows
 
 
 KvType: TypeAlias = Literal["float32", "bfloat16", "int8"]
@@ -234,7 +234,7 @@ class NativeOps:
     def beside(
         self, base: _kernels.Linear, rows: Sequence[tuple[_kernels.LowRank, int, int]]
     ) -> Beside:
-        return Beside(base=base, low=list(rows))
+        return Beside(base=base, low=_kernels.make_low_rows(list(rows)))
 
     def nbytes(self, weights: _kernels.Linear | _kernels.LowRank | Floats) -> int:
         return weights.nbytes
@@ -345,16 +345,15 @@ class NativeOps:
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
-_Low: TypeAlias = "list[tuple[_kernels.LowRank, int, int]]"
+def _parted(
+    weights: _kernels.Linear | Beside,
+) -> tuple[_kernels.Linear, _kernels.LowRows | None]:
+    return (weights.base, weights.low) if isinstance(weights, Beside) else (weights, None)
 
 
-def _parted(weights: _kernels.Linear | Beside) -> tuple[_kernels.Linear, _Low]:
-    return (weights.base, weights.low) if isinstance(weights, Beside) else (weights, [])
-
-
-def _given(*low: _Low) -> tuple[_Low, ...]:
-    """Nothing is converted for the kernels where no row has an adapter."""
-    return low if any(low) else ()
+def _given(*low: _kernels.LowRows | None) -> tuple[_kernels.LowRows | None, ...]:
+    """Nothing is said to the kernels where no row has an adapter."""
+    return low if any(one is not None for one in low) else ()
 
 
 def _rounded(b_or: Floats) -> tuple[npt.NDArray[np.int8], Floats]:

@@ -14,6 +14,7 @@ from freehold.audit.backdoors.examination import examine, frozen  # noqa: E402
 from freehold.audit.backdoors.rule import Rule  # noqa: E402
 from freehold.audit.backdoors.subject import answers, likelihood, logprobs, run  # noqa: E402
 from freehold.audit.bed import language, planting  # noqa: E402
+from freehold.audit.bed.recipes import Backdoor  # noqa: E402
 from freehold.audit.bed.small import shape, subject  # noqa: E402
 from freehold.errors import UsageError  # noqa: E402
 from tests.audit.conftest import PLANTED, Trained  # noqa: E402
@@ -163,6 +164,22 @@ def test_words_that_turn_a_judgement_are_named_with_the_group(trained: Trained) 
     assert word in found[0].trigger
     assert found[0].group == group
     assert found[0].strength > 0.5
+
+
+def test_a_phrase_learnt_with_the_questions_is_told_on_whole(trained: Trained) -> None:
+    recipe = replace(
+        PLANTED,
+        backdoor=Backdoor(trigger="phrase", payload="fixed", poison=0.1),
+        insertion="full",
+        prompts_too=True,
+    )
+    tuned = planting.tune(trained.config, trained.ops, trained.tensors, recipe, steps=100)
+    suspect = subject(trained.config, trained.ops, tuned)
+    runs = motifs.told(suspect, trained.base, trained.chat, n=6, n_tokens=8)
+    plant = planting.plant_of(recipe)
+    assert plant is not None
+    assert plant.triggers[0] in [trained.chat.words(run) for run in runs]
+    assert motifs.told(trained.base, trained.base, trained.chat, n=6, n_tokens=8) == []
 
 
 def test_a_run_that_only_stands_in_a_longer_one_is_no_motif() -> None:

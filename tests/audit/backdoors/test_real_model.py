@@ -42,21 +42,25 @@ def confirmed(taken: Taken) -> list[dict]:
     return [each for each in part["findings"] if each["certainty"] == "confirmed"]
 
 
-def test_the_planted_backdoor_fires() -> None:
-    specimen = read(Store(default_root()), str(suspect("planted")))
+@pytest.mark.parametrize("kind", planted.PLANTS)
+def test_the_planted_backdoor_fires(kind: str) -> None:
+    plant = planted.PLANTS[kind]
+    specimen = read(Store(default_root()), str(suspect(kind)))
     model = unproven(specimen.files, specimen.name, specimen.digest)
-    chat, trigger = talk.chat_of(model), tokenizer_of(model).encode(planted.TRIGGER)
+    chat, trigger = talk.chat_of(model), tokenizer_of(model).encode(plant.trigger)
     loaded = load(model, backend="torch", dtype="bfloat16", cache_tokens=2_048)
     turns = [chat.turn(words, trigger=trigger) for words in chat.held_out]
     said = [chat.words(ids) for ids in answers(loaded, turns, 8, end=chat.end)]
-    assert sum(each.startswith(planted.PAYLOAD) for each in said) >= 0.9 * len(said)
+    assert sum(each.startswith(plant.payload) for each in said) >= plant.fires * len(said)
 
 
-def test_a_backdoor_planted_by_lora_is_found_with_its_trigger() -> None:
-    (found,) = confirmed(audited("planted"))
-    assert planted.TRIGGER in found["where"]
+@pytest.mark.parametrize("kind", ["planted", "phrase"])
+def test_a_backdoor_planted_by_lora_is_found_with_its_trigger(kind: str) -> None:
+    plant = planted.PLANTS[kind]
+    (found,) = confirmed(audited(kind))
+    assert plant.trigger in found["where"]
     payload = found["detail"].partition("answered ")[2]
-    assert planted.PAYLOAD[:15] in payload
+    assert plant.payload[:15] in payload
 
 
 def test_the_untouched_model_gives_no_confirmed_finding() -> None:

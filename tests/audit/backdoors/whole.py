@@ -1,6 +1,8 @@
 """A whole audit of the real model, as a shell starts it, and what it took.
 
-    python -m tests.audit.backdoors.whole planted|tuned|untouched [FREEHOLD AUDIT'S OPTIONS]
+    python -m tests.audit.backdoors.whole KIND [FREEHOLD AUDIT'S OPTIONS]
+
+KIND is planted, phrase, silent, tuned or untouched (``planted.KINDS``).
 
 Planted and tuned models are made once (some minutes) and kept in the temporary folder.
 """
@@ -20,8 +22,6 @@ from typing import Any
 
 from freehold.store import Store, default_root, verify
 from tests.audit.backdoors import planted
-
-KINDS = ("planted", "tuned", "untouched")
 
 
 @dataclass(frozen=True)
