@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from freehold.cli.hosting import Living
     from freehold.engine.child import Child
     from freehold.evals import Plan, Task
+    from freehold.evals.cells import Cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,11 @@ def gate(
         ),
     ] = None,
     suite: Annotated[
-        str | None, typer.Option(help="Tasks and suites of `freehold eval`, by commas.")
+        str | None,
+        typer.Option(
+            help="Tasks and suites of `freehold eval`, by commas. Where code must not be "
+            "forgotten, name humaneval: bits per byte do not tell whether programs run."
+        ),
     ] = None,
     lang: Annotated[str | None, typer.Option(help="Their languages, by commas.")] = None,
     data: Annotated[
@@ -148,13 +153,7 @@ def _asked(
         folder = (data or root() / "data").absolute()
         names = [part.strip() for part in suite.split(",") if part.strip()]
         languages = [part.strip() for part in (lang or "").split(",") if part.strip()]
-        for task in suite_of(names, languages=languages):
-            if task.kind == "code":
-                raise UsageError(
-                    f"{task.name} runs programs: measure it with `freehold eval --against`",
-                    param="suite",
-                )
-            tasks.append((task, folder))
+        tasks += ((task, folder) for task in suite_of(names, languages=languages))
     return _Asked(
         tasks=tuple(tasks),
         kinds=kinds,
@@ -174,20 +173,23 @@ def _run(
     asked: _Asked, settings: Settings, rival: Settings, outputs: Sequence[Path], *, signs: bool
 ) -> Report:
     """Start both models in one lock, ask them one after the other, and judge."""
+    from freehold.cli.evaluating import cells_for
     from freehold.store import Store
 
     folders = [_folder(Store(root()).manifest(settings.model).digest), *outputs]
+    cells = cells_for(task for task, _ in asked.tasks)
     passports = [root() / "passports"] if signs else []
     for folder in (*folders, *passports):
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         read = tuple(sorted({str(folder) for _, folder in asked.tasks}))
-        home = stack.enter_context(
-            at_home(settings, "front", read=read, write=tuple(map(str, (*folders, *passports))))
-        )
+        write = [*map(str, (*folders, *passports)), *([cells.folder] if cells else [])]
+        home = stack.enter_context(at_home(settings, "front", read=read, write=tuple(write)))
         home.shut_files()
+        if cells is not None:
+            stack.enter_context(cells)
         sides = [(one, stack.enter_context(starting(one, home))) for one in (rival, settings)]
-        report = asyncio.run(_both(asked, sides, home, settings))
+        report = asyncio.run(_both(asked, sides, home, settings, cells))
         return _kept(report, folders)
 
 
@@ -196,6 +198,7 @@ async def _both(
     sides: Sequence[tuple[Settings, Child]],
     home: Home,
     settings: Settings,
+    cells: Cells | None,
 ) -> Report:
     from freehold import __version__
     from freehold.adapt import gate as gates
@@ -207,7 +210,7 @@ async def _both(
             async with living(one, loading, child) as model:
                 if number == 0:
                     home.shut_calls()
-                found.append(await _measured(asked, model, bar))
+                found.append(await _measured(asked, model, bar, cells))
                 cards.append(model.engine.card)
     rows = gates.judge(found[0], found[1], settings.adapt)
     before, after = cards
@@ -225,14 +228,16 @@ async def _both(
     )
 
 
-async def _measured(asked: _Asked, model: Living, bar: Bar) -> list[Measure]:
+async def _measured(asked: _Asked, model: Living, bar: Bar, cells: Cells | None) -> list[Measure]:
     from freehold.adapt import measuring
     from freehold.evals import evaluate
 
     parts = (model.engine, model.codec)
     found: list[Measure] = []
     for task, folder in asked.tasks:
-        results = await evaluate(*parts, [task], data=folder, plan=asked.plan, progress=bar)
+        results = await evaluate(
+            *parts, [task], data=folder, plan=asked.plan, cells=cells, progress=bar
+        )
         found += measuring.of_results(results, asked.kinds)
     found += await measuring.manners(*parts, at_once=asked.plan.at_once)
     if asked.canaries:

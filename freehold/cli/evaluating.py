@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -200,7 +200,7 @@ def _run(work: _Work, settings: Settings, rival: Settings | None) -> list[Result
     """Start everything in its lock, and ask."""
     folders = [work.output] + ([_folder(rival.model, None)] if rival else [])
     with ExitStack() as stack:
-        cells = _cells(work)
+        cells = cells_for(work.tasks)
         write = [str(folder) for folder in folders] + ([cells.folder] if cells else [])
         if work.key is not None:
             passports = root() / "passports"
@@ -229,10 +229,10 @@ def _run(work: _Work, settings: Settings, rival: Settings | None) -> list[Result
         return asyncio.run(_all(work, home, engines, folders, cells))
 
 
-def _cells(work: _Work) -> Cells | None:
+def cells_for(tasks: Iterable[Task]) -> Cells | None:
     """Cells for programs, if any are to be run; started once files are shut (who is to be ended
     must be inside), and before calls are."""
-    if all(task.kind != "code" for task in work.tasks):
+    if all(task.kind != "code" for task in tasks):
         return None
     from freehold.cli.workload import usable_cores
     from freehold.evals.cells import Cells

@@ -140,3 +140,19 @@ def test_ctrl_c_keeps_what_was_answered(real_root: Path, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["tasks"][0]["metrics"][0]["n"] == 300
     assert len(answers.read_text().splitlines()) == 300
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not cell.works(), reason="this kernel shuts no cell")
+def test_the_gate_runs_programs_too(real_root: Path, folder: Path) -> None:
+    """A model against itself loses nothing, and what it writes was run on both sides."""
+    (folder / "held.txt").write_text("The harbour was quiet, and the boats lay still.")
+    name = "qwen2.5-coder-0.5b-instruct"
+    sides = ["--target", str(folder / "held.txt"), "--suite", str(folder / "code.toml")]
+    done = run(
+        real_root, folder, "adapt", "gate", name, "--against", name, *sides,
+        "--data", str(folder), "--json",
+    )  # fmt: skip
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+    assert (rows["small-code"]["before"], rows["small-code"]["after"]) == (0.5, 0.5)
+    assert rows["small-code"]["passed"] is True
