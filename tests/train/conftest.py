@@ -12,6 +12,9 @@ from freehold.train import run
 from freehold.train.data import build
 from freehold.train.data.declaration import Declaration, Origin, Steps
 from freehold.train.recipe import Recipe, Shape, Stage
+from tests.adapt.conftest import brought, home
+
+__all__ = ["brought", "home"]  # fixtures that both rooms use
 
 SHAPE = Shape(n_layers=2, width=32, mlp_width=64, n_heads=2, n_kv_heads=1, head_dim=16, context=64)
 RECIPE = Recipe(
