@@ -201,6 +201,7 @@ def test_public_sets_are_known_by_their_digest(shared_data: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_bbq_on_the_real_model_equals_transformers(real_gguf: Path, shared_data: Path) -> None:
     """Two stories, by the dequantised weights in float32 on both sides."""
     from freehold.audit.leanings.public import gather
