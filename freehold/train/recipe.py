@@ -201,15 +201,15 @@ def hearth() -> Recipe:
         batch=2048,
         micro_batch=2048,
         stages=(
-            Stage(name="pretraining", steps=350, sources=("stories",)),
-            Stage(name="midtraining", steps=50, rate=0.3),
-            Stage(name="chat", steps=150, kind="talks", sources=("talks",), rate=0.5),
+            Stage(name="pretraining", steps=1200, sources=("stories",)),
+            Stage(name="midtraining", steps=300, rate=0.5),
+            Stage(name="chat", steps=1200, kind="talks", sources=("talks",), rate=0.5),
         ),
-        learning_rate=round(published_rate(shape.values(0), 400 * 2048), 5),
+        learning_rate=round(published_rate(shape.values(0), 1500 * 2048), 5),
         warm_up=20,
         decay=0.3,
         dtype="bfloat16",
-        keep_every=50,
+        keep_every=100,
     )
 
 
