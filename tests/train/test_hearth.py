@@ -87,12 +87,13 @@ def test_its_corpus_is_had_by_its_declaration(name: str, tmp_path: Path) -> None
 def test_a_stretch_of_it_is_made_again(tmp_path: Path) -> None:
     own = declaration.load(Path(declaration.__file__).with_name("hearth.toml"))
     corpus = build.build(own, tmp_path / "corpus")
-    assert corpus == json.loads((HEARTH / "data" / build.MANIFEST).read_bytes())
-    found = reproduce(TRAINING, tmp_path / "corpus", first=352, last=354)
+    told = json.loads(json.dumps(corpus))
+    assert told == json.loads((HEARTH / "data" / build.MANIFEST).read_bytes())
+    found = reproduce(TRAINING, tmp_path / "corpus", first=1202, last=1204)
     if found.notes:
         pytest.skip(f"bits are those of another machine: {found.notes}")
     assert found.identical, found
-    assert found.begun == 350
+    assert found.begun == 1200
 
 
 def test_it_answers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
