@@ -10,21 +10,20 @@ same spans with two words changed for ones that no document has must not be.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import time
 from pathlib import Path
 
 from freehold.train import tracing
+from freehold.train.data import build
 
 WORDS = 9
 
 
 def documents(corpus: Path) -> list[tuple[str, str]]:
-    with (corpus / tracing.DOCUMENTS).open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    return [(str(row["id"]), tracing.words(row)) for row in rows]
+    rows = build.documents(corpus / build.DOCUMENTS)
+    return [(str(row["id"]), build.text_of(row)) for row in rows]
 
 
 def spans(texts: list[tuple[str, str]], count: int, draw: random.Random) -> list[tuple[str, str]]:
@@ -48,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     texts = documents(options.corpus)
     size = sum(len(text.encode()) for _, text in texts)
-    digest = json.loads((options.corpus / "manifest.json").read_text("utf-8"))["digest"]
+    digest = build.load(options.corpus)["digest"]
     begun = time.perf_counter()
     tracing.build(options.corpus, digest)
     made = time.perf_counter() - begun

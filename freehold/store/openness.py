@@ -1,10 +1,10 @@
 """How open a model is, computed from evidence: the class of the Model Openness Framework and an
 answer to the Open Source AI Definition, with what is missing for more.
 
-Seventeen components count. Evidence for one is what a publisher's list says (``published.json``,
-read by us), what a trusted key signed in the passport (``statements.Released``), or a release
-folder on disk, of which every file is hashed. What stands on a list is called listed and nothing
-more: nobody here has held it.
+Seventeen components count. Evidence for one is what a publisher is known to offer
+(``published.json``, from public descriptions), what a trusted key signed in the passport
+(``statements.Released``), or a release folder on disk, of which every file is hashed. What stands
+on a list is called listed and nothing more: nobody here has held it.
 
 A licence counts for code, data and weights, and must be open; of documents it is enough that they
 are public. The framework would take data sets under any licence; we do not.

@@ -31,8 +31,9 @@ from blake3 import blake3
 
 from freehold import strictjson
 from freehold.errors import IntegrityError, NotFoundError, StorageError, UsageError
+from freehold.train.data.build import DOCUMENTS, text_of
 
-DOCUMENTS, FOLDER, INDEX = "documents.jsonl", "trace", "index.json"
+FOLDER, INDEX = "trace", "index.json"
 SHARD = 256 << 20
 END = b"\xff"
 LEAST = 32
@@ -109,7 +110,7 @@ def _shards(source: Path) -> Iterator[tuple[bytes, list[tuple[int, int]], int]]:
     text, documents = bytearray(), list[tuple[int, int]]()
     with source.open("rb") as file:
         while line := file.readline():
-            told = words(json.loads(line)).encode() + END
+            told = text_of(json.loads(line)).encode() + END
             if documents and len(text) + len(told) > SHARD:
                 yield bytes(text), documents, file.tell()
                 text, documents = bytearray(), []
@@ -117,13 +118,6 @@ def _shards(source: Path) -> Iterator[tuple[bytes, list[tuple[int, int]], int]]:
             text += told
         if documents:
             yield bytes(text), documents, file.tell()
-
-
-def words(document: dict[str, Any]) -> str:
-    """All that a document of a corpus says."""
-    if "text" in document:
-        return str(document["text"])
-    return "\n".join(str(turn["content"]) for turn in document["messages"])
 
 
 class Index:
@@ -201,7 +195,7 @@ class Index:
         begin, line = (int(value) for value in shard.documents[number])
         self._corpus.seek(line)
         document = json.loads(self._corpus.readline())
-        said = words(document)
+        said = text_of(document)
         at = len(said.encode()[: position - begin].decode())
         end = at + len(shard.text[position : position + length].decode())
         return Place(

@@ -15,6 +15,7 @@ pytest.importorskip("pydivsufsort", reason="needs the extra lab")
 
 from freehold.errors import IntegrityError, NotFoundError, UsageError
 from freehold.train import tracing
+from freehold.train.data.build import DOCUMENTS
 from freehold.train.tracing import Index
 
 DIGEST = "sha256:" + "a" * 64
@@ -22,7 +23,7 @@ DIGEST = "sha256:" + "a" * 64
 
 def corpus(folder: Path, texts: Sequence[str]) -> Path:
     rows = [{"id": f"s/{i}", "source": "s", "text": text} for i, text in enumerate(texts)]
-    with (folder / tracing.DOCUMENTS).open("w", encoding="utf-8") as file:
+    with (folder / DOCUMENTS).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return folder
 
@@ -108,7 +109,7 @@ def test_a_quotation_is_told_with_its_document(tmp_path: Path) -> None:
 def test_turns_of_a_conversation_are_read(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Who came?"}, {"role": "assistant", "content": "Oma."}]
     row = {"id": "c/0", "source": "c", "messages": turns}
-    (tmp_path / tracing.DOCUMENTS).write_text(json.dumps(row) + "\n")
+    (tmp_path / DOCUMENTS).write_text(json.dumps(row) + "\n")
     tracing.build(tmp_path, DIGEST)
     with Index(tmp_path, DIGEST) as index:
         assert index.find("came?\nOma").count == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from freehold.audit.backdoors.rule import CONFIRMING
@@ -13,7 +13,8 @@ COMMAND = "freehold audit selftest --full"
 
 
 def document(table: Table) -> dict[str, Any]:
-    """``frozen.json`` as plain data."""
+    """``frozen.json`` as plain data. No threshold for turned judgements is shipped: a fine-tune of
+    a real model may turn a yes for many reasons, and that has not been tried."""
     assert table.bar is not None
     assert table.clean is not None
     rates = {
@@ -23,7 +24,7 @@ def document(table: Table) -> dict[str, Any]:
     for name, hit, false in table.alone:
         if name not in CONFIRMING:
             rates[f"backdoor.{name}"] = _entry(hit.hits, hit.n, false.hits, false.n)
-    return {"rule": asdict(table.rule), "rates": rates}
+    return {"rule": asdict(replace(table.rule, turning=None)), "rates": rates}
 
 
 def _rates(bar: Cell, clean: Cell, which: str) -> dict[str, Any]:
