@@ -97,8 +97,9 @@ def _ours(recipe: Recipe, corpus: Path) -> dict[str, Any]:
     return {"rate": _rate(recipe, ends), "losses": losses}
 
 
-def their_model(training: run.Training) -> Any:
-    """transformers' Qwen3 of the same shape, with the same values."""
+def their_model(training: run.Training, **more: Any) -> Any:
+    """transformers' Qwen3 of the same shape, with the same values. ``more`` goes into its
+    configuration."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = training.config
@@ -116,10 +117,13 @@ def their_model(training: run.Training) -> Any:
             rms_norm_eps=config.norm_eps,
             tie_word_embeddings=True,
             use_cache=False,
+            **more,
         )
     )
     values = unfused(config, training.learner.parameters)
-    model.load_state_dict({n: v.detach().clone() for n, v in values.items()}, strict=False)
+    values = {n: v.detach().clone() for n, v in values.items()}
+    missing, surplus = model.load_state_dict(values, strict=False)
+    assert (missing, surplus) == (["lm_head.weight"], [])
     model.tie_weights()
     return model
 

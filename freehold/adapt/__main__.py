@@ -1,36 +1,11 @@
-"""``python -m freehold.adapt FD [ORDER]``: started by ``freehold adapt``, with its end of the pair.
-
-It reads strangers' data and holds no key. The lock comes before everything that starts a thread,
-numpy and torch among it: hence the late imports.
-"""
+"""``python -m freehold.adapt FD [ORDER]``: started by ``freehold adapt``, with its end of the
+pair."""
 
 from __future__ import annotations
 
 import sys
 
-from freehold.errors import FreeholdError, ProcessError, UsageError
-
-
-def main(arguments: list[str]) -> int:
-    """Work on the socket whose descriptor is the first argument, locked as the second says."""
-    if len(arguments) not in (1, 2) or not arguments[0].isdecimal():
-        sys.stderr.write("freehold.adapt is started by freehold itself: run `freehold adapt`\n")
-        return UsageError.exit_code
-    fd = int(arguments[0])
-    if len(arguments) == 2:
-        from freehold.residency.lock import Order, close_strangers, lock
-
-        order = Order.loads(arguments[1])
-        close_strangers({fd, *order.descriptors})
-        try:
-            lock(order)
-        except (OSError, FreeholdError) as error:
-            sys.stderr.write(f"freehold: the workshop could not be locked: {error}\n")
-            return ProcessError.exit_code
-    from freehold.adapt.job import serve
-
-    return serve(fd)
-
+from freehold.train.entry import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], room="adapt", called="the workshop"))

@@ -6,16 +6,17 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
+from train import their_model
 
 from freehold.errors import UsageError
 from freehold.train import record, run
-from freehold.train.learner import Learner
+from freehold.train.data import build
 from freehold.train.recipe import Recipe
-from freehold.train.weights import unfused
 from tests.train.conftest import RECIPE
 
 
@@ -72,38 +73,16 @@ def test_it_learns(trained: Path) -> None:
     assert 0 < measured[0] < 8
 
 
-def oracle(recipe: Recipe, learner: Learner) -> torch.nn.Module:
-    """transformers' Qwen3 with the same values."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = learner.config
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=config.vocab,
-            hidden_size=config.width,
-            intermediate_size=config.mlp_width,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            num_key_value_heads=config.n_kv_heads,
-            head_dim=config.head_dim,
-            max_position_embeddings=config.context,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            rms_norm_eps=config.norm_eps,
-            tie_word_embeddings=True,
-            attn_implementation="eager",
-        )
-    )
-    values = {n: v.detach().clone() for n, v in unfused(config, learner.parameters).items()}
-    missing, surplus = model.load_state_dict(values, strict=False)
-    assert (missing, surplus) == (["lm_head.weight"], [])
-    return model
+def oracle(training: run.Training) -> Any:
+    """transformers' Qwen3 with the same values, every sum of its attention in plain sight."""
+    return their_model(training, attn_implementation="eager")
 
 
 def curves(recipe: Recipe, corpus: Path, steps: int) -> list[tuple[float, float]]:
     """The losses of the same steps here and by transformers with torch's own AdamW, both with the
     logits' penalty."""
     training = run.Training(recipe, corpus)
-    model = oracle(recipe, training.learner)
+    model = oracle(training)
     decaying = [p for p in model.parameters() if p.dim() > 1]
     steady = [p for p in model.parameters() if p.dim() == 1]
     optimiser = torch.optim.AdamW(
@@ -171,10 +150,8 @@ def test_bits_per_byte_are_those_of_the_model(trained: Path, corpus: Path) -> No
     """By transformers' logits, text by text."""
     training = run.Training(RECIPE, corpus)
     training.take_up(run.checkpoint(trained, 5))
-    model = oracle(RECIPE, training.learner)
+    model = oracle(training)
     nats, n_bytes = 0.0, 0
-    from freehold.train.data import build
-
     for one in build.documents(corpus / build.HELD_OUT):
         if "text" not in one:
             continue
