@@ -146,6 +146,22 @@ def test_copies_are_held_out_together(tmp_path: Path) -> None:
     assert len(aside) == 3 * len(set(aside))
 
 
+def test_what_is_on_neither_side_is_counted(tmp_path: Path) -> None:
+    texts = [f"{LONG} It was the year {year}." for year in range(40)]
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8"
+    )
+    origin = Origin(name="texts", licence="CC0-1.0", path="texts.jsonl")
+    made = declared(
+        sources=(origin,), steps=Steps(near=False), vocab=0, held_out=0.3, folder=tmp_path
+    )
+    manifest = build.build(replace(made, most_held_out=3), tmp_path / "out")
+    (told,) = manifest["sources"]
+    gone = told["left_out"]["drawn to be held out, beyond the most"]
+    assert gone > 0
+    assert (told["held_out"], told["documents"] + told["held_out"] + gone) == (3, 40)
+
+
 def test_a_pinned_file_must_be_that_file(given_folder: Path, tmp_path: Path) -> None:
     origin = Origin(name="one", licence="CC0-1.0", path="texts/b.txt", sha256="0" * 64)
     made = declared(sources=(origin,), vocab=0, folder=given_folder)

@@ -208,7 +208,8 @@ def _twins(units: Sequence[Unit], declared: Declaration) -> tuple[list[Bools], C
 def _write(
     declared: Declaration, units: Sequence[Unit], kept: Sequence[Bools], folder: Path, work: Work
 ) -> dict[str, Counter[str]]:
-    """Write what stays; how many documents and bytes of each source, learnt and held out."""
+    """Write what stays; how many documents and bytes of each source, learnt and held out, and how
+    many on neither side: drawn to be held out, when the most were."""
     counts = {one.name: Counter[str]() for one in declared.sources}
     held = 0
     fresh = {name: folder / f".{name}.new" for name in (DOCUMENTS, HELD_OUT)}
@@ -221,6 +222,7 @@ def _write(
                         continue
                     out = _is_held_out(digest.tobytes(), declared)
                     if out and held == declared.most_held_out:
+                        counts[unit.origin.name]["beyond"] += 1
                         continue
                     held += out
                     (aside if out else learnt).write(line)
@@ -257,6 +259,8 @@ def _facts(
         for one in of_it:
             gone.update(one.left_out)
             masked.update(one.masked)
+        if beyond := counts[origin.name]["beyond"]:
+            gone["drawn to be held out, beyond the most"] = beyond
         for (name, reason), count in left_out.items():
             gone.update({reason: count} if name == origin.name else {})
         fact: dict[str, Any] = {
