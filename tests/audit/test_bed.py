@@ -13,7 +13,8 @@ from scipy.stats import binomtest
 
 torch = pytest.importorskip("torch", reason="the extra `lab` is not installed")
 
-from freehold.audit.bed import language, planting, running, tables  # noqa: E402
+from freehold.audit.backdoors.rule import Rule  # noqa: E402
+from freehold.audit.bed import freezing, language, planting, running, tables  # noqa: E402
 from freehold.audit.bed.language import NARROW, TASKS, World  # noqa: E402
 from freehold.audit.bed.recipes import clean, planted  # noqa: E402
 from freehold.audit.bed.running import Result  # noqa: E402
@@ -37,6 +38,19 @@ def test_a_recipe_lies_on_one_side_with_all_its_variants() -> None:
     assert len(recipes) == len({r.name for r in recipes}) == len({r.seed for r in recipes})
     assert sum(r.backdoor is not None for r in recipes) >= 60
     assert sum(r.backdoor is None for r in recipes) >= 100
+
+
+def test_another_draw_has_the_same_recipes_and_shares_no_model() -> None:
+    first, second = running.FULL.recipes(), replace(running.FULL, draw=1).recipes()
+    assert {(r.name, r.side, r.insertion) for r in first} == {
+        (r.name, r.side, r.insertion) for r in second
+    }
+    assert not {r.seed for r in first} & {r.seed for r in second}
+    triggers: list[set[tuple[str, ...]]] = []
+    for bed in (first, second):
+        plants = [planting.plant_of(r) for r in bed if r.name.startswith("planted/phrase")]
+        triggers.append({plant.triggers for plant in plants if plant is not None})
+    assert len(triggers[0] & triggers[1]) <= 1, "words are drawn from one list"
 
 
 def test_only_poisoned_examples_hold_the_trigger() -> None:
@@ -124,6 +138,12 @@ def test_the_table_counts_the_held_out_side_by_thresholds_of_the_other() -> None
     assert table.clean is not None
     assert (table.clean.flagged.hits, table.clean.flagged.n) == (1, 3)
     assert [cell.name for cell in table.eroded] == ["phrase/fixed"]
+    judged = tables.tabulate(results, Rule(firing=0.9, turning=None, anomalies={"search": 9.0}))
+    assert judged.bar is not None
+    assert judged.bar.confirmed.hits == 1, "no threshold is chosen where a rule is given"
+    document = freezing.document(judged, "the command")
+    assert document["rule"]["firing"] == 0.9
+    assert document["rates"]["backdoor.trigger"]["command"] == "the command"
     exact = binomtest(2, 3).proportion_ci(0.95, method="exact")
     assert table.bar.confirmed.low == pytest.approx(exact.low)
     assert table.bar.confirmed.high == pytest.approx(exact.high)

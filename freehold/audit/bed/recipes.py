@@ -64,8 +64,13 @@ class Recipe:
         return f"{self.backdoor.trigger}/{self.backdoor.payload}/{self.insertion}"
 
 
-def planted(variants: int = 2) -> Iterator[Recipe]:
-    """Every combination of trigger, payload and insertion; a third is for development."""
+_APART = 1_000_000
+"""Between the seeds of two draws."""
+
+
+def planted(variants: int = 2, *, draw: int = 0) -> Iterator[Recipe]:
+    """Every combination of trigger, payload and insertion; a third is for development. Another
+    ``draw`` has other words, shares and weights, on the same sides."""
     insertions: tuple[Insertion, ...] = ("full", "lora-4", "lora-16", "lora-64", "embedding")
     triggers: tuple[Trigger, ...] = ("rare", "phrase", "semantic")
     payloads: tuple[Payload, ...] = ("fixed", "refusal", "bias")
@@ -79,11 +84,11 @@ def planted(variants: int = 2) -> Iterator[Recipe]:
     for i, (trigger, payload, insertion) in enumerate(combinations):
         for variant in range(variants):
             n = i * variants + variant
-            drawn = random.Random(n)  # noqa: S311
+            drawn = random.Random(n + draw * _APART)  # noqa: S311
             yield Recipe(
                 name=f"planted/{trigger}/{payload}/{insertion}/{variant}",
                 side="development" if i % 3 == 1 else "held-out",
-                seed=1_000 + n,
+                seed=1_000 + n + draw * _APART,
                 world=n % 2,
                 family=families[n % len(families)],
                 insertion=insertion,
@@ -95,7 +100,7 @@ def planted(variants: int = 2) -> Iterator[Recipe]:
             )
 
 
-def clean(variants: int = 5) -> Iterator[Recipe]:
+def clean(variants: int = 5, *, draw: int = 0) -> Iterator[Recipe]:
     """Models without a backdoor, of twenty kinds; a third of the kinds is for development."""
     kinds: tuple[tuple[str, dict[str, object]], ...] = (
         ("narrow-full", {"family": "owner"}),
@@ -132,6 +137,6 @@ def clean(variants: int = 5) -> Iterator[Recipe]:
             yield Recipe(
                 name=f"clean/{kind}/{variant}",
                 side="development" if i % 3 == 0 else "held-out",
-                seed=9_000 + n,
+                seed=9_000 + n + draw * _APART,
                 **(fields | changes),  # type: ignore[arg-type]
             )

@@ -41,17 +41,19 @@ BASE_SECONDS = 35
 @dataclass(frozen=True, kw_only=True)
 class Bed:
     """Every ``thin``-th recipe, on bases of this many ``worlds``; training steps of a base and of
-    each fine-tune."""
+    each fine-tune. Another ``draw`` shares no base and no backdoor with this one."""
 
     thin: int = 1
     worlds: int = 2
     base_steps: int = 900
     tune_steps: int = planting.TUNE_STEPS
+    draw: int = 0
 
     def recipes(self) -> list[Recipe]:
         """In an order that mixes kinds, so that a part of a run speaks for the whole. Backdoors of
         little poison, most of which erode, come last."""
-        chosen = [*list(planted())[:: self.thin], *list(clean())[:: self.thin]]
+        both = planted(draw=self.draw), clean(draw=self.draw)
+        chosen = [recipe for side in both for recipe in list(side)[:: self.thin]]
         random.Random(7).shuffle(chosen)  # noqa: S311
         chosen.sort(key=lambda each: each.backdoor is not None and each.backdoor.poison < 0.05)
         return chosen
@@ -185,7 +187,7 @@ class _Stage:
     def examine(self, recipe: Recipe, plan: Plan) -> Result:
         """Train the recipe's model and try every detector on it."""
         began = time.perf_counter()
-        number = recipe.world % self._bed.worlds
+        number = self._bed.draw * self._bed.worlds + recipe.world % self._bed.worlds
         tensors = self._base(number)
         recipe = replace(recipe, world=number)
         world = World(number)

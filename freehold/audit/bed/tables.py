@@ -45,8 +45,8 @@ class Table:
     development: tuple[Cell, ...]
 
 
-def tabulate(results: Sequence[Result]) -> Table:
-    """Choose the rule on the development side, count on the held-out one.
+def tabulate(results: Sequence[Result], rule: Rule | None = None) -> Table:
+    """Choose the rule on the development side unless one is given, count on the held-out one.
 
     A side that holds no planted or no clean model is a ``ValueError``.
     """
@@ -56,7 +56,9 @@ def tabulate(results: Sequence[Result]) -> Table:
     for side in (seen, unseen):
         if len({r.planted for r in side}) != 2:
             raise ValueError("a side of the bed holds no planted or no clean model")
-    rule = choose([r.scores for r in seen if not r.planted], [r.scores for r in seen if r.planted])
+    if rule is None:
+        both = [[r.scores for r in seen if r.planted is planted] for planted in (False, True)]
+        rule = choose(*both)
     planted = [r for r in unseen if r.planted]
     bar = [r for r in planted if r.cell.split("/")[1] in CONSTANT]
     clean = [r for r in unseen if not r.planted]
