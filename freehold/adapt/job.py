@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from freehold import pair
-from freehold.adapt import exercises, plan, wire
+from freehold.adapt import exercises, plan, splitting, wire
 from freehold.adapt.recipe import Recipe, canonical, from_plain
 from freehold.errors import ProcessError, UsageError
 from freehold.pair import Link, frame
@@ -88,17 +88,19 @@ class _Job:
 
         codec = codecs.load(model)
         end = codec.text_end
-        rules = cleaning.Rules(
-            language=self._job.language, mask=self._job.mask, avoid=self._avoided()
-        )
+        avoid = self._avoided()
+        rules = cleaning.Rules(language=self._job.language, mask=self._job.mask, avoid=avoid)
         cleaned = cleaning.clean(data.records, rules, self._work)
-        for line in cleaned.told:
+        # What is replayed is learnt as well, and may be any language's.
+        rules = cleaning.Rules(mask=self._job.mask, avoid=avoid)
+        again = cleaning.clean(replay.records, rules, self._work)
+        for line in (*cleaned.told, *(f"replay: {line}" for line in again.told)):
             self._note(line)
         kept, held_out = _split(cleaned.records, self._recipe)
         put = exercises.exercises(kept, self._recipe.exercises, self._job.language)
         lessons = Lessons(
             data=self._samples(put, codec, end, "Encoding"),
-            replay=self._samples(replay.records, codec, end, "Encoding the replay data"),
+            replay=self._samples(again.records, codec, end, "Encoding the replay data"),
             held_out=self._samples(held_out, codec, end, "Encoding what is held out"),
         )
         if not lessons.data:
@@ -107,7 +109,11 @@ class _Job:
             "data": [asdict(source) for source in data.sources],
             "replay": [asdict(source) for source in replay.sources],
             "left_out": {"damaged": len(data.problems), **cleaned.left_out},
-            "masked": cleaned.masked,
+            "left_out_of_replay": {"damaged": len(replay.problems), **again.left_out},
+            "masked": {
+                kind: cleaned.masked.get(kind, 0) + again.masked.get(kind, 0)
+                for kind in sorted({*cleaned.masked, *again.masked})
+            },
             "records": len(kept),
             "held_out": len(held_out),
         }
@@ -232,7 +238,6 @@ def _split(records: Sequence[Record], recipe: Recipe) -> tuple[list[Record], lis
     kept: list[Record] = []
     held: list[Record] = []
     for record in records:
-        drawn = hashlib.sha256(f"{recipe.seed}\n{record.content}".encode()).digest()
-        out = int.from_bytes(drawn[:8], "big") < recipe.held_out * 2**64
+        out = splitting.aside(record.content, recipe.held_out, recipe.seed)
         (held if out and len(held) < _MOST_HELD_OUT else kept).append(record)
     return kept, held

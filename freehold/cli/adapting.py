@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from freehold.cli import adaptgate, vocabularies, workshop
+from freehold.cli import adaptgate, preparing, vocabularies, workshop
 from freehold.cli.output import Bar, emit, say, size
 from freehold.cli.passphrases import PassphraseFd
 from freehold.cli.places import root
@@ -294,8 +294,8 @@ def _report(
     emit(facts, lines, as_json=json)
 
 
+app.command("split")(preparing.split)
+app.command("rehearse")(preparing.rehearse)
 app.command("gate")(adaptgate.gate)
-
-
 app.command("fertility")(vocabularies.fertility)
 app.command("extend")(vocabularies.extend)

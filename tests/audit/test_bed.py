@@ -18,7 +18,7 @@ from freehold.audit.bed import freezing, language, planting, running, tables  # 
 from freehold.audit.bed.language import NARROW, TASKS, World  # noqa: E402
 from freehold.audit.bed.recipes import clean, planted  # noqa: E402
 from freehold.audit.bed.running import Result  # noqa: E402
-from freehold.audit.bed.small import fresh, rounded, shape  # noqa: E402
+from freehold.audit.bed.small import fresh, operations, rounded, shape  # noqa: E402
 
 
 @given(st.integers(0, 1 << 16), st.sampled_from([*TASKS, *NARROW]))
@@ -151,6 +151,20 @@ def test_the_table_counts_the_held_out_side_by_thresholds_of_the_other() -> None
     assert "| rare/bias | 0/1 = 0.00" in printed
     with pytest.raises(ValueError, match="holds no planted"):
         tables.tabulate(results[:2])
+
+
+def test_training_that_runs_away_begins_again_more_slowly() -> None:
+    config = shape(width=32)
+    ops = operations(config, threads=1)
+    base = fresh(config, 0)
+    recipe = next(r for r in clean() if r.name == "clean/narrow-sgd/0")
+    runaway = replace(recipe, rate=1e12)
+    assert not all(
+        t.isfinite().all() for t in planting._tuned(config, ops, base, runaway, 8).values()
+    )
+    tuned = planting.tune(config, ops, base, runaway, steps=8)
+    assert all(t.isfinite().all() for t in tuned.values())
+    assert any(not torch.equal(tuned[name], base[name]) for name in base)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from freehold.errors import UsageError
 from freehold.qwen import forward as qwen
 from freehold.qwen.config import Config
 from freehold.qwen.ops import Ops, State, TapFn
@@ -205,6 +206,11 @@ def _told(  # noqa: PLR0917
             logits_nv = _append(subject, grown, states, tap).float()
         else:
             logits_nv = run(subject, grown, tap=tap)[:, 0].float()
+        if not bool(logits_nv.isfinite().all()):
+            raise UsageError(
+                "the model computes values that are no numbers, so that it answers nothing",
+                param="model",
+            )
         if sampler is None:
             chosen = logits_nv.argmax(dim=-1)
         else:

@@ -219,7 +219,16 @@ def tune(
     steps: int = TUNE_STEPS,
 ) -> Tensors:
     """The recipe's model, from the base of its world: rounds of ``steps`` until its backdoor is
-    learnt, or as many as it may have."""
+    learnt, or as many as it may have. Where training runs away to values that are no numbers, it
+    begins again at half the rate: nobody would ship such a model."""
+    while True:
+        tuned = _tuned(config, ops, base, recipe, steps)
+        if all(bool(values.isfinite().all()) for values in tuned.values()):
+            return tuned
+        recipe = replace(recipe, rate=recipe.rate / 2)
+
+
+def _tuned(config: Config, ops: TorchOps, base: Tensors, recipe: Recipe, steps: int) -> Tensors:
     world, plant = World(recipe.world), plant_of(recipe)
     tuning = _tuning(config, ops, base, recipe)
     for part in range(recipe.rounds):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the extra `lab` is not installed")
@@ -65,6 +66,19 @@ def test_every_detector_s_score_stands_beside_its_threshold(examined: Examinatio
     assert set(figures["scores"]) == tried() == set(figures["thresholds"])
     assert figures["arithmetic"] in ("float32", "bfloat16")
     assert examined.rates["backdoor.trigger"].planted > 0
+
+
+def test_a_model_that_computes_no_numbers_is_told_so(context: Context, tmp_path: Path) -> None:
+    """Its weights are finite: what they come to is not."""
+    base = bed.honest()
+    changed = dict(base.weights)
+    name = "model.layers.1.mlp.down_proj.weight"
+    changed[name] = np.sign(changed[name]).astype(changed[name].dtype) * 3e38
+    bed.lay(bed.folder(base.but(weights=changed)), tmp_path / "suspect")
+    broken = replace(context, specimen=read(context.store, str(tmp_path / "suspect")))
+    (finding,) = triage.run(broken).findings
+    assert finding.check == "backdoor.untried"
+    assert "no numbers" in finding.detail
 
 
 def test_the_page_shows_detectors_and_candidates(context: Context, examined: Examination) -> None:

@@ -1,0 +1,140 @@
+"""What a model says of itself, written down to be learnt beside new data: it rehearses, and forgets
+less of what it can do.
+
+Nobody has the data that an open-weight model was tuned on. But begun at a user's empty turn, such a
+model writes questions like those it was taught with; its own likeliest answers to them are the
+replay data that comes nearest. The questions are found as in Magpie (arXiv 2406.08464), and that
+self-made answers keep abilities is after SDFT (arXiv 2402.13669).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from freehold.errors import UsageError
+from freehold.types import Codec, Done, Engine, Ids, Sampling, Token
+
+AHEAD = 4
+"""Conversations that wait for each one that runs, so that a long one keeps no other back."""
+MOST_TRIES = 6
+"""Conversations that may be begun for each that is wanted: some never end, or say nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """``count`` conversations, the questions drawn with ``seed``; ``question`` and ``answer`` are
+    the most tokens that each may take. One that does not end by then is left out."""
+
+    count: int
+    seed: int = 0
+    question: int = 256
+    answer: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Talk:
+    """One question and its answer. ``number`` (from 0) is the try it came of: the same model, seed
+    and number give the same words."""
+
+    number: int
+    question: str
+    answer: str
+
+
+async def rehearse(
+    engine: Engine,
+    codec: Codec,
+    plan: Plan,
+    *,
+    at_once: int,
+    first: int = 0,
+    known: frozenset[str] = frozenset(),
+) -> AsyncGenerator[Talk | None]:
+    """What came of try ``first`` and of each one after it, in order: a conversation, or ``None``
+    where none did; until there are ``plan.count`` with those already ``known`` (by their questions,
+    none of which comes again). ``at_once`` run together.
+
+    Raises ``UsageError`` where the model has no chat template, or too few of its conversations
+    end; and what the engine raises.
+    """
+    talker = _Talker(engine, codec, plan, at_once)
+    asked = set(known)
+    running: deque[asyncio.Task[Talk | None]] = deque()
+    number, last = first, MOST_TRIES * plan.count
+    try:
+        while len(asked) < plan.count:
+            while len(running) < AHEAD * at_once and number < last:
+                running.append(asyncio.create_task(talker.talk(number)))
+                number += 1
+            if not running:
+                raise UsageError(
+                    f"{engine.card.name} brought {len(asked)} conversations to an end in {last} "
+                    f"tries, where {plan.count} are wanted: take a smaller --count",
+                    param="count",
+                )
+            found = await running[0]
+            running.popleft()
+            if found is not None and found.question in asked:
+                found = None
+            if found is not None:
+                asked.add(found.question)
+            yield found
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def opening(codec: Codec) -> Ids:
+    """A prompt up to where the first user begins to speak. Raises ``UsageError``."""
+    ids = codec.chat([{"role": "user", "content": "x"}])
+    users = [turn for turn in codec.turns(ids) if turn.role == "user"]
+    if not users or not users[0].start:
+        raise UsageError("the model's chat template marks no user's turn", param="model")
+    return ids[: users[0].start]
+
+
+class _Talker:
+    """Begins conversations, ``at_once`` of them together."""
+
+    def __init__(self, engine: Engine, codec: Codec, plan: Plan, at_once: int) -> None:
+        self._engine, self._codec, self._plan = engine, codec, plan
+        self._begun = opening(codec)
+        self._room = asyncio.Semaphore(at_once)
+
+    async def talk(self, number: int) -> Talk | None:
+        plan, codec = self._plan, self._codec
+        drawn = Sampling(
+            temperature=1.0,
+            top_p=0.95,
+            seed=plan.seed,
+            choice=number,
+            max_tokens=plan.question,
+            stop_ids=codec.stop_ids,
+        )
+        likeliest = Sampling(temperature=0, max_tokens=plan.answer, stop_ids=codec.stop_ids)
+        async with self._room:
+            question = await _said(self._engine, codec, self._begun, drawn)
+            if not question:
+                return None
+            prompt = codec.chat([{"role": "user", "content": question}])
+            answer = await _said(self._engine, codec, prompt, likeliest)
+        return Talk(number=number, question=question, answer=answer) if answer else None
+
+
+async def _said(engine: Engine, codec: Codec, ids: Ids, sampling: Sampling) -> str:
+    """What came, without what a model that reasons thinks; nothing where it did not end."""
+    decoder, listener = codec.decoder(), codec.listener(ids)
+    text = ""
+    async with aclosing(engine.generate(ids, sampling)) as events:
+        async for event in events:
+            if isinstance(event, Token):
+                text += decoder.push(event.id).text
+            elif isinstance(event, Done) and event.reason != "stop":
+                return ""
+    text += decoder.finish().text
+    return (listener.feed(text).words + listener.finish().words).strip()
