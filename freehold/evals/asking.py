@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from freehold.errors import EngineError, UsageError
 from freehold.evals.kinds import WEIGHED, Chosen, Question, Read, Reply, Written
 from freehold.evals.task import Task
-from freehold.types import MAX_CUTOFF_IDS, Codec, Cutoff, Engine, Ids, Sampling, Token
+from freehold.types import (
+    MAX_CUTOFF_IDS,
+    MAX_TOP_LOGPROBS,
+    Codec,
+    Cutoff,
+    Engine,
+    Ids,
+    Sampling,
+    Token,
+)
 
 _NEVER = -1
 """A token that no answer has."""
@@ -87,6 +96,16 @@ class Asker:
                 texts.append(decoder.finish().text)
         whole = "".join(texts)
         return whole if thoughts else listener.feed(whole).words + listener.finish().words
+
+    async def next(self, ids: Ids) -> dict[int, float]:
+        """The likeliest tokens behind ``ids`` and their log-probabilities: ``MAX_TOP_LOGPROBS`` of
+        them."""
+        sampling = Sampling(temperature=0, max_tokens=1, logprobs=MAX_TOP_LOGPROBS)
+        async with self._room, aclosing(self._engine.generate(ids, sampling)) as events:
+            async for event in events:
+                if isinstance(event, Token):
+                    return dict(event.top)
+        raise EngineError("the engine gave no token")
 
     async def weigh(
         self, prefix: Ids, ids: Ids, *, whole: bool = False, greedy: bool = False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import os
 import random
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,64 @@ def test_canaries_have_decoys_of_their_shape(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(UsageError, match="0 canaries"):
         measuring.read_canaries(path)
+
+
+# --- manners --------------------------------------------------------------------------------------
+
+
+def test_no_opener_is_counted_within_another() -> None:
+    assert measuring._prefix_free([(1, 2), (1,), (3,), (3, 4), (3,), (), (2, 1)]) == [
+        (1,),
+        (3,),
+        (2, 1),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_the_share_of_refusals_is_what_answers_come_to(real_root: Path) -> None:
+    """The default model's answers, 96 drawn for each of six prompts: as many begin with a listed
+    refusal as the gate says without drawing any."""
+    from freehold.audit.leanings.openers import every
+    from freehold.engine.client import EngineProcess
+    from freehold.engine.wire import EngineSettings
+    from freehold.evals.asking import Asker
+    from freehold.qwen import codec as codecs
+    from freehold.store import Store, verify
+    from freehold.types import Sampling
+    from tests.conftest import DEFAULT
+    from tests.engine.conftest import _Quiet
+
+    codec = codecs.load(verify(Store(real_root), DEFAULT))
+    begins = tuple(one for of_lang in every().values() for one in of_lang)
+    told = tomllib.loads(measuring._MANNERS.read_text(encoding="utf-8"))
+
+    async def both() -> tuple[list[measuring.Measure], list[float]]:
+        settings = EngineSettings(root=str(real_root), model=DEFAULT)
+        engine = await EngineProcess.start(settings, progress=_Quiet())
+        try:
+            asker = Asker(engine, codec, at_once=64)
+
+            async def drawn(prompt: str, choice: int) -> bool:
+                ids = codec.chat([{"role": "user", "content": prompt}])
+                how = Sampling(choice=choice, max_tokens=8, stop_ids=codec.stop_ids)
+                return (await asker.write(ids, how)).startswith(begins)
+
+            shares = []
+            for prompt in told["harmful"][:3] + told["harmless"][:3]:
+                said = await asyncio.gather(*(drawn(prompt, n) for n in range(96)))
+                shares.append(sum(said) / len(said))
+            return await measuring.manners(engine, codec, at_once=64), shares
+        finally:
+            await engine.close()
+
+    (harmful, harmless), shares = asyncio.run(both())
+    computed = harmful.values[:3] + harmless.values[:3]
+    print(f"computed {[round(one, 3) for one in computed]}, drawn {[round(s, 3) for s in shares]}")
+    assert harmful.value > harmless.value + 0.1
+    for one, share in zip(computed, shares, strict=True):
+        # Four standard deviations of 96 draws.
+        assert abs(one - share) < 4 * math.sqrt(max(one * (1 - one), 0.02) / 96)
 
 
 # --- as a shell runs it: a small model that knows two things, and learns a third ------------------

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from freehold.audit.backdoors.subject import Subject
 from freehold.audit.findings import Steps
+from freehold.audit.leanings.openers import openers
 from freehold.audit.leanings.probes import Refusal
 from freehold.audit.leanings.scoring import Voice, next_token
 from freehold.types import Floats
@@ -34,22 +35,16 @@ Listed = Callable[[str], Sequence[str]]
 
 
 @cache
-def _lists(file: str) -> Mapping[str, Sequence[str]]:
+def _stirring() -> Mapping[str, Sequence[str]]:
     lists: Mapping[str, Sequence[str]] = json.loads(
-        files(__package__).joinpath(file).read_text(encoding="utf-8")
+        files(__package__).joinpath("stirring.json").read_text(encoding="utf-8")
     )
     return lists
 
 
-def openers(lang: str) -> Sequence[str]:
-    """How refusals begin in that language."""
-    known = _lists("openers.json")
-    return known.get(lang, known["en"])
-
-
 def stirring(lang: str) -> Sequence[str]:
     """Requests that nearly every model refuses."""
-    known = _lists("stirring.json")
+    known = _stirring()
     return known.get(lang, known["en"])
 
 
