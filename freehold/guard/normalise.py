@@ -11,6 +11,9 @@ import re
 import unicodedata
 from functools import cache
 
+import numpy as np
+import numpy.typing as npt
+
 from freehold.guard.decoding import decoded, hidden, unseen
 from freehold.guard.lookalikes import foreign, ornamented
 
@@ -120,20 +123,25 @@ def thinned(text: str) -> str:
     """``text`` with at most 30 marks on any one letter, as in Unicode's stream-safe text format
     (UAX #15): normal forms sort a letter's marks, in time that grows with the square of their
     number. No language writes so many."""
-    return text if text.isascii() else _thick().sub(r"\1", text)
+    if text.isascii():
+        return text
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    marks = _marks()[codes]
+    places = np.arange(len(codes))
+    run = places - np.maximum.accumulate(np.where(marks, -1, places))
+    kept = run <= _MOST_MARKS
+    return text if kept.all() else codes[kept].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 @cache
-def _thick() -> re.Pattern[str]:
-    """Runs of more marks than that. A mark is what some normal form does not begin anew with."""
-    planes = (*range(0x300, 0x20000), *range(0xE0000, 0xE0200))
-    marks = "".join(
-        chr(code)
-        for code in planes
-        if not 0xAC00 <= code < 0xE000
-        and unicodedata.combining(unicodedata.normalize("NFKD", chr(code))[0])
-    )
-    return re.compile(f"([{marks}]{{{_MOST_MARKS}}})[{marks}]+")
+def _marks() -> npt.NDArray[np.bool_]:
+    """Of every code point, whether it is a mark: what some normal form does not begin anew with."""
+    found = np.zeros(0x110000, np.bool_)
+    for code in (*range(0x300, 0x20000), *range(0xE0000, 0xE0200)):
+        if not 0xAC00 <= code < 0xE000:
+            first = unicodedata.normalize("NFKD", chr(code))[0]
+            found[code] = unicodedata.combining(first) != 0
+    return found
 
 
 def _finish(text: str) -> str:

@@ -59,10 +59,14 @@ def _shapes(kinds: Iterable[Kind]) -> dict[tuple[int, ...], list[Kind]]:
 _SHAPES = _shapes(KINDS)
 _BEGINNINGS = frozenset(shape[:n] for shape in _SHAPES for n in range(1, len(shape) + 1))
 _MOST_DIGITS = max(map(sum, _SHAPES))
+_PHONE_DIGITS = range(7, 16)
+_FEWEST_DIGITS = min(_PHONE_DIGITS[0], *map(sum, _SHAPES))
 
 
 def _numbers(text: str, beside: Beside) -> Iterator[Span]:
     for match in _RUN.finditer(text):
+        if match.end() - match.start() < _FEWEST_DIGITS:
+            continue
         run = _Run(text, match, beside)
         for first in range(len(run.groups)):
             yield from run.numbers(first)
@@ -92,7 +96,7 @@ class _Run:
                 return
             if _free_after(text, end):
                 yield from self._as_kinds(first, last, shape)
-                if leads and 7 <= sum(shape) <= 15:
+                if leads and sum(shape) in _PHONE_DIGITS:
                     yield from self._as_phone(first, last, shape)
 
     def _as_kinds(self, first: int, last: int, shape: tuple[int, ...]) -> Iterator[Span]:
