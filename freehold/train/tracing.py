@@ -50,11 +50,12 @@ Work = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """One occurrence: the document's ``id`` and ``source``, the character at which the span begins
-    in its text, and some of what stands around it."""
+    """One occurrence: the document's ``id``, ``source`` and ``address`` (of a web page), the
+    character at which the span begins in its text, and some of what stands around it."""
 
     id: str
     source: str
+    address: str
     at: int
     before: str
     after: str
@@ -201,6 +202,7 @@ class Index:
         return Place(
             id=str(document["id"]),
             source=str(document["source"]),
+            address=str(document.get("address", "")),
             at=at,
             before=said[max(0, at - _AROUND) : at],
             after=said[end : end + _AROUND],
@@ -280,4 +282,5 @@ def told(found: Sequence[Found], text: str) -> Iterator[str]:
         times = "once" if one.count == 1 else f"{one.count:,} times"
         yield f"characters {one.start} to {one.end}, {times}: {text[one.start : one.end]!r}"
         for place in one.places:
-            yield f"  {place.source}  {place.id}, at {place.at}"
+            page = f"  {place.address}" if place.address else ""
+            yield f"  {place.source}  {place.id}, at {place.at}{page}"

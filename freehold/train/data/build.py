@@ -1,6 +1,7 @@
 """A corpus, built: every file sifted, twins left out, and a manifest of what it is made of.
 
-    documents.jsonl   what may be learnt: {"id", "source", "text" or "messages"} on each line
+    documents.jsonl   what may be learnt: {"id", "source", "text" or "messages"} on each line; of a
+                      page out of an archive also its "address"
     held-out.jsonl    what is only measured
     tokenizer.json    where the declaration asks for one
     manifest.json     sources, licences, digests, counts, steps: and this corpus's own digest
@@ -13,12 +14,11 @@ equal ones are looked for. A build that was stopped goes on where it was.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ CROISSANT, TOKENIZER = "croissant.json", "tokenizer.json"
 FORMAT = 1
 _STRETCH = 5000
 """Documents that a program writes at once."""
-_AT_ONCE = 1000
+_AT_ONCE, _CHARS_AT_ONCE = 1000, 1_000_000
+"""What is encoded at once: a token takes some hundred bytes until its id is out."""
 
 Work = Callable[[str, int, int], None]
 Bools = npt.NDArray[np.bool_]
@@ -117,6 +118,20 @@ def text_of(document: dict[str, Any]) -> str:
     if "text" in document:
         return str(document["text"])
     return "\n".join(str(said.get("content") or "") for said in document["messages"])
+
+
+def chunks(every: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Documents in lists that are encoded at once."""
+    held: list[dict[str, Any]] = []
+    size = 0
+    for one in every:
+        held.append(one)
+        size += len(text_of(one))
+        if len(held) == _AT_ONCE or size >= _CHARS_AT_ONCE:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def _units(declared: Declaration, scratch: Path) -> list[Unit]:
@@ -283,6 +298,8 @@ def _facts(
             }
         else:
             fact["files"] = [{"file": o.file, "sha256": o.sha256, "size": o.size} for o in of_it]
+            if extractors := sorted({one.extractor for one in of_it if one.extractor}):
+                (fact["extractor"],) = extractors
         found.append(fact)
     return found
 
@@ -291,8 +308,7 @@ def _count_tokens(facts: list[dict[str, Any]], folder: Path, work: Work) -> None
     tokenizer = vocabulary.load((folder / TOKENIZER).read_bytes())
     tokens: Counter[str] = Counter()
     total, done = sum(fact["documents"] for fact in facts), 0
-    every = documents(folder / DOCUMENTS)
-    while held := list(itertools.islice(every, _AT_ONCE)):
+    for held in chunks(documents(folder / DOCUMENTS)):
         for document, ids in zip(
             held, tokenizer.encode_texts([text_of(one) for one in held]), strict=True
         ):
