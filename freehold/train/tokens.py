@@ -29,7 +29,7 @@ from freehold.train.encoding import Sample
 
 FORMAT = 1
 _KINDS = {"ids": "<i4", "taught": "?", "bounds": "<i8"}
-_STRETCH = 1 << 20
+_STRETCH = 1 << 16
 """Numbers that are computed at once, in memory."""
 Ints = npt.NDArray[np.int64]
 

@@ -20,6 +20,7 @@ import json
 import mmap
 import os
 import shutil
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +88,12 @@ def build(corpus: Path, digest: str, *, work: Work = lambda *_: None) -> dict[st
         size, files = source.stat().st_size, {}
         for number, (text, documents, done) in enumerate(_shards(source)):
             work("Sorting suffixes", done, size)
-            for suffix, data in (
+            for suffix, made in (
                 ("text", text),
-                ("documents", np.array(documents, dtype="<i8").tobytes()),
-                ("suffixes", divsufsort(text).astype("<i4").tobytes()),
+                ("documents", np.array(documents, dtype="<i8")),
+                ("suffixes", divsufsort(text).astype("<i4", copy=False)),
             ):
-                name = f"{number:05}.{suffix}"
+                data, name = memoryview(made).cast("B"), f"{number:05}.{suffix}"
                 (scratch / name).write_bytes(data)
                 files[name] = blake3(data).hexdigest()
         facts = {"format": 1, "corpus": digest, "files": files}
@@ -106,19 +107,21 @@ def build(corpus: Path, digest: str, *, work: Work = lambda *_: None) -> dict[st
     return facts
 
 
-def _shards(source: Path) -> Iterator[tuple[bytes, list[tuple[int, int]], int]]:
-    """Text, documents and how much of the file has been read, shard by shard."""
-    text, documents = bytearray(), list[tuple[int, int]]()
+def _shards(source: Path) -> Iterator[tuple[bytes, array[int], int]]:
+    """Text, documents (two numbers each) and how much of the file has been read, shard by shard."""
+    text, documents = bytearray(), array("q")
     with source.open("rb") as file:
         while line := file.readline():
             told = text_of(json.loads(line)).encode() + END
             if documents and len(text) + len(told) > SHARD:
-                yield bytes(text), documents, file.tell()
-                text, documents = bytearray(), []
-            documents.append((len(text), file.tell() - len(line)))
+                whole, text = bytes(text), bytearray()
+                yield whole, documents, file.tell()
+                documents = array("q")
+            documents.extend((len(text), file.tell() - len(line)))
             text += told
         if documents:
-            yield bytes(text), documents, file.tell()
+            whole, text = bytes(text), bytearray()
+            yield whole, documents, file.tell()
 
 
 class Index:
