@@ -88,12 +88,13 @@ def build(corpus: Path, digest: str, *, work: Work = lambda *_: None) -> dict[st
         size, files = source.stat().st_size, {}
         for number, (text, documents, done) in enumerate(_shards(source)):
             work("Sorting suffixes", done, size)
-            for suffix, made in (
-                ("text", text),
-                ("documents", np.array(documents, dtype="<i8")),
-                ("suffixes", divsufsort(text).astype("<i4", copy=False)),
-            ):
-                data, name = memoryview(made).cast("B"), f"{number:05}.{suffix}"
+            made: dict[str, Any] = {
+                "text": text,
+                "documents": np.array(documents, dtype="<i8"),
+                "suffixes": divsufsort(text).astype("<i4", copy=False),
+            }
+            for suffix, values in made.items():
+                data, name = memoryview(values).cast("B"), f"{number:05}.{suffix}"
                 (scratch / name).write_bytes(data)
                 files[name] = blake3(data).hexdigest()
         facts = {"format": 1, "corpus": digest, "files": files}
