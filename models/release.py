@@ -80,7 +80,9 @@ def components(folder: Path) -> dict[str, ReleasePart]:
         "model-card": here("README.md"),
         "data-card": here("DATA.md", "data/manifest.json", "data/croissant.json"),
         "sample-outputs": here("samples.json"),
-        "training-code": package("train/run.py", "train/learner.py", "train/batches.py"),
+        "training-code": package(
+            "train/run.py", "train/learner.py", "train/batches.py", "train/tokens.py"
+        ),
         "inference-code": package("qwen/forward.py"),
         "evaluation-code": here("evaluate.py"),
         "evaluation-data": package(*DATA),

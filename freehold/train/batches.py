@@ -6,23 +6,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from freehold import __version__, strictjson
 from freehold.errors import UsageError
 from freehold.qwen.codec import MARKS, QwenCodec
 from freehold.qwen.controls import Controls
 from freehold.qwen.template import ChatTemplate
 from freehold.qwen.tokenizer import Tokenizer
-from freehold.train import encoding
+from freehold.train import encoding, tokens
 from freehold.train.data import build
 from freehold.train.encoding import Sample
-from freehold.train.filling import filled
 from freehold.train.recipe import Recipe, Stage
 from freehold.train.records import record_of
+from freehold.train.tokens import Ints, Tokens
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -30,8 +32,6 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """How models of this foundry are spoken to: the turns of ChatML, and nothing else."""
-_AT_ONCE = 1000
-Ints = npt.NDArray[np.int64]
 Micro = list[Sample]
 
 
@@ -55,24 +55,46 @@ def codec_of(tokenizer: Tokenizer) -> QwenCodec:
 
 
 class Batches:
-    """The steps of a recipe over the corpus in ``folder``. Raises ``UsageError`` where a stage has
-    nothing to learn."""
+    """The steps of a recipe over the corpus in ``folder``, as tokens in ``scratch`` (see
+    ``tokens.keep``). Raises ``UsageError`` where a stage has nothing to learn, ``StorageError``."""
 
-    def __init__(self, folder: Path, recipe: Recipe, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, folder: Path, recipe: Recipe, tokenizer: Tokenizer, *, scratch: Path | None = None
+    ) -> None:
         self._recipe = recipe
         self._stages: list[_Rows | _Talks] = []
-        self._known: dict[tuple[str, tuple[str, ...]], _Rows | _Talks] = {}
+        known: dict[str, _Rows | _Talks] = {}
+        corpus = build.load(folder, check=False)["digest"]
         for stage in recipe.stages:
-            key = (stage.kind, stage.sources)
-            if key not in self._known:
+            key = _key(corpus, stage, recipe)
+            if key not in known:
                 made = _Rows if stage.kind == "rows" else _Talks
-                self._known[key] = made(folder, stage, recipe, tokenizer)
-            self._stages.append(self._known[key])
+                samples = made.samples(folder, stage, recipe, tokenizer)
+                all_taught = stage.kind == "rows"
+                held = tokens.keep(scratch, key, samples, all_taught=all_taught)
+                if not len(held):
+                    what = "texts" if stage.kind == "rows" else "conversations"
+                    raise UsageError(
+                        f"stage {stage.name}: the corpus has no {what} of "
+                        f"{', '.join(stage.sources) or 'any source'}",
+                        param="recipe",
+                    )
+                known[key] = made(held, recipe, scratch)
+            self._stages.append(known[key])
+        if scratch is not None:
+            tokens.forget(scratch, but=known)
 
     def step(self, step: int) -> list[Micro]:
         """The micro-batches of step ``step`` (from 0) of the run."""
         number, at = self._recipe.stage_of(step)
         return self._stages[number].step(number, at)
+
+
+def _key(corpus: str, stage: Stage, recipe: Recipe) -> str:
+    """A digest of all that decides a stage's tokens; the tokenizer is part of the corpus."""
+    cut = recipe.shape.context if stage.kind == "talks" else 0
+    parts = [tokens.FORMAT, __version__, corpus, stage.kind, list(stage.sources), cut]
+    return hashlib.sha256(strictjson.canonical(parts)).hexdigest()
 
 
 def digest(micros: Sequence[Micro]) -> str:
@@ -86,28 +108,36 @@ def digest(micros: Sequence[Micro]) -> str:
     return whole.hexdigest()
 
 
-def _order(seed: int, stage: int, epoch: int, n: int) -> Ints:
-    return np.random.Generator(np.random.PCG64([seed, stage, epoch])).permutation(n)
+class _Stage:
+    """Tokens in an order of their own each epoch. Where that lies is ``scratch``."""
 
-
-class _Rows:
-    """Texts, each with its end behind it, run together in an order of their own each epoch, and
-    cut into rows of one length; a row's last token is the next one's first."""
-
-    def __init__(self, folder: Path, stage: Stage, recipe: Recipe, tokenizer: Tokenizer) -> None:
-        self._recipe = recipe
-        end = codec_of(tokenizer).text_end
-        pieces: list[npt.NDArray[np.int32]] = []
-        for texts in _chunks(folder, stage):
-            pieces += [np.array([*ids, end], np.int32) for ids in tokenizer.encode_texts(texts)]
-        if not pieces:
-            raise UsageError(
-                f"stage {stage.name}: the corpus has no texts of {', '.join(stage.sources)}",
-                param="recipe",
-            )
-        self._ids = np.concatenate(pieces)
-        self._ends = np.cumsum([len(piece) for piece in pieces])
+    def __init__(self, held: Tokens, recipe: Recipe, scratch: Path | None) -> None:
+        self._held, self._recipe, self._scratch = held, recipe, scratch
         self._epoch: tuple[int, int, Ints, Ints] | None = None
+
+    def _ordered(self, number: int, epoch: int) -> tuple[Ints, Ints]:
+        """The pieces of an epoch of stage ``number``, in order, and where each begins in it."""
+        if self._epoch is None or self._epoch[:2] != (number, epoch):
+            drawn = np.random.Generator(np.random.PCG64([self._recipe.seed, number, epoch]))
+            order, starts = tokens.shuffled(self._held.bounds, drawn, self._scratch)
+            self._epoch = (number, epoch, order, starts)
+        return self._epoch[2:]
+
+
+class _Rows(_Stage):
+    """Texts, each with its end behind it, run together and cut into rows of one length; a row's
+    last token is the next one's first."""
+
+    @staticmethod
+    def samples(
+        folder: Path, stage: Stage, recipe: Recipe, tokenizer: Tokenizer
+    ) -> Iterator[Sample]:
+        """What is run together, in the corpus's order."""
+        end = codec_of(tokenizer).text_end
+        for some in build.chunks(_documents(folder, stage)):
+            for ids in tokenizer.encode_texts([build.text_of(one) for one in some]):
+                whole = np.array([*ids, end], np.int32)
+                yield Sample(ids=whole, taught=np.ones(len(whole), np.bool_))
 
     def step(self, number: int, at: int) -> list[Micro]:
         recipe = self._recipe
@@ -123,65 +153,73 @@ class _Rows:
 
     def _taken(self, number: int, start: int, n: int) -> npt.NDArray[np.int32]:
         """``n`` tokens from place ``start`` of a stage's endless run."""
+        ids, bounds = self._held.ids, self._held.bounds
         found: list[npt.NDArray[np.int32]] = []
         while n:
-            epoch, at = divmod(start, len(self._ids))
-            order, ends = self._ordered(number, epoch)
-            place = int(np.searchsorted(ends, at, side="right"))
+            epoch, at = divmod(start, len(ids))
+            order, starts = self._ordered(number, epoch)
+            place = int(np.searchsorted(starts, at, side="right")) - 1
             text = order[place]
-            first = self._ends[text - 1] if text else 0
-            passed = at - (ends[place - 1] if place else 0)
-            piece = self._ids[first + passed : self._ends[text]][:n]
+            first = bounds[text] + at - starts[place]
+            piece = ids[first : bounds[text + 1]][:n]
             found.append(piece)
             start, n = start + len(piece), n - len(piece)
         return np.concatenate(found)
 
-    def _ordered(self, number: int, epoch: int) -> tuple[Ints, Ints]:
-        if self._epoch is None or self._epoch[:2] != (number, epoch):
-            lengths = np.diff(self._ends, prepend=0)
-            order = _order(self._recipe.seed, number, epoch, len(lengths))
-            self._epoch = (number, epoch, order, np.cumsum(lengths[order]))
-        return self._epoch[2:]
 
-
-class _Talks:
+class _Talks(_Stage):
     """Conversations, packed whole; each is blind to the others."""
 
-    def __init__(self, folder: Path, stage: Stage, recipe: Recipe, tokenizer: Tokenizer) -> None:
-        self._recipe = recipe
-        talks = [one for one in _documents(folder, stage) if "messages" in one]
-        self._samples: list[Sample] = []
-        for start in range(0, len(talks), _AT_ONCE):
-            some = talks[start : start + _AT_ONCE]
-            self._samples += spoken(some, tokenizer, max_length=recipe.shape.context)
-        if not self._samples:
-            raise UsageError(
-                f"stage {stage.name}: the corpus has no conversations of "
-                f"{', '.join(stage.sources) or 'any source'}",
-                param="recipe",
-            )
-        self._lengths = [sample.tokens for sample in self._samples]
-        self._epoch: tuple[int, int, list[list[Micro]]] | None = None
+    def __init__(self, held: Tokens, recipe: Recipe, scratch: Path | None) -> None:
+        super().__init__(held, recipe, scratch)
+        self._cut: tuple[int, int, Ints] | None = None
+        self._counts: dict[tuple[int, int], int] = {}
+
+    @staticmethod
+    def samples(
+        folder: Path, stage: Stage, recipe: Recipe, tokenizer: Tokenizer
+    ) -> Iterator[Sample]:
+        """What is packed, in the corpus's order."""
+        talks = (one for one in _documents(folder, stage) if "messages" in one)
+        for some in build.chunks(talks):
+            yield from spoken(some, tokenizer, max_length=recipe.shape.context)
 
     def step(self, number: int, at: int) -> list[Micro]:
         epoch = 0
-        while True:
-            steps = self._steps(number, epoch)
-            if at < len(steps):
-                return steps[at]
-            at, epoch = at - len(steps), epoch + 1
+        while at >= self._steps(number, epoch):
+            at, epoch = at - self._steps(number, epoch), epoch + 1
+        cuts, each = self._cuts(number, epoch), self._each
+        order, _ = self._ordered(number, epoch)
+        here = cuts[at * each : (at + 1) * each + 1].tolist()
+        return [
+            [self._held.sample(int(piece)) for piece in order[first:last]]
+            for first, last in pairwise(here)
+        ]
 
-    def _steps(self, number: int, epoch: int) -> list[list[Micro]]:
-        if self._epoch is None or self._epoch[:2] != (number, epoch):
-            order = _order(self._recipe.seed, number, epoch, len(self._samples)).tolist()
-            micros = [
-                [self._samples[place] for place in places]
-                for places in filled(order, self._lengths, self._recipe.micro_batch)
-            ]
-            each = self._recipe.batch // self._recipe.micro_batch
-            steps = [micros[place : place + each] for place in range(0, len(micros), each)]
-            self._epoch = (number, epoch, steps)
-        return self._epoch[2]
+    @property
+    def _each(self) -> int:
+        return self._recipe.batch // self._recipe.micro_batch
+
+    def _steps(self, number: int, epoch: int) -> int:
+        """How many steps an epoch has."""
+        if (number, epoch) not in self._counts:
+            micros = len(self._cuts(number, epoch)) - 1
+            self._counts[number, epoch] = -(-micros // self._each)
+        return self._counts[number, epoch]
+
+    def _cuts(self, number: int, epoch: int) -> Ints:
+        """Where each micro-batch of an epoch begins in its order, and where the last ends: as
+        ``filling.filled``, found by halving."""
+        if self._cut is None or self._cut[:2] != (number, epoch):
+            _, starts = self._ordered(number, epoch)
+            cuts, n = tokens.numbers(len(starts), self._scratch), 0
+            while cuts[n] < len(self._held):
+                full = starts[cuts[n]] + self._recipe.micro_batch
+                after = int(np.searchsorted(starts, full, side="right")) - 1
+                cuts[n + 1] = max(after, int(cuts[n]) + 1)
+                n += 1
+            self._cut = (number, epoch, cuts[: n + 1])
+        return self._cut[2]
 
 
 def spoken(
@@ -240,17 +278,6 @@ def _documents(folder: Path, stage: Stage) -> Iterator[dict[str, Any]]:
     for one in build.documents(folder / build.DOCUMENTS):
         if not stage.sources or one["source"] in stage.sources:
             yield one
-
-
-def _chunks(folder: Path, stage: Stage) -> Iterator[list[str]]:
-    held: list[str] = []
-    for one in _documents(folder, stage):
-        held.append(build.text_of(one))
-        if len(held) == _AT_ONCE:
-            yield held
-            held = []
-    if held:
-        yield held
 
 
 def held_out(folder: Path, tokenizer: Tokenizer) -> tuple[list[Sample], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -69,7 +70,7 @@ def _train(job: wire.Train, link: Link[wire.ToFoundry]) -> dict[str, Any]:
     from freehold.train import curve, export, record, run
 
     link.send([frame(wire.Work(what="Reading the corpus", done=0, total=1))])
-    training = run.Training(from_plain(job.recipe), Path(job.corpus))
+    training = run.Training(from_plain(job.recipe), Path(job.corpus), scratch=folder / run.TOKENS)
     recipe = training.recipe
     link.send([frame(wire.Planned(plan=_plan(training)))])
 
@@ -88,6 +89,7 @@ def _train(job: wire.Train, link: Link[wire.ToFoundry]) -> dict[str, Any]:
     found = record.write_note(folder)
     curve.write(folder / run.LOG, folder / "loss.html", title=f"{folder.name}, by {recipe.name}")
     (folder / run.STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder / run.TOKENS)
     measured = [line for line in record.read(folder) if line["kind"] == "measure"]
     return {
         "why": "done",

@@ -1,8 +1,9 @@
 """Training data from the disk: strictly, and never more of it in memory than is allowed.
 
 Files are JSON lines (``.jsonl``), plain text (``.txt``, documents end at a line that holds
-only ``<|endoftext|>``) or Parquet (``.parquet``, needs pyarrow), the first two also with ``.gz``;
-folders are read whole. What is wrong is named by file, line and reason.
+only ``<|endoftext|>``), web pages (``.html``, ``.htm``) and archives of them (``.warc``), all also
+with ``.gz``, or Parquet (``.parquet``, needs pyarrow); folders are read whole. What is wrong is
+named by file, line (of an archive: byte) and reason.
 """
 
 from __future__ import annotations
@@ -10,25 +11,28 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import sys
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from freehold import strictjson
 from freehold.errors import MalformedError, NotFoundError, StorageError, UsageError
+from freehold.train import pages, warc
 from freehold.train.records import MAX_CHARS, Bad, Problem, Record, record_of
 
 MAX_LINE = 4 * MAX_CHARS + (64 << 10)
 """Bytes of a line: what ``MAX_CHARS`` can take, and the members beside it."""
 MAX_BYTES = 4 << 30
-"""Bytes of one file, unpacked."""
+"""Bytes of one file, unpacked. An archive of pages may have more."""
 MAX_RATIO, RATIO_FROM = 100, 16 << 20
 """Text packs 3 to 10 times. What unpacks to more than ``RATIO_FROM`` bytes and more than
 ``MAX_RATIO`` times its size is a bomb."""
 END = "<|endoftext|>"
-_KINDS = (".jsonl", ".txt", ".parquet")
+_WEB = (".html", ".htm", ".warc")
+_KINDS = (".jsonl", ".txt", *_WEB, ".parquet")
 _SHOWN = 5
 
 
@@ -115,11 +119,17 @@ def _kind(path: Path) -> str:
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     if plain.suffix not in _KINDS or (plain.suffix == ".parquet" and plain != path):
         raise UsageError(
-            f"{path} is of no kind that is read: {', '.join(_KINDS)}, the first two also with "
-            ".gz. Unpack archives first.",
+            f"{path} is of no kind that is read: {', '.join(_KINDS)}, all but the last also "
+            "with .gz. Unpack other archives first.",
             param="data",
         )
     return plain.suffix
+
+
+def extractor(path: Path) -> str:
+    """The name and version of what finds the texts in a file; empty where they lie open. Raises
+    ``UsageError`` where it is not installed."""
+    return pages.extractor() if _kind(path) in _WEB else ""
 
 
 def _source(path: Path, records: int) -> Source:
@@ -140,6 +150,10 @@ def items(path: Path) -> Iterator[Record | Problem]:
             yield from _parquet(path)
         elif kind == ".txt":
             yield from _documents(path)
+        elif kind == ".warc":
+            yield from _archive(path)
+        elif kind in _WEB:
+            yield from _page(path)
         else:
             yield from _json_lines(path)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
@@ -166,23 +180,36 @@ def _json_lines(path: Path) -> Iterator[Record | Problem]:
 
 
 def _documents(path: Path) -> Iterator[Record | Problem]:
-    """Documents of a text, those longer than a record may be cut at the end of a paragraph."""
+    for found in _cut(_decoded(path)):
+        if isinstance(found, Problem):
+            yield found
+        else:
+            yield Record(file=path.name, line=found[0], text=found[1])
+
+
+def _decoded(path: Path) -> Iterator[tuple[int, str | Problem]]:
+    for number, line in _lines(path):
+        try:
+            yield number, line if isinstance(line, Problem) else line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            reason = f"byte {error.start:,} is not UTF-8"
+            yield number, Problem(file=path.name, line=number, reason=reason)
+
+
+def _cut(lines: Iterable[tuple[int, str | Problem]]) -> Iterator[tuple[int, str] | Problem]:
+    """Documents of a text with the line they begin at, those longer than a record may be cut at the
+    end of a paragraph."""
     held: list[str] = []
     first, size = 1, 0
-    for number, line in _lines(path):
-        if isinstance(line, Problem):
-            yield line
-            continue
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            yield Problem(file=path.name, line=number, reason=f"byte {error.start:,} is not UTF-8")
+    for number, text in lines:
+        if isinstance(text, Problem):
+            yield text
             continue
         ended = text.strip() == END
         full = size + len(text) > MAX_CHARS or (size > MAX_CHARS // 2 and not text.strip())
         if ended or full:
             if "".join(held).strip():
-                yield Record(file=path.name, line=first, text="".join(held).strip())
+                yield first, "".join(held).strip()
             held, first, size = [], number, 0
         if ended:
             first = number + 1
@@ -190,7 +217,55 @@ def _documents(path: Path) -> Iterator[Record | Problem]:
         held.append(text)
         size += len(text)
     if "".join(held).strip():
-        yield Record(file=path.name, line=first, text="".join(held).strip())
+        yield first, "".join(held).strip()
+
+
+def _page(path: Path) -> Iterator[Record | Problem]:
+    with _opened(path) as file:
+        data = file.read(pages.MAX_PAGE + 1)
+    yield from _said(data, Record(file=path.name, line=1))
+
+
+def _archive(path: Path) -> Iterator[Record | Problem]:
+    with _opened(path, most=sys.maxsize) as file:
+        try:
+            for found in warc.pages(file):
+                begun = Record(file=path.name, line=found.at, unit="byte")
+                if isinstance(found, warc.Fault):
+                    yield _problem(begun, found.reason)
+                else:
+                    begun = replace(begun, address=found.address)
+                    yield from _said(found.body, begun, found.charset)
+        except warc.BrokenError as error:
+            raise UsageError(
+                f"{path} is no sound WARC file: the record at byte {error.at:,}: {error}",
+                param="data",
+            ) from None
+
+
+def _said(data: bytes, begun: Record, charset: str = "") -> Iterator[Record | Problem]:
+    """What a page says, in as many records as it takes."""
+    try:
+        text = pages.text_of(data, charset)
+    except Bad as error:
+        yield _problem(begun, str(error))
+        return
+    if not text:
+        yield _problem(begun, "no text was found on the page", kind="no text")
+    lines = (
+        line[at : at + MAX_CHARS]
+        for line in text.splitlines(keepends=True)
+        for at in range(0, len(line), MAX_CHARS)
+    )
+    for part, found in enumerate(_cut(enumerate(lines)), 1):
+        assert not isinstance(found, Problem)
+        yield replace(begun, part=part, text=found[1])
+
+
+def _problem(begun: Record, reason: str, *, kind: str = "damaged") -> Problem:
+    if begun.address:
+        reason = f"{begun.address}: {reason}"
+    return Problem(file=begun.file, line=begun.line, unit=begun.unit, reason=reason, kind=kind)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | Problem]]:
@@ -212,27 +287,28 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | Problem]]:
             yield number, Problem(file=path.name, line=number, reason=reason)
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path, most: int = MAX_BYTES) -> BinaryIO:
     if path.suffix != ".gz":
         return path.open("rb")
     opened = gzip.open(path, "rb")  # noqa: SIM115  (the reader closes it)
-    return io.BufferedReader(_Bounded(opened, path), 1 << 16)
+    return io.BufferedReader(_Bounded(opened, path, most), 1 << 16)
 
 
 class _Bounded(io.RawIOBase):
     """A packed file that refuses to unpack to more than text could."""
 
-    def __init__(self, file: gzip.GzipFile, path: Path) -> None:
+    def __init__(self, file: gzip.GzipFile, path: Path, most: int) -> None:
         self._file = file
         self._path = path
-        self._most = min(MAX_BYTES, max(RATIO_FROM, MAX_RATIO * path.stat().st_size))
+        self._most = min(most, max(RATIO_FROM, MAX_RATIO * path.stat().st_size))
         self._read = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
+        # What one part of the file gives: damage behind it is told when it is come to.
+        data = self._file.read1(len(buffer))
         self._read += len(data)
         if self._read > self._most:
             raise UsageError(

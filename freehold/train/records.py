@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 MAX_CHARS = 100_000
 """Characters of one record. Longer texts come as ``.txt``, where they are cut at paragraphs."""
@@ -48,17 +48,22 @@ class Bad(Exception):  # noqa: N818  (never leaves this room: it becomes a ``Pro
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """``messages`` of a conversation, or ``text``. ``rejected`` is the same conversation with the
-    answer that is liked less. ``file`` and ``line`` (from 1) say where."""
+    answer that is liked less. ``file`` and ``line`` (from 1) say where; ``unit`` is what is counted
+    (bytes from 0), ``part`` (from 1) which piece of a text that was cut, and ``address`` the web
+    page that it comes from."""
 
     file: str
     line: int
+    unit: Literal["line", "byte"] = "line"
+    part: int = 1
+    address: str = ""
     messages: tuple[Mapping[str, Any], ...] = ()
     rejected: tuple[Mapping[str, Any], ...] = ()
     text: str = ""
 
     @property
     def where(self) -> str:
-        return f"{self.file}, line {self.line}"
+        return f"{self.file}, {self.unit} {self.line}"
 
     @property
     def content(self) -> str:
@@ -71,14 +76,16 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Why the record at ``line`` of ``file`` is not used."""
+    """Why the record at ``line`` of ``file`` is not used; ``kind`` is what it is counted as."""
 
     file: str
     line: int
     reason: str
+    unit: Literal["line", "byte"] = "line"
+    kind: str = "damaged"
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}: {self.reason}"
+        return f"{self.file}, {self.unit} {self.line}: {self.reason}"
 
 
 def record_of(value: Any, *, file: str, line: int) -> Record:

@@ -32,13 +32,17 @@ from freehold.train.recipe import Recipe, canonical
 from freehold.train.state import Progress
 
 CHECKPOINTS, STATE, LOG, RECIPE = "checkpoints", "state.safetensors", "log.jsonl", "recipe.json"
+TOKENS = "tokens"
 Report = Callable[[dict[str, Any]], None]
 
 
 class Training:
-    """A recipe over the corpus in ``corpus``, at the step it has reached (0: nothing done)."""
+    """A recipe over the corpus in ``corpus``, at the step it has reached (0: nothing done). The
+    corpus's tokens lie in ``scratch`` (see ``tokens.keep``)."""
 
-    def __init__(self, recipe: Recipe, corpus: Path, *, device: str = "cpu") -> None:
+    def __init__(
+        self, recipe: Recipe, corpus: Path, *, device: str = "cpu", scratch: Path | None = None
+    ) -> None:
         self.recipe = recipe
         self.manifest = build.load(corpus)
         if not (corpus / build.TOKENIZER).exists():
@@ -53,7 +57,7 @@ class Training:
         self.config = recipe.shape.config(vocab, codec.stop_ids)
         self.learner = Learner(recipe, self.config, device=device)
         self.optimiser = optimiser_of(self.learner)
-        self.batches = Batches(corpus, recipe, self.tokenizer)
+        self.batches = Batches(corpus, recipe, self.tokenizer, scratch=scratch)
         self._held_out, self._held_out_bytes = batches.held_out(corpus, self.tokenizer)
         self.at = 0
         parts = (canonical(recipe), self.manifest["digest"].encode())

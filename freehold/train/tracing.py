@@ -20,6 +20,7 @@ import json
 import mmap
 import os
 import shutil
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +51,12 @@ Work = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """One occurrence: the document's ``id`` and ``source``, the character at which the span begins
-    in its text, and some of what stands around it."""
+    """One occurrence: the document's ``id``, ``source`` and ``address`` (of a web page), the
+    character at which the span begins in its text, and some of what stands around it."""
 
     id: str
     source: str
+    address: str
     at: int
     before: str
     after: str
@@ -86,12 +88,13 @@ def build(corpus: Path, digest: str, *, work: Work = lambda *_: None) -> dict[st
         size, files = source.stat().st_size, {}
         for number, (text, documents, done) in enumerate(_shards(source)):
             work("Sorting suffixes", done, size)
-            for suffix, data in (
-                ("text", text),
-                ("documents", np.array(documents, dtype="<i8").tobytes()),
-                ("suffixes", divsufsort(text).astype("<i4").tobytes()),
-            ):
-                name = f"{number:05}.{suffix}"
+            made: dict[str, Any] = {
+                "text": text,
+                "documents": np.array(documents, dtype="<i8"),
+                "suffixes": divsufsort(text).astype("<i4", copy=False),
+            }
+            for suffix, values in made.items():
+                data, name = memoryview(values).cast("B"), f"{number:05}.{suffix}"
                 (scratch / name).write_bytes(data)
                 files[name] = blake3(data).hexdigest()
         facts = {"format": 1, "corpus": digest, "files": files}
@@ -105,19 +108,21 @@ def build(corpus: Path, digest: str, *, work: Work = lambda *_: None) -> dict[st
     return facts
 
 
-def _shards(source: Path) -> Iterator[tuple[bytes, list[tuple[int, int]], int]]:
-    """Text, documents and how much of the file has been read, shard by shard."""
-    text, documents = bytearray(), list[tuple[int, int]]()
+def _shards(source: Path) -> Iterator[tuple[bytes, array[int], int]]:
+    """Text, documents (two numbers each) and how much of the file has been read, shard by shard."""
+    text, documents = bytearray(), array("q")
     with source.open("rb") as file:
         while line := file.readline():
             told = text_of(json.loads(line)).encode() + END
             if documents and len(text) + len(told) > SHARD:
-                yield bytes(text), documents, file.tell()
-                text, documents = bytearray(), []
-            documents.append((len(text), file.tell() - len(line)))
+                whole, text = bytes(text), bytearray()
+                yield whole, documents, file.tell()
+                documents = array("q")
+            documents.extend((len(text), file.tell() - len(line)))
             text += told
         if documents:
-            yield bytes(text), documents, file.tell()
+            whole, text = bytes(text), bytearray()
+            yield whole, documents, file.tell()
 
 
 class Index:
@@ -201,6 +206,7 @@ class Index:
         return Place(
             id=str(document["id"]),
             source=str(document["source"]),
+            address=str(document.get("address", "")),
             at=at,
             before=said[max(0, at - _AROUND) : at],
             after=said[end : end + _AROUND],
@@ -280,4 +286,5 @@ def told(found: Sequence[Found], text: str) -> Iterator[str]:
         times = "once" if one.count == 1 else f"{one.count:,} times"
         yield f"characters {one.start} to {one.end}, {times}: {text[one.start : one.end]!r}"
         for place in one.places:
-            yield f"  {place.source}  {place.id}, at {place.at}"
+            page = f"  {place.address}" if place.address else ""
+            yield f"  {place.source}  {place.id}, at {place.at}{page}"

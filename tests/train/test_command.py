@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from freehold.store import Store, verify
+from tests.train.archives import PAGE, answer, packed, record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -99,6 +100,30 @@ def test_texts_are_traced(shell: Shell) -> None:
     assert shell("data", "trace", "small", "--whole", "harbour of nobody") == []
 
 
+def test_pages_are_built_under_the_lock(shell: Shell) -> None:
+    pytest.importorskip("resiliparse", reason="needs the extra web")
+    (shell.folder / "web").mkdir()
+    records = [record(answer(PAGE % n), f"https://{n}.example/") for n in range(3)]
+    (shell.folder / "web" / "a.warc.gz").write_bytes(packed(records))
+    (shell.folder / "no.txt").write_text("host:1.example\n")
+    declaration = shell.folder / "web.toml"
+    declaration.write_text(
+        'name = "web"\nheld_out = 0.0\n[steps]\nnear = false\nopt_out = "no.txt"\n'
+        '[[source]]\nname = "web"\nlicence = "CC0-1.0"\npath = "web"\n'
+    )
+    manifest = shell("data", "build", str(declaration))
+    (source,) = manifest["sources"]
+    assert (source["documents"], source["left_out"]) == (2, {"opted out": 1})
+    assert source["extractor"].startswith("resiliparse ")
+    shell("data", "index", "web")
+    (found,) = shell(
+        "data", "trace", "web", "The harbour master wrote down every ship that came in"
+    )
+    places = [(place["id"], place["address"]) for place in found["places"]]
+    assert places[0] == ("web/a.warc.gz:0", "https://0.example/")
+    assert places[1][1] == "https://2.example/"
+
+
 def test_a_model_is_trained_stopped_signed_and_done_again(shell: Shell) -> None:
     words = shell.words("train", *RECIPE, "--steps", "12", "--keep-every", "5")
     running = subprocess.Popen(words, env=shell.env, stdout=subprocess.PIPE, text=True)
@@ -111,8 +136,11 @@ def test_a_model_is_trained_stopped_signed_and_done_again(shell: Shell) -> None:
     said, _ = running.communicate(timeout=120)
     assert running.returncode == 130
     assert 2 <= json.loads(said)["step"] < 12
+    tokens = log.with_name("tokens")
+    assert len(list(tokens.glob("*.ids"))) == 1
     found = shell("train", *RECIPE, "--steps", "12", "--keep-every", "5")
     assert found["step"] == 12
+    assert not tokens.exists()
     made = verify(Store(shell.folder / "home"), "mine")
     assert made.digest == found["digest"]
     kinds = [one["kind"] for one in shell("passport", "verify", "mine")["statements"]]

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freehold.errors import NotFoundError, UsageError
+from freehold.train import pages
 from freehold.train.data import build, declaration, optout, quality, sifting, stories, vocabulary
 from freehold.train.data.declaration import Origin, Steps
+from tests.train.archives import PAGE, answer, packed, record
 from tests.train.conftest import declared
 
 LONG = "The harbour master wrote down every ship that came in and what it carried for forty years."
@@ -279,6 +281,118 @@ def test_opting_out(tmp_path: Path) -> None:
     path.write_text("sha256:12\n")
     with pytest.raises(UsageError, match="line 1"):
         optout.load(path)
+
+
+def test_opting_out_by_address(tmp_path: Path) -> None:
+    path = tmp_path / "no.txt"
+    path.write_text(
+        "host:Harbour.example\nhost:bücher.example\nhttps://News.example/Opinion/*\n"
+        "*://blog.example/?.html\nhttps://odd.example/a[1].html\n",
+        encoding="utf-8",
+    )
+    found = optout.load(path)
+
+    def out(address: str) -> bool:
+        return found.holds("web/a.warc.gz", "what it says", address)
+
+    for address in (
+        "https://harbour.example/ships",
+        "http://HARBOUR.example:8080",
+        "https://old.www.harbour.example./",
+        "https://user@harbour.example/",
+        "https://xn--bcher-kva.example/",
+        "https://bücher.example/",
+        "HTTPS://news.EXAMPLE/Opinion/1",
+        "http://blog.example/1.html",
+        "https://odd.example/a[1].html",
+    ):
+        assert out(address), address
+    for address in (
+        "",
+        "https://notharbour.example/",
+        "https://harbour.example.org/",
+        "https://x.example/?of=harbour.example",
+        "https://news.example/opinion/1",
+        "http://news.example/Opinion/1",
+        "http://blog.example/10.html",
+        "https://odd.example/a1.html",
+        "https://[broken",
+    ):
+        assert not out(address), address
+    for wrong in ("host:", "host:a/b", "host:*.example", "a:b"):
+        path.write_text(f"{wrong}\n")
+        with pytest.raises(UsageError, match="line 1"):
+            optout.load(path)
+
+
+@given(st.text(), st.text())
+def test_no_address_breaks_a_list(entry: str, address: str) -> None:
+    found = optout.OptOut(hosts=frozenset([entry]), addresses=(entry,))
+    assert isinstance(found.holds("x/y", "text", address), bool)
+
+
+def test_a_file_is_opted_out_by_its_source(given_folder: Path, tmp_path: Path) -> None:
+    (given_folder / "no.txt").write_text("texts/b.*\n")
+    manifest = build_of(given_folder, tmp_path / "out")
+    assert manifest["sources"][0]["left_out"]["opted out"] == 2
+    ids = [one["id"] for one in build.documents(tmp_path / "out" / build.DOCUMENTS)]
+    assert not [one for one in ids if "b.txt" in one]
+
+
+def web_of(folder: Path, out: Path) -> dict[str, Any]:
+    """A corpus of an archive and a page, some of them opted out."""
+    pytest.importorskip("resiliparse", reason="needs the extra web")
+    (folder / "web").mkdir(exist_ok=True)
+    hosts = ("a.example", "b.example", "www.no.example", "c.example")
+    records = [record(answer(PAGE % n), f"https://{host}/{n}") for n, host in enumerate(hosts)] + [
+        record(answer(b"<script>x</script>")),
+        record(answer(b"\xff", kind="text/html")),
+    ]
+    (folder / "web" / "crawl.warc.gz").write_bytes(packed(records))
+    (folder / "web" / "page.html").write_bytes(PAGE % 9)
+    (folder / "no.txt").write_text("host:no.example\nhttps://c.example/*\n")
+    steps = Steps(opt_out="no.txt", near=False)
+    origin = Origin(name="web", licence="CC0-1.0", path="web")
+    made = declared(sources=(origin,), steps=steps, vocab=0, held_out=0.0, folder=folder)
+    return build.build(made, out)
+
+
+def test_a_corpus_of_pages(tmp_path: Path) -> None:
+    manifest = web_of(tmp_path, tmp_path / "out")
+    (source,) = manifest["sources"]
+    assert source["left_out"] == {"damaged": 1, "no text": 1, "opted out": 2}
+    assert source["extractor"] == pages.extractor()
+    found = list(build.documents(tmp_path / "out" / build.DOCUMENTS))
+    size = len(record(answer(PAGE % 0), "https://a.example/0"))
+    assert [(one["id"], one.get("address")) for one in found] == [
+        ("web/crawl.warc.gz:0", "https://a.example/0"),
+        (f"web/crawl.warc.gz:{size}", "https://b.example/1"),
+        ("web/page.html:1", None),
+    ]
+    assert "number 1, and what it carried" in found[1]["text"]
+    croissant = json.loads((tmp_path / "out" / build.CROISSANT).read_bytes())
+    named = {one["name"] for one in croissant["recordSet"][0]["field"]}
+    assert named == {"id", "source", "address", "text", "messages"}
+    again = web_of(tmp_path, tmp_path / "again")
+    assert again == manifest
+
+
+def test_another_extractor_sifts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.html").write_bytes(PAGE % 1)
+    pytest.importorskip("resiliparse", reason="needs the extra web")
+    unit = sifting.Unit(
+        origin=Origin(name="web", licence="CC0-1.0", path="a.html"),
+        steps=Steps(),
+        place="a.html",
+        work=tmp_path / "work",
+        path=tmp_path / "a.html",
+    )
+    first = sifting.sift(unit)
+    assert sifting.sift(unit) == first
+    monkeypatch.setattr(pages, "extractor", lambda: "resiliparse 99")
+    other = sifting.sift(unit)
+    assert (other.extractor, other.sha256) == ("resiliparse 99", first.sha256)
+    assert other.key != first.key
 
 
 def test_stories_are_the_same_everywhere() -> None:

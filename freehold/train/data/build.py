@@ -1,24 +1,25 @@
 """A corpus, built: every file sifted, twins left out, and a manifest of what it is made of.
 
-    documents.jsonl   what may be learnt: {"id", "source", "text" or "messages"} on each line
+    documents.jsonl   what may be learnt: {"id", "source", "text" or "messages"} on each line; of a
+                      page out of an archive also its "address"
     held-out.jsonl    what is only measured
     tokenizer.json    where the declaration asks for one
     manifest.json     sources, licences, digests, counts, steps: and this corpus's own digest
     croissant.json    the same for other programs (Croissant 1.1, JSON-LD)
 
-Documents stay on the disk throughout; memory holds 16 bytes of each, and 384 more where nearly
-equal ones are looked for. A build that was stopped goes on where it was.
+Documents stay on the disk throughout; memory holds about 50 bytes of each while equal ones are
+looked for, and about 1,000 where nearly equal ones are. A build that was stopped goes on where it
+was.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ CROISSANT, TOKENIZER = "croissant.json", "tokenizer.json"
 FORMAT = 1
 _STRETCH = 5000
 """Documents that a program writes at once."""
-_AT_ONCE = 1000
+_AT_ONCE, _CHARS_AT_ONCE = 1000, 1_000_000
+"""What is encoded at once: a token takes some hundred bytes until its id is out."""
 
 Work = Callable[[str, int, int], None]
 Bools = npt.NDArray[np.bool_]
@@ -119,6 +121,20 @@ def text_of(document: dict[str, Any]) -> str:
     return "\n".join(str(said.get("content") or "") for said in document["messages"])
 
 
+def chunks(every: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Documents in lists that are encoded at once."""
+    held: list[dict[str, Any]] = []
+    size = 0
+    for one in every:
+        held.append(one)
+        size += len(text_of(one))
+        if len(held) == _AT_ONCE or size >= _CHARS_AT_ONCE:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
 def _units(declared: Declaration, scratch: Path) -> list[Unit]:
     steps = declared.steps
     found: list[Unit] = []
@@ -182,27 +198,38 @@ def _sift(units: Sequence[Unit], work: Work) -> list[Sifted]:
 
 def _twins(units: Sequence[Unit], declared: Declaration) -> tuple[list[Bools], Counter[Any]]:
     """Which documents of each unit stay, and how many go by source and reason."""
-    held = [dict(np.load(unit.work.with_suffix(".npz"))) for unit in units]
-    owners = np.repeat(np.arange(len(units)), [len(one["digests"]) for one in held])
-    stays = np.ones(len(owners), np.bool_)
-    if declared.steps.exact and len(owners):
-        digests = np.concatenate([one["digests"] for one in held])
+    digests = np.concatenate(list(_held(units, "digests")))
+    ends = np.cumsum([len(one) for one in _held(units, "digests")])[:-1]
+    stays = np.ones(len(digests), np.bool_)
+    if declared.steps.exact and len(digests):
         _, firsts = np.unique(digests, axis=0, return_index=True)
         stays[:] = False
         stays[firsts] = True
     exact = ~stays
     if declared.steps.near and stays.any():
         (places,) = stays.nonzero()
-        groups = dedup.clusters(np.concatenate([one["signatures"] for one in held])[places])
+        signatures, at = np.empty((len(places), dedup.PERMUTATIONS), np.uint64), 0
+        for one, kept in zip(_held(units, "signatures"), np.split(stays, ends), strict=True):
+            signatures[at : at + int(kept.sum())] = one[kept]
+            at += int(kept.sum())
+        groups = dedup.clusters(signatures)
         _, firsts = np.unique(groups, return_index=True)
         stays[:] = False
         stays[places[firsts]] = True
     near = ~stays & ~exact
     left_out: Counter[Any] = Counter()
     for reason, gone in (("the same as another", exact), ("nearly the same as another", near)):
-        for n, count in zip(*np.unique(owners[gone], return_counts=True), strict=True):
-            left_out[units[n].origin.name, reason] += int(count)
-    return [stays[owners == n] for n in range(len(units))], left_out
+        for unit, of_it in zip(units, np.split(gone, ends), strict=True):
+            if of_it.any():
+                left_out[unit.origin.name, reason] += int(of_it.sum())
+    return np.split(stays, ends), left_out
+
+
+def _held(units: Sequence[Unit], name: str) -> Iterator[npt.NDArray[Any]]:
+    """What each unit's file has under ``name``, one after the other."""
+    for unit in units:
+        with np.load(unit.work.with_suffix(".npz")) as found:
+            yield found[name]
 
 
 def _write(
@@ -283,6 +310,8 @@ def _facts(
             }
         else:
             fact["files"] = [{"file": o.file, "sha256": o.sha256, "size": o.size} for o in of_it]
+            if extractors := sorted({one.extractor for one in of_it if one.extractor}):
+                (fact["extractor"],) = extractors
         found.append(fact)
     return found
 
@@ -291,8 +320,7 @@ def _count_tokens(facts: list[dict[str, Any]], folder: Path, work: Work) -> None
     tokenizer = vocabulary.load((folder / TOKENIZER).read_bytes())
     tokens: Counter[str] = Counter()
     total, done = sum(fact["documents"] for fact in facts), 0
-    every = documents(folder / DOCUMENTS)
-    while held := list(itertools.islice(every, _AT_ONCE)):
+    for held in chunks(documents(folder / DOCUMENTS)):
         for document, ids in zip(
             held, tokenizer.encode_texts([text_of(one) for one in held]), strict=True
         ):

@@ -6,6 +6,7 @@ Source: docs.mlcommons.org/croissant, specification 1.1: a ``sc:Dataset`` with a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 VERSION = "http://mlcommons.org/croissant/1.1"
@@ -53,6 +54,8 @@ _CONTEXT = {
 def of(manifest: dict[str, Any]) -> dict[str, Any]:
     """The JSON-LD document of a corpus."""
     sources = manifest["sources"]
+    web = any("extractor" in one for one in sources)
+    columns = ("id", "source", *(["address"] if web else []), "text", "messages")
     told = "; ".join(f"{one['name']}: {one['documents']:,} documents" for one in sources)
     return {
         "@context": _CONTEXT,
@@ -78,12 +81,14 @@ def of(manifest: dict[str, Any]) -> dict[str, Any]:
             for one in manifest["files"]
         ],
         "recordSet": [
-            _records(one["file"]) for one in manifest["files"] if one["file"].endswith(".jsonl")
+            _records(one["file"], columns)
+            for one in manifest["files"]
+            if one["file"].endswith(".jsonl")
         ],
     }
 
 
-def _records(file: str) -> dict[str, Any]:
+def _records(file: str, columns: Sequence[str]) -> dict[str, Any]:
     name = file.removesuffix(".jsonl")
     return {
         "@type": "cr:RecordSet",
@@ -100,6 +105,6 @@ def _records(file: str) -> dict[str, Any]:
                     "extract": {"jsonPath": f"$.{column}"},
                 },
             }
-            for column in ("id", "source", "text", "messages")
+            for column in columns
         ],
     }

@@ -47,6 +47,11 @@ class Unit:
     avoid: Path | None = None
     opt_out: Path | None = None
 
+    @property
+    def where(self) -> str:
+        """Source and file, as ids of documents and lists of what is opted out have them."""
+        return self.place if self.path is None else f"{self.origin.name}/{self.place}"
+
 
 @dataclass(kw_only=True)
 class Sifted:
@@ -56,6 +61,7 @@ class Sifted:
     file: str
     sha256: str
     size: int
+    extractor: str = ""
     read: int = 0
     kept: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
@@ -122,8 +128,10 @@ def _begun(unit: Unit) -> Sifted:
         )
     parts = [asdict(unit.origin), asdict(unit.steps), unit.place, unit.start, unit.stop, sha256]
     parts += [reading.sha256_of(one) if one else "" for one in (unit.avoid, unit.opt_out)]
+    extractor = reading.extractor(unit.path) if unit.path else ""
+    parts += [extractor] if extractor else []
     key = hashlib.sha256(strictjson.canonical(parts)).hexdigest()
-    return Sifted(key=key, file=unit.place, sha256=sha256, size=size)
+    return Sifted(key=key, file=unit.place, sha256=sha256, size=size, extractor=extractor)
 
 
 def _records(unit: Unit, found: Sifted, left_out: Counter[str]) -> Iterator[Record]:
@@ -137,7 +145,7 @@ def _records(unit: Unit, found: Sifted, left_out: Counter[str]) -> Iterator[Reco
     for item in reading.items(unit.path):
         found.read += 1
         if isinstance(item, Problem):
-            left_out["damaged"] += 1
+            left_out[item.kind] += 1
         else:
             yield item
 
@@ -147,7 +155,7 @@ def _sifted(
 ) -> Record | None:
     steps, content = unit.steps, record.content
     reason = ""
-    if unit.opt_out and _list(unit.opt_out).holds(unit.place, content):
+    if unit.opt_out and _list(unit.opt_out).holds(unit.where, content, record.address):
         reason = "opted out"
     elif steps.languages and language_of(content) not in (None, *steps.languages):
         reason = f"not in {', '.join(steps.languages)}"
@@ -179,8 +187,13 @@ def _hashes(path: Path) -> Any:
 
 def line_of(record: Record, unit: Unit) -> bytes:
     """A document as a corpus keeps it: canonical JSON on a line."""
-    where = unit.origin.name if unit.path is None else f"{unit.origin.name}/{unit.place}"
-    document: dict[str, Any] = {"id": f"{where}:{record.line}", "source": unit.origin.name}
+    part = f".{record.part}" if record.part > 1 else ""
+    document: dict[str, Any] = {
+        "id": f"{unit.where}:{record.line}{part}",
+        "source": unit.origin.name,
+    }
+    if record.address:
+        document["address"] = record.address
     if record.messages:
         document["messages"] = [dict(message) for message in record.messages]
     else:
