@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import accumulate, pairwise
 
 from freehold.guard.pii import checks, secrets
 from freehold.guard.pii.kinds import KINDS, LETTERED, Kind
@@ -80,6 +81,9 @@ class _Run:
         self._beside = beside
         at = match.start()
         self.groups = [(at + g.start(), at + g.end()) for g in _GROUP.finditer(match[0])]
+        self._gaps = [text[a:b] for (_, a), (b, _) in pairwise(self.groups)]
+        self._digits = "".join(text[a:b] for a, b in self.groups)
+        self._offsets = [0, *accumulate(b - a for a, b in self.groups)]
         self._torn_off = at > 0 and _is_latin(text[at - 1])
 
     def numbers(self, first: int) -> Iterator[Span]:
@@ -89,25 +93,29 @@ class _Run:
             return
         leads = first == 0 or text[start] == "0" or text[start - 1] in "+("
         shape: tuple[int, ...] = ()
+        digits = 0
         for last in range(first, min(first + MOST_GROUPS, len(self.groups))):
             begin, end = self.groups[last]
             shape += (end - begin,)
-            if sum(shape) > _MOST_DIGITS or not (leads or shape in _BEGINNINGS):
+            digits += end - begin
+            if digits > _MOST_DIGITS or not (leads or shape in _BEGINNINGS):
                 return
-            if _free_after(text, end):
+            kind, phone = shape in _SHAPES, leads and digits in _PHONE_DIGITS
+            if not (kind or phone) or not _free_after(text, end):
+                continue
+            if kind:
                 yield from self._as_kinds(first, last, shape)
-                if leads and sum(shape) in _PHONE_DIGITS:
-                    yield from self._as_phone(first, last, shape)
+            if phone:
+                yield from self._as_phone(first, last, shape)
 
     def _as_kinds(self, first: int, last: int, shape: tuple[int, ...]) -> Iterator[Span]:
         """What groups ``first`` to ``last`` are, taken together as one number."""
-        if shape not in _SHAPES:
-            return
         start, end = self.groups[first][0], self.groups[last][1]
-        number = "".join(self._text[a:b] for a, b in self.groups[first : last + 1])
-        gaps = {self._gap(i) for i in range(first, last)}
+        number = self._digits[self._offsets[first] : self._offsets[last + 1]]
+        gaps = set(self._gaps[first:last])
+        some = "" not in gaps
         for kind in _SHAPES[shape]:
-            if all(gap and gap in kind.gaps for gap in gaps) and kind.check(number):
+            if some and all(map(kind.gaps.__contains__, gaps)) and kind.check(number):
                 base = kind.grouped - self._torn(first, last) if gaps else kind.score
                 score = self._beside.score(kind.name, base, start, end)
                 yield Span(start=start, end=end, category="personal", label=kind.name, score=score)
@@ -123,15 +131,12 @@ class _Run:
             score = self._beside.score("phone", base - self._torn(first, last), start, end)
             yield Span(start=start, end=end, category="personal", label="phone", score=score)
 
-    def _gap(self, i: int) -> str:
-        return self._text[self.groups[i][1] : self.groups[i + 1][0]]
-
     def _torn(self, first: int, last: int) -> float:
         """What a window loses that seems torn out of a longer number: a group before or behind it
         is as near as its own are to each other, or the run hangs on a letter."""
-        gap = self._gap(first) if last > first else " "
-        before = first > 0 and self._gap(first - 1) == gap
-        after = last + 1 < len(self.groups) and self._gap(last) == gap
+        gap = self._gaps[first] if last > first else " "
+        before = first > 0 and self._gaps[first - 1] == gap
+        after = last + 1 < len(self.groups) and self._gaps[last] == gap
         return _TORN * (self._torn_off + before + after)
 
 

@@ -45,6 +45,7 @@ def _labels() -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
 
 
 _SPACED, _PACKED = _labels()
+_PACKED_BEGUN = re.compile(f"[{''.join(sorted({name[0] for name in _PACKED}))}]")
 
 
 class Beside:
@@ -106,7 +107,7 @@ def _last_label(text: str) -> frozenset[str] | None:
             at, ended = word.start(), word.end()
         previous, behind = one, word.end()
     ended = 0
-    if not text.isascii():
+    if not text.isascii() and _PACKED_BEGUN.search(text):
         for name, kinds in _PACKED.items():
             place = text.rfind(name)
             if place >= 0 and (place, len(name)) > (at, ended):

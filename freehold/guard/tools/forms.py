@@ -86,6 +86,9 @@ def _shown(data: bytes) -> Iterator[str]:
 def numbers(text: str) -> Iterator[str]:
     """Numbers as digits, in both customs of writing them: 1.234,50 and 1,234.50 are 1234.5."""
     for match in _NUMBERS.finditer(text):
+        if match[0].isdecimal():  # nearly all are, and both customs agree
+            yield match[0].lstrip("0") or "0"
+            continue
         plain = re.sub(r"[\u00a0' ]", "", match[0]).strip(".,")
         yield from {_decimal(plain, ",", "."), _decimal(plain, ".", ",")}
 
