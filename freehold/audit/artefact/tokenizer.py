@@ -64,7 +64,7 @@ def examine(
         told = "No base was named, and no model of the family is in the vault to compare with."
         found.append(fact("tokenizer.alone", "info", "Compared by digest alone", told, "tokenizer"))
     else:
-        told = f"It shares less than half of its tokens with {reference_name}: nothing is compared."
+        told = f"It has less than half in common with {reference_name}: nothing is compared."
         found.append(fact("tokenizer.alone", "low", "A vocabulary of its own", told, "tokenizer"))
     found += _odd_added(tables, reference)
     found += _beside(specimen, tables)
@@ -96,8 +96,10 @@ def _published(tables: Tables, reference: Tables | None) -> Iterator[Finding]:
 
 
 def _kin(tables: Tables, reference: Tables) -> bool:
+    """Whether the larger vocabulary is for half the other one: of a small one, made for a model of
+    its own, any large one has nearly all."""
     shared = len(tables.vocab.keys() & reference.vocab.keys())
-    return shared * 2 >= min(len(tables.vocab), len(reference.vocab))
+    return shared * 2 >= max(len(tables.vocab), len(reference.vocab))
 
 
 def _compared(tables: Tables, reference: Tables, name: str) -> Iterator[Finding]:
