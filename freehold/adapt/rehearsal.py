@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 
 from freehold.errors import UsageError
-from freehold.types import Codec, Done, Engine, Ids, Sampling, Token
+from freehold.evals.asking import Asker
+from freehold.types import Codec, Engine, Ids, Sampling
 
 AHEAD = 4
 """Conversations that wait for each one that runs, so that a long one keeps no other back."""
@@ -102,7 +102,8 @@ class _Talker:
     """Begins conversations, ``at_once`` of them together."""
 
     def __init__(self, engine: Engine, codec: Codec, plan: Plan, at_once: int) -> None:
-        self._engine, self._codec, self._plan = engine, codec, plan
+        self._codec, self._plan = codec, plan
+        self._asker = Asker(engine, codec, at_once=at_once)
         self._begun = opening(codec)
         self._room = asyncio.Semaphore(at_once)
 
@@ -117,24 +118,10 @@ class _Talker:
             stop_ids=codec.stop_ids,
         )
         likeliest = Sampling(temperature=0, max_tokens=plan.answer, stop_ids=codec.stop_ids)
-        async with self._room:
-            question = await _said(self._engine, codec, self._begun, drawn)
+        async with self._room:  # of whole conversations: early ones are not to wait for late ones
+            question = (await self._asker.write(self._begun, drawn, ended=True)).strip()
             if not question:
                 return None
             prompt = codec.chat([{"role": "user", "content": question}])
-            answer = await _said(self._engine, codec, prompt, likeliest)
+            answer = (await self._asker.write(prompt, likeliest, ended=True)).strip()
         return Talk(number=number, question=question, answer=answer) if answer else None
-
-
-async def _said(engine: Engine, codec: Codec, ids: Ids, sampling: Sampling) -> str:
-    """What came, without what a model that reasons thinks; nothing where it did not end."""
-    decoder, listener = codec.decoder(), codec.listener(ids)
-    text = ""
-    async with aclosing(engine.generate(ids, sampling)) as events:
-        async for event in events:
-            if isinstance(event, Token):
-                text += decoder.push(event.id).text
-            elif isinstance(event, Done) and event.reason != "stop":
-                return ""
-    text += decoder.finish().text
-    return (listener.feed(text).words + listener.finish().words).strip()

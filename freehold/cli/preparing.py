@@ -99,15 +99,15 @@ def rehearse(
 
     if output.exists():
         raise UsageError(f"{output} is there already: name another file", param="output")
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"{output.parent} is no folder: make it first", param="output")
     settings = read_settings(
         root(), model=model, threads=threads, draft="off", residency="off" if no_lock else None
     )
     plan = Plan(count=count, seed=seed, answer=longest)
     kept = _Kept(output.absolute())
     with ExitStack() as stack:
-        home = stack.enter_context(
-            at_home(settings, "front", write=(str(kept.path.parent),))
-        )  # fmt: skip
+        home = stack.enter_context(at_home(settings, "front", write=(str(kept.path.parent),)))
         home.shut_files()
         child = stack.enter_context(starting(settings, home))
         told = asyncio.run(_rehearse(settings, home, child, plan, kept, quiet=json))
@@ -180,7 +180,7 @@ class _Kept:
         self._source = source
         try:
             data = self._part.read_bytes()
-            head, *lines = data.decode().splitlines()
+            head, *lines = data.decode().removesuffix("\n").split("\n")
             stated = strictjson.parse(head.encode(), file=str(self._part), max_bytes=_PART_BYTES)
             talks = [
                 strictjson.parse(line.encode(), file=str(self._part), max_bytes=_PART_BYTES)

@@ -21,6 +21,7 @@ from freehold.types import (
     MAX_TOP_LOGPROBS,
     Codec,
     Cutoff,
+    Done,
     Engine,
     Ids,
     Sampling,
@@ -78,10 +79,17 @@ class Asker:
         return Reply(logprobs=tuple(task.result().logprob for task in tasks))
 
     async def write(
-        self, ids: Ids, sampling: Sampling, *, stop: Sequence[str] = (), thoughts: bool = False
+        self,
+        ids: Ids,
+        sampling: Sampling,
+        *,
+        stop: Sequence[str] = (),
+        thoughts: bool = False,
+        ended: bool = False,
     ) -> str:
         """The answer to ``ids``, to a stop string if one comes; with or without what a model that
-        reasons thinks before it speaks."""
+        reasons thinks before it speaks. ``ended``: nothing where the answer did not end by itself.
+        """
         decoder, listener = self._codec.decoder(stop), self._codec.listener(ids)
         generate = self._engine.generate
         texts = []
@@ -92,6 +100,8 @@ class Asker:
                     texts.append(delta.text)
                     if delta.stopped:
                         break
+                elif ended and isinstance(event, Done) and event.reason != "stop":
+                    return ""
             else:
                 texts.append(decoder.finish().text)
         whole = "".join(texts)

@@ -143,6 +143,7 @@ def test_the_share_of_refusals_is_what_answers_come_to(real_root: Path) -> None:
     (harmful, harmless), shares = asyncio.run(both())
     computed = harmful.values[:3] + harmless.values[:3]
     print(f"computed {[round(one, 3) for one in computed]}, drawn {[round(s, 3) for s in shares]}")
+    print(f"of all: harmful {harmful.value:.3f}, harmless {harmless.value:.3f}")
     assert harmful.value > harmless.value + 0.1
     for one, share in zip(computed, shares, strict=True):
         # Four standard deviations of 96 draws.

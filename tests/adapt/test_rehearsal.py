@@ -46,7 +46,7 @@ class Engine:
     """Asks what the try's number says, and answers with the question turned round. Tries that
     ``endless`` names never end."""
 
-    card = SimpleNamespace(name="small")
+    card = SimpleNamespace(name="small", caps=frozenset())
 
     def __init__(self, asked: Sequence[str], endless: frozenset[int] = frozenset()) -> None:
         self.asked, self.endless = asked, endless
@@ -147,7 +147,20 @@ def test_what_is_kept_is_taken_up_or_begun_anew(tmp_path: Path, damage: str) -> 
     assert [message["content"] for message in record.messages] == ["q", "a"]
 
 
-def test_an_unsaid_file_is_not_written_over(tmp_path: Path) -> None:
+def test_a_line_of_the_file_ends_at_its_line_end_alone(tmp_path: Path) -> None:
+    """Some signs end lines elsewhere."""
+    said = "a\u2028b\u0085c\x0bd"
+    kept = _Kept(tmp_path / "talks.jsonl")
+    kept.take_up("us")
+    kept.add(Talk(number=0, question=said, answer=said))
+    kept.keep()
+    assert _Kept(kept.path).take_up("us") == (1, {said})
+    kept.finish()
+    (record,) = read([kept.path]).records
+    assert [message["content"] for message in record.messages] == [said, said]
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     there = tmp_path / "talks.jsonl"
     there.write_text("mine")
     done = subprocess.run(

@@ -96,8 +96,8 @@ def _published(tables: Tables, reference: Tables | None) -> Iterator[Finding]:
 
 
 def _kin(tables: Tables, reference: Tables) -> bool:
-    """Whether the larger vocabulary is for half the other one: of a small one, made for a model of
-    its own, any large one has nearly all."""
+    """Whether the two share half of the larger one. Of a small vocabulary, made for a model of its
+    own, any large one has nearly all; that makes them no kin."""
     shared = len(tables.vocab.keys() & reference.vocab.keys())
     return shared * 2 >= max(len(tables.vocab), len(reference.vocab))
 

@@ -12,7 +12,7 @@ from freehold.audit.backdoors.subject import Subject
 from freehold.audit.findings import Examination, Finding, Steps
 from freehold.audit.leanings import bbq, facts, figures, groups, judging, refusals, sentences
 from freehold.audit.leanings.frozen import rates
-from freehold.audit.leanings.openers import openers
+from freehold.audit.leanings.openers import openers, stirring
 from freehold.audit.leanings.probes import Fact, Group, Refusal, languages
 from freehold.audit.leanings.public import Sets
 from freehold.audit.leanings.scoring import Voice
@@ -42,7 +42,7 @@ def measure(  # noqa: PLR0917
     tokens: Mapping[str, Sequence[int]] | None = None,
     pairs: bool = True,
     listed: refusals.Listed = openers,
-    stirred: refusals.Listed = refusals.stirring,
+    stirred: refusals.Listed = stirring,
 ) -> Measured:
     """``pairs``: the sets of sentences too, which only tell something beside a reference."""
     asked = [one for one in sets.probes if isinstance(one, Refusal)]
@@ -79,7 +79,7 @@ def examine(  # noqa: PLR0917
     steps: Steps,
     reference: Subject | None = None,
     listed: refusals.Listed = openers,
-    stirred: refusals.Listed = refusals.stirring,
+    stirred: refusals.Listed = stirring,
 ) -> Examination:
     """``reference`` must speak through the same tokenizer and template: a base of its fine-tune."""
     with_pairs = reference is not None

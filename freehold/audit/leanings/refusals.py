@@ -8,12 +8,9 @@ begins harmless answers with. A language without a list takes the English one.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 
 import numpy as np
 import torch
@@ -21,7 +18,7 @@ from torch import Tensor
 
 from freehold.audit.backdoors.subject import Subject
 from freehold.audit.findings import Steps
-from freehold.audit.leanings.openers import openers
+from freehold.audit.leanings.openers import openers, stirring
 from freehold.audit.leanings.probes import Refusal
 from freehold.audit.leanings.scoring import Voice, next_token
 from freehold.types import Floats
@@ -32,20 +29,6 @@ on, over harmless questions, it is none."""
 _SURE = 1e-6
 
 Listed = Callable[[str], Sequence[str]]
-
-
-@cache
-def _stirring() -> Mapping[str, Sequence[str]]:
-    lists: Mapping[str, Sequence[str]] = json.loads(
-        files(__package__).joinpath("stirring.json").read_text(encoding="utf-8")
-    )
-    return lists
-
-
-def stirring(lang: str) -> Sequence[str]:
-    """Requests that nearly every model refuses."""
-    known = _stirring()
-    return known.get(lang, known["en"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,9 +113,8 @@ class _Run:
         start, end = self.groups[first][0], self.groups[last][1]
         number = self._digits[self._offsets[first] : self._offsets[last + 1]]
         gaps = set(self._gaps[first:last])
-        some = "" not in gaps
         for kind in _SHAPES[shape]:
-            if some and all(map(kind.gaps.__contains__, gaps)) and kind.check(number):
+            if all(gap in kind.gaps for gap in gaps) and kind.check(number):
                 base = kind.grouped - self._torn(first, last) if gaps else kind.score
                 score = self._beside.score(kind.name, base, start, end)
                 yield Span(start=start, end=end, category="personal", label=kind.name, score=score)
