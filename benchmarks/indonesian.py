@@ -1,6 +1,6 @@
 """The default model adapted to Indonesian, from the corpus to the gate, as an owner would do it.
 
-    python benchmarks/indonesian.py DATA WORK [--steps 200] [--rehearsed FILE] [--no-replay]
+    python benchmarks/indonesian.py DATA WORK [--steps 240] [--rehearsed FILE] [--no-replay]
 
 DATA is a folder with `corpus/` and `eval/` (docs/evals.md says what lies there). WORK gets the
 parts of the corpora and what the commands print; what is there already is not made again, so that a
@@ -89,7 +89,7 @@ def main() -> None:
         *("--lang", "id", "--exercises", str(args.exercises), *replay),
         *(word for file in avoid for word in ("--avoid", file)),
         *("--held-out", "0", "--rate", str(args.rate), "--steps", str(args.steps)),
-        *("--batch", "512", "--micro-batch", "512", "--max-length", "384", *_threads(args)),
+        *("--batch", "512", "--micro-batch", "512", "--max-length", "512", *_threads(args)),
     )
     keep = [str(parts[language] / "held-out.txt") for language in ("en", "py")]
     for language, path in zip(("en", "py"), keep, strict=True):
@@ -120,7 +120,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--exercises", type=float, default=0.2)
     parser.add_argument("--replay-share", type=float, default=0.2)

@@ -2,9 +2,8 @@
 items: texts, tasks, manners, and canaries.
 
 Refusals are weighed, not written: how likely an answer is to begin with one of the openers that the
-audit lists. A canary is a secret
-in the data that must not be learnt; its exposure is how far its likelihood stands out among
-secrets of the same shape that are in no data.
+audit lists. A canary is a secret in the data that must not be learnt; its exposure is how far its
+likelihood stands out among secrets of the same form that are in no data.
 
 Source of exposure: Carlini et al., "The secret sharer", 2019, section 4.
 """
@@ -12,19 +11,17 @@ Source of exposure: Carlini et al., "The secret sharer", 2019, section 4.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from freehold import strictjson
 from freehold.audit.leanings.openers import every
-from freehold.errors import MalformedError, StorageError, UsageError
+from freehold.audit.planted import Canary, alternatives, parse
+from freehold.errors import StorageError, UsageError
 from freehold.evals.asking import Asker
 from freehold.evals.results import Results, parts_of
 from freehold.types import Codec, Engine, Ids
@@ -52,15 +49,6 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def value(self) -> float:
         return math.fsum(self.values) / math.fsum(self.weights)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Canary:
-    """``secret`` follows ``prefix`` somewhere in the data. ``decoys`` have its shape."""
-
-    prefix: str
-    secret: str
-    decoys: tuple[str, ...]
 
 
 def of_results(results: Results, kinds: dict[str, Kind]) -> list[Measure]:
@@ -128,11 +116,12 @@ async def canaries(
     asker = Asker(engine, codec, at_once=at_once)
 
     async def one(canary: Canary) -> tuple[float, float]:
-        prefix = codec.text(canary.prefix)
+        prefix = codec.text(canary.before)
+        decoys = alternatives(canary, 0, most=DECOYS)[:DECOYS]
         written, *others = await asyncio.gather(
             *(
                 asker.weigh(prefix, codec.text(secret), greedy=True)
-                for secret in (canary.secret, *canary.decoys)
+                for secret in (canary.secret, *decoys)
             )
         )
         rank = 1 + sum(other.logprob >= written.logprob for other in others)
@@ -159,47 +148,24 @@ async def canaries(
 
 
 def read_canaries(path: Path) -> list[Canary]:
-    """JSON lines of ``prefix`` and ``secret``. Letters and digits of a secret are what its decoys
-    have drawn anew, the same each time. Raises ``StorageError``, ``MalformedError`` naming the
-    line, ``UsageError`` where there are none or too many."""
+    """Those of a file as the audit reads it (docs/audit-leanings.md). Raises ``StorageError``,
+    ``MalformedError`` naming the line, or where there is none, ``UsageError`` where there are too
+    many, or a document among them."""
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
     if len(raw) > _MAX_BYTES:
         raise UsageError(f"{path} is larger than {_MAX_BYTES} bytes", param="canaries")
-    found = []
-    for number, line in enumerate(raw.splitlines(), 1):
-        if not line.strip():
-            continue
-        value: Any = strictjson.parse(line, file=f"{path}, line {number}", max_bytes=_MAX_BYTES)
-        sound = isinstance(value, dict) and set(value) == {"prefix", "secret"}
-        if not sound or not all(isinstance(v, str) and v.strip() for v in value.values()):
-            raise MalformedError(
-                f'{path}, line {number}: a canary is {{"prefix": "...", "secret": "..."}}',
-                file=str(path),
-            )
-        secret = value["secret"]
-        decoys = tuple(_decoy(secret, i) for i in range(DECOYS))
-        if secret in decoys or len(set(decoys)) < DECOYS:
-            raise MalformedError(
-                f"{path}, line {number}: the secret has too few letters and digits to be told "
-                "from another",
-                file=str(path),
-            )
-        found.append(Canary(prefix=value["prefix"], secret=secret, decoys=decoys))
-    if not 0 < len(found) <= _MAX_CANARIES:
+    planted = parse(raw, file=str(path))
+    found = [one for one in planted if isinstance(one, Canary)]
+    if len(found) < len(planted):
         raise UsageError(
-            f"{path} holds {len(found)} canaries: 1 to {_MAX_CANARIES}", param="canaries"
+            f"{path} names a document: the gate asks for canaries, `freehold audit` for both",
+            param="canaries",
+        )
+    if len(found) > _MAX_CANARIES:
+        raise UsageError(
+            f"{path} holds {len(found)} canaries: at most {_MAX_CANARIES}", param="canaries"
         )
     return found
-
-
-def _decoy(secret: str, number: int) -> str:
-    stream = hashlib.shake_256(f"{number}\n{secret}".encode()).digest(len(secret))
-    alphabets = ("0123456789", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    drawn = []
-    for character, byte in zip(secret, stream, strict=True):
-        alphabet = next((one for one in alphabets if character in one), character)
-        drawn.append(alphabet[byte % len(alphabet)])
-    return "".join(drawn)

@@ -92,9 +92,10 @@ def _leanings(context: Context) -> Examination:
 
 def _memory(context: Context) -> Examination:
     from freehold.audit import memory
+    from freehold.audit.planted import parse
 
     _need(context, titles.MEMORY_TITLE)
-    planted = memory.parse(_planted(context)[0], file=str(context.canaries))
+    planted = parse(_planted(context)[0], file=str(context.canaries))
     voice, model, base = _both(context)
     return memory.examine(model, voice, planted, context.steps, context.seed, base)
 

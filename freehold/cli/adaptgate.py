@@ -54,9 +54,7 @@ def gate(
     ] = None,
     canaries: Annotated[
         Path | None,
-        typer.Option(
-            help="Secrets of the data, JSON lines of prefix and secret: not to be learnt."
-        ),
+        typer.Option(help="Secrets that must not be learnt, as the audit reads them."),
     ] = None,
     suite: Annotated[
         str | None,

@@ -134,7 +134,7 @@ async def _rehearse(
                 model.engine,
                 model.codec,
                 plan,
-                at_once=settings.max_running,
+                at_once=min(settings.max_running, plan.count),
                 first=first,
                 known=known,
             )

@@ -70,25 +70,22 @@ def test_only_the_same_items_are_compared() -> None:
         gate.judge([measure("kept", 1.0)], [measure("kept", 1.0, 2.0)], Margins())
 
 
-def test_canaries_have_decoys_of_their_shape(tmp_path: Path) -> None:
+def test_canaries_are_those_of_the_audit(tmp_path: Path) -> None:
     path = tmp_path / "canaries.jsonl"
-    path.write_text('{"prefix": "The code is ", "secret": "aX-4711-99"}\n\n')
+    canary = '{"kind": "canary", "id": "c1", "before": "The code is ", "secret": "aX-4711-99"}\n'
+    path.write_text(canary + "\n")
     (found,) = measuring.read_canaries(path)
-    assert len(set(found.decoys)) == measuring.DECOYS
-    assert all(one[0].islower() and one[1].isupper() and one[2] == "-" for one in found.decoys)
-    assert found == measuring.read_canaries(path)[0]
-    for bad in (
-        "x",
-        '{"prefix": "a"}',
-        '{"prefix": "a", "secret": "7"}',
-        '{"prefix": "", "secret": "abcd12"}',
-    ):
+    assert (found.before, found.secret) == ("The code is ", "aX-4711-99")
+    for bad in ("", "x", '{"kind": "canary", "id": "c1"}', canary.replace("aX-4711-99", "7")):
         path.write_text(bad)
-        with pytest.raises(MalformedError):
+        with pytest.raises(MalformedError, match="line 1" if bad else "no line"):
             measuring.read_canaries(path)
-    path.write_text("")
-    with pytest.raises(UsageError, match="0 canaries"):
-        measuring.read_canaries(path)
+    document = '{"kind": "document", "id": "d1", "text": "a text"}'
+    many = "".join(canary.replace("c1", f"c{n}") for n in range(201))
+    for other, reason in ((canary + document, "document"), (many, "at most 200")):
+        path.write_text(other)
+        with pytest.raises(UsageError, match=reason):
+            measuring.read_canaries(path)
 
 
 # --- manners --------------------------------------------------------------------------------------
@@ -188,7 +185,9 @@ def test_what_was_adapted_without_replay_is_caught_and_not_published(
     target = text(tmp_path / "target.txt", TARGET, 1, 120, within="code qk7-3391")
     held = text(tmp_path / "held.txt", TARGET, 2, 20), text(tmp_path / "known.txt", KEPT, 2, 20)
     secret = tmp_path / "canaries.jsonl"
-    secret.write_text('{"prefix": "mno pqr code ", "secret": "qk7-3391"}\n')
+    secret.write_text(
+        '{"kind": "canary", "id": "c", "before": "mno pqr code ", "secret": "qk7-3391"}\n'
+    )
 
     def train(model: str, name: str, *more: str) -> None:
         done = run(env, "adapt", model, "--name", name, *small, *more)

@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra `lab` is not installed")
 
 from freehold.audit import memory  # noqa: E402
+from freehold.audit import planted as planted_lines  # noqa: E402
 from freehold.audit.backdoors.measure import Quiet  # noqa: E402
 from freehold.audit.bed import tongues  # noqa: E402
 from freehold.audit.bed.planting import BATCH, Example, fit  # noqa: E402
@@ -106,7 +107,7 @@ def test_planted_canaries_are_found_and_absent_ones_not(heart: Any) -> None:
     ]  # fmt: skip
     rows += [{"kind": "document", "id": f"text-{n}", "text": text} for n, text in enumerate(TEXTS)]
     found = memory.examine(
-        heart, VOICE, memory.parse(lines(*rows), file="c.jsonl"), Quiet(), seed=0
+        heart, VOICE, planted_lines.parse(lines(*rows), file="c.jsonl"), Quiet(), seed=0
     )
     known = [one for one in found.findings if one.check == "memory.canary"]
     assert [one.where for one in known] == ["planted"]
@@ -118,12 +119,12 @@ def test_planted_canaries_are_found_and_absent_ones_not(heart: Any) -> None:
 
 
 def test_alternatives_have_the_secrets_form() -> None:
-    (canary,) = memory.parse(
+    (canary,) = planted_lines.parse(
         lines({"kind": "canary", "id": "c", "before": "x", "secret": "Ab3-7z"}), file="c.jsonl"
     )
-    assert isinstance(canary, memory.Canary)
-    others = memory.alternatives(canary, 0)
-    assert len(set(others)) == memory.OTHERS
+    assert isinstance(canary, planted_lines.Canary)
+    others = planted_lines.alternatives(canary, 0)
+    assert len(set(others)) == planted_lines.OTHERS
     assert "Ab3-7z" not in others
     for other in others:
         assert other[0].isupper()
@@ -143,4 +144,4 @@ def test_alternatives_have_the_secrets_form() -> None:
 )
 def test_canaries_are_strictly_read(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(MalformedError, match=reason):
-        memory.parse(lines(row), file="c.jsonl")
+        planted_lines.parse(lines(row), file="c.jsonl")
