@@ -11,6 +11,7 @@ from __future__ import annotations
 from calendar import monthrange
 from collections import Counter
 from collections.abc import Sequence
+from itertools import cycle
 
 
 def _weighted(digits: str, weights: Sequence[int]) -> int:
@@ -21,10 +22,18 @@ def _is_day(year: int, month: int, day: int) -> bool:
     return 1 <= month <= 12 and 1 <= day <= monthrange(year, month)[1]
 
 
+_DAYS = frozenset(
+    f"{month:02}{day:02}"
+    for month in range(1, 13)
+    for day in range(1, monthrange(2001, month)[1] + 1)
+)
+"""Months and days of every year."""
+
+
 def _is_any_centurys_day(yymmdd: str) -> bool:
-    """29 February counts if either century had one."""
-    year, month, day = int(yymmdd[:2]), int(yymmdd[2:4]), int(yymmdd[4:6])
-    return _is_day(1900 + year, month, day) or _is_day(2000 + year, month, day)
+    """29 February counts if either century had one: 2000 was a leap year."""
+    day = yymmdd[2:6]
+    return day in _DAYS or (day == "0229" and int(yymmdd[:2]) % 4 == 0)
 
 
 _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
@@ -128,14 +137,22 @@ _TURNS = tuple(tuple(_turned(left, right) for right in range(10)) for left in ra
 _SHIFT = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)
 
 
+def _shifts() -> tuple[dict[str, int], ...]:
+    """What a digit counts, by its place modulo 8."""
+    rows = [list(range(10))]
+    while len(rows) < 8:
+        rows.append([_SHIFT[digit] for digit in rows[-1]])
+    return tuple({str(digit): row[digit] for digit in range(10)} for row in rows)
+
+
+_SHIFTED = _shifts()
+
+
 def verhoeff(number: str) -> bool:
     """J. Verhoeff, Error Detecting Decimal Codes, 1969."""
     state = 0
-    for place, character in enumerate(reversed(number)):
-        digit = int(character)
-        for _ in range(place % 8):
-            digit = _SHIFT[digit]
-        state = _TURNS[state][digit]
+    for character, shifted in zip(reversed(number), cycle(_SHIFTED), strict=False):
+        state = _TURNS[state][shifted[character]]
     return state == 0
 
 

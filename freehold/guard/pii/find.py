@@ -8,9 +8,8 @@ word that stands closest before a number decides between two readings of it, and
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from itertools import accumulate, pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, combinations, pairwise
 
 from freehold.guard.pii import checks, secrets
 from freehold.guard.pii.kinds import KINDS, LETTERED, Kind
@@ -49,35 +48,52 @@ def find(text: str, *, threshold: float = THRESHOLD) -> list[Span]:
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def _shapes(kinds: Iterable[Kind]) -> dict[tuple[int, ...], list[Kind]]:
-    shapes: dict[tuple[int, ...], list[Kind]] = defaultdict(list)
+class _Shape:
+    """What a row of groups of digits can be: the kinds of that shape, each with what may stand
+    between its groups, and the longer shapes that begin so, by the length of their next group."""
+
+    def __init__(self) -> None:
+        self.kinds: list[tuple[Kind, frozenset[str]]] = []
+        self.longer: dict[int, _Shape] = {}
+
+
+def _shapes(kinds: Iterable[Kind]) -> _Shape:
+    top = _Shape()
     for kind in kinds:
+        ends = combinations(range(len(kind.gaps) + 1), 2)
+        gaps = frozenset(kind.gaps[a:b] for a, b in ends)
         for shape in kind.shapes:
-            shapes[shape].append(kind)
-    return dict(shapes)
+            node = top
+            for length in shape:
+                node = node.longer.setdefault(length, _Shape())
+            node.kinds.append((kind, gaps))
+    return top
 
 
 _SHAPES = _shapes(KINDS)
-_BEGINNINGS = frozenset(shape[:n] for shape in _SHAPES for n in range(1, len(shape) + 1))
-_MOST_DIGITS = max(map(sum, _SHAPES))
+_DIGITS = [sum(shape) for kind in KINDS for shape in kind.shapes]
+_MOST_DIGITS = max(_DIGITS)
 _PHONE_DIGITS = range(7, 16)
-_FEWEST_DIGITS = min(_PHONE_DIGITS[0], *map(sum, _SHAPES))
+_FEWEST_DIGITS = min(_PHONE_DIGITS[0], *_DIGITS)
 
 
-def _numbers(text: str, beside: Beside) -> Iterator[Span]:
+def _numbers(text: str, beside: Beside) -> list[Span]:
+    found: list[Span] = []
     for match in _RUN.finditer(text):
-        if match.end() - match.start() < _FEWEST_DIGITS:
-            continue
-        run = _Run(text, match, beside)
-        for first in range(len(run.groups)):
-            yield from run.numbers(first)
+        if match.end() - match.start() >= _FEWEST_DIGITS:
+            run = _Run(text, match, beside, found)
+            for first in range(len(run.groups)):
+                run.numbers(first)
+    return found
 
 
 class _Run:
-    """Groups of digits that stand close together in ``text``: (start, end) of each."""
+    """Groups of digits that stand close together in ``text``: (start, end) of each. What is
+    ``found`` in them is added to what was."""
 
-    def __init__(self, text: str, match: re.Match[str], beside: Beside) -> None:
+    def __init__(self, text: str, match: re.Match[str], beside: Beside, found: list[Span]) -> None:
         self._text = text
+        self._found = found
         self._beside = beside
         at = match.start()
         self.groups = [(at + g.start(), at + g.end()) for g in _GROUP.finditer(match[0])]
@@ -86,49 +102,57 @@ class _Run:
         self._offsets = [0, *accumulate(b - a for a, b in self.groups)]
         self._torn_off = at > 0 and _is_latin(text[at - 1])
 
-    def numbers(self, first: int) -> Iterator[Span]:
+    def numbers(self, first: int) -> None:
         """What begins with group number ``first``, in windows of known shapes."""
         start, text = self.groups[first][0], self._text
         if not _free_before(text, start):
             return
         leads = first == 0 or text[start] == "0" or text[start - 1] in "+("
-        shape: tuple[int, ...] = ()
+        shape: _Shape | None = _SHAPES
         digits = 0
         for last in range(first, min(first + MOST_GROUPS, len(self.groups))):
             begin, end = self.groups[last]
-            shape += (end - begin,)
             digits += end - begin
-            if digits > _MOST_DIGITS or not (leads or shape in _BEGINNINGS):
+            shape = shape and shape.longer.get(end - begin)
+            if digits > _MOST_DIGITS or not (leads or shape):
                 return
-            kind, phone = shape in _SHAPES, leads and digits in _PHONE_DIGITS
-            if not (kind or phone) or not _free_after(text, end):
+            kinds = shape.kinds if shape else ()
+            phone = leads and digits in _PHONE_DIGITS
+            if not (kinds or phone) or not _free_after(text, end):
                 continue
-            if kind:
-                yield from self._as_kinds(first, last, shape)
+            if kinds:
+                self._as_kinds(first, last, kinds)
             if phone:
-                yield from self._as_phone(first, last, shape)
+                self._as_phone(first, last)
 
-    def _as_kinds(self, first: int, last: int, shape: tuple[int, ...]) -> Iterator[Span]:
+    def _as_kinds(
+        self, first: int, last: int, kinds: Sequence[tuple[Kind, frozenset[str]]]
+    ) -> None:
         """What groups ``first`` to ``last`` are, taken together as one number."""
         start, end = self.groups[first][0], self.groups[last][1]
         number = self._digits[self._offsets[first] : self._offsets[last + 1]]
-        gaps = set(self._gaps[first:last])
-        for kind in _SHAPES[shape]:
-            if all(gap in kind.gaps for gap in gaps) and kind.check(number):
-                base = kind.grouped - self._torn(first, last) if gaps else kind.score
-                score = self._beside.score(kind.name, base, start, end)
-                yield Span(start=start, end=end, category="personal", label=kind.name, score=score)
+        between = set(self._gaps[first:last])
+        for kind, gaps in kinds:
+            if between <= gaps and kind.check(number):
+                base = kind.grouped - self._torn(first, last) if between else kind.score
+                self._add(kind.name, base, start, end)
 
-    def _as_phone(self, first: int, last: int, shape: tuple[int, ...]) -> Iterator[Span]:
+    def _as_phone(self, first: int, last: int) -> None:
         start, end = self.groups[first][0], self.groups[last][1]
         if _NO_PHONE.fullmatch(self._text, start, end):
             return
         while start > max(0, self.groups[first][0] - 2) and self._text[start - 1] in "+(":
             start -= 1
+        shape = tuple(b - a for a, b in self.groups[first : last + 1])
         base = phone_score(self._text[start:end], shape)
         if base > 0:
-            score = self._beside.score("phone", base - self._torn(first, last), start, end)
-            yield Span(start=start, end=end, category="personal", label="phone", score=score)
+            self._add("phone", base - self._torn(first, last), start, end)
+
+    def _add(self, label: str, base: float, start: int, end: int) -> None:
+        score = self._beside.score(label, base, start, end)
+        if score >= self._beside.threshold:
+            span = Span(start=start, end=end, category="personal", label=label, score=score)
+            self._found.append(span)
 
     def _torn(self, first: int, last: int) -> float:
         """What a window loses that seems torn out of a longer number: a group before or behind it

@@ -53,14 +53,14 @@ class Beside:
 
     def __init__(self, text: str, threshold: float) -> None:
         self._text = text
-        self._threshold = threshold
+        self.threshold = threshold
         self._columns: Columns | None = None
         self._at: tuple[int, int] = (-1, -1)
         self._known: tuple[frozenset[str] | None, frozenset[str] | None] = (None, None)
 
     def score(self, kind: str, base: float, start: int, end: int) -> float:
         """``base``, raised or lowered by what stands before the number, or else behind it."""
-        if base + FOR < self._threshold:
+        if base + FOR < self.threshold:
             return 0.0  # no word could save it
         if self._at != (start, end):
             self._at, self._known = (start, end), (self._before(start), self._after(end))
