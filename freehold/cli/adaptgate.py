@@ -41,6 +41,15 @@ class _Asked:
     quiet: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Side:
+    """One of the two models. ``answers``: the folder where its answers are kept, as an eval's."""
+
+    settings: Settings
+    child: Child
+    answers: Path
+
+
 def gate(
     model: Annotated[str, typer.Argument(help="The adapted model, in the vault.")],
     against: Annotated[str, typer.Option("--against", help="The model it was made from.")],
@@ -87,6 +96,7 @@ def gate(
     Measured on both: the target text, what must be kept, tasks, whether harm is still refused and
     harmless questions still are not, and secrets that must not be learnt. The margins stand in
     [adapt] in freehold.toml. A model that is refused is not published. Ends with 8 then.
+    Answers to tasks and texts are kept with those of `freehold eval`: none is asked for twice.
     """
     stay_single()
     settings = read_settings(
@@ -171,9 +181,10 @@ def _run(
     asked: _Asked, settings: Settings, rival: Settings, outputs: Sequence[Path], *, signs: bool
 ) -> Report:
     """Start both models in one lock, ask them one after the other, and judge."""
-    from freehold.cli.evaluating import cells_for
+    from freehold.cli.evaluating import answers_folder, cells_for
     from freehold.store import Store
 
+    answers = [answers_folder(one.model) for one in (rival, settings)]
     folders = [_folder(Store(root()).manifest(settings.model).digest), *outputs]
     cells = cells_for(task for task, _ in asked.tasks)
     passports = [root() / "passports"] if signs else []
@@ -181,19 +192,22 @@ def _run(
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         read = tuple(sorted({str(folder) for _, folder in asked.tasks}))
-        write = [*map(str, (*folders, *passports)), *([cells.folder] if cells else [])]
+        write = [*map(str, (*folders, *passports, *answers)), *([cells.folder] if cells else [])]
         home = stack.enter_context(at_home(settings, "front", read=read, write=tuple(write)))
         home.shut_files()
         if cells is not None:
             stack.enter_context(cells)
-        sides = [(one, stack.enter_context(starting(one, home))) for one in (rival, settings)]
+        sides = [
+            _Side(settings=one, child=stack.enter_context(starting(one, home)), answers=folder)
+            for one, folder in zip((rival, settings), answers, strict=True)
+        ]
         report = asyncio.run(_both(asked, sides, home, settings, cells))
         return _kept(report, folders)
 
 
 async def _both(
     asked: _Asked,
-    sides: Sequence[tuple[Settings, Child]],
+    sides: Sequence[_Side],
     home: Home,
     settings: Settings,
     cells: Cells | None,
@@ -204,11 +218,11 @@ async def _both(
     found: list[list[Measure]] = []
     cards = []
     with Bar(quiet=asked.quiet) as loading, Bar(quiet=asked.quiet, of_bytes=False) as bar:
-        for number, (one, child) in enumerate(sides):
-            async with living(one, loading, child) as model:
+        for number, side in enumerate(sides):
+            async with living(side.settings, loading, side.child) as model:
                 if number == 0:
                     home.shut_calls()
-                found.append(await _measured(asked, model, bar, cells))
+                found.append(await _measured(asked, model, side.answers, bar, cells))
                 cards.append(model.engine.card)
     rows = gates.judge(found[0], found[1], settings.adapt)
     before, after = cards
@@ -226,17 +240,27 @@ async def _both(
     )
 
 
-async def _measured(asked: _Asked, model: Living, bar: Bar, cells: Cells | None) -> list[Measure]:
+async def _measured(
+    asked: _Asked, model: Living, answers: Path, bar: Bar, cells: Cells | None
+) -> list[Measure]:
     from freehold.adapt import measuring
+    from freehold.cli.evaluating import ANSWERS
     from freehold.evals import evaluate
+    from freehold.evals.kept import Kept
 
     parts = (model.engine, model.codec)
+    kept = Kept(answers / ANSWERS)
     found: list[Measure] = []
-    for task, folder in asked.tasks:
-        results = await evaluate(
-            *parts, [task], data=folder, plan=asked.plan, cells=cells, progress=bar
-        )
-        found += measuring.of_results(results, asked.kinds)
+    try:
+        for task, folder in asked.tasks:
+            results = await evaluate(
+                *parts, [task], data=folder, plan=asked.plan, cells=cells, kept=kept, progress=bar
+            )
+            found += measuring.of_results(results, asked.kinds)
+    except asyncio.CancelledError:
+        bar.close()
+        say(f"{len(kept)} answers are kept in {answers}: the same command goes on from there")
+        raise
     found += await measuring.manners(*parts, at_once=asked.plan.at_once)
     if asked.canaries:
         at_once = asked.plan.at_once

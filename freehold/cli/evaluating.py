@@ -131,7 +131,7 @@ def evaluate(
     work = replace(work, earlier=earlier, key=key, quiet=json)
     found = _run(work, settings, rival)
     for each in found:
-        _write(work.output if each is found[0] else _folder(each.model, None), each)
+        _write(work.output if each is found[0] else answers_folder(each.model), each)
     _finish(work, found, json=json)
 
 
@@ -175,7 +175,7 @@ def _work(
         tasks=tuple(tasks),
         plan=Plan(limit=limit, at_once=at_once),
         data=folder.absolute(),
-        output=_folder(settings.model, output),
+        output=answers_folder(settings.model, output),
         earlier=None,
         key=None,
         quiet=False,
@@ -186,7 +186,7 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _folder(model: str, output: Path | None) -> Path:
+def answers_folder(model: str, output: Path | None = None) -> Path:
     """Where answers and results of ``model`` go, made if it is not there."""
     folder = (output or root() / "evals" / model).absolute()
     try:
@@ -198,7 +198,7 @@ def _folder(model: str, output: Path | None) -> Path:
 
 def _run(work: _Work, settings: Settings, rival: Settings | None) -> list[Results]:
     """Start everything in its lock, and ask."""
-    folders = [work.output] + ([_folder(rival.model, None)] if rival else [])
+    folders = [work.output] + ([answers_folder(rival.model)] if rival else [])
     with ExitStack() as stack:
         cells = cells_for(work.tasks)
         write = [str(folder) for folder in folders] + ([cells.folder] if cells else [])

@@ -14,6 +14,7 @@ from functools import partial
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _HEX = re.compile(r"(?<![0-9A-Za-z])(?:(?:0x|\\x)?[0-9A-Fa-f]{2}[ :,]?){8,}(?![0-9A-Za-z])")
+_BETWEEN = re.compile(r"0x|\\x|[ :,]")
 _BITS = re.compile(r"(?<![01])(?:[01]{8} ?){4,}(?![01])")
 _PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2}){1,4096}")
 _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})|\\x([0-9A-Fa-f]{2})")
@@ -22,6 +23,8 @@ _DECIMAL = re.compile(r"(?<!\d)(?:\d{2,3}[ ,]{1,2}){6,}\d{2,3}(?!\d)")
 _MORSE = re.compile(r"(?<![.\-\w])[.\-]{1,5}(?:[ /]{1,3}[.\-]{1,5}){6,}(?![.\-\w])")
 _TAGS = re.compile("[\U000e0020-\U000e007e]+")
 _SELECTED = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{4,}")
+
+_CONTROLS = bytes({*range(32), 127} - set(b"\n\r\t"))
 
 _MORSE_CODE = (
     ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...-"
@@ -36,8 +39,13 @@ def _readable(data: bytes) -> str | None:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    plain = sum(1 for sign in text if sign.isprintable() or sign in "\n\r\t")
-    return text if text and plain >= 0.95 * len(text) else None
+    if text.isprintable():
+        return text or None
+    if text.isascii():
+        plain = len(data.translate(None, _CONTROLS))
+    else:
+        plain = sum(1 for sign in text if sign.isprintable() or sign in "\n\r\t")
+    return text if plain >= 0.95 * len(text) else None
 
 
 def _from_base64(run: str) -> str | None:
@@ -51,7 +59,7 @@ def _from_base64(run: str) -> str | None:
 
 
 def _from_hex(run: str) -> str | None:
-    digits = re.sub(r"0x|\\x|[ :,]", "", run)
+    digits = run if run.isalnum() and "x" not in run else _BETWEEN.sub("", run)
     return _readable(bytes.fromhex(digits)) if len(digits) % 2 == 0 else None
 
 
@@ -123,26 +131,33 @@ def decoded(text: str, *, depth: int = 2) -> tuple[str, str]:
     """``text`` with every run that is another text in code replaced by that text, ``depth`` times
     over (base64 in base64), unchanged where there is none; and what was in code alone."""
     alone = ""
+    vain: list[set[str]] = [set() for _ in _RUNS]
     for _ in range(depth):
         before, found = text, list[str]()
         if "\\" in text:
             text = _ESCAPE.sub(_from_escape, text)
         if "&" in text:
             text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
-        for pattern, decode, possible in _RUNS:
-            if possible is not None and not possible(text):
-                continue
-            said = partial(_said, decode=decode, found=found)
-            text = pattern.sub(said, text)
+        for (pattern, decode, possible), tried in zip(_RUNS, vain, strict=True):
+            if possible is None or possible(text):
+                said = partial(_said, decode=decode, found=found, vain=tried)
+                text = pattern.sub(said, text)
         if text == before:
             break
         alone = " ".join(found) or alone
     return text, alone
 
 
-def _said(run: re.Match[str], decode: Callable[[str], str | None], found: list[str]) -> str:
-    text = decode(run[0])
+def _said(
+    run: re.Match[str], decode: Callable[[str], str | None], found: list[str], vain: set[str]
+) -> str:
+    """``vain``: runs that were found to be no text, and need not be tried in the next round."""
+    code = run[0]
+    if code in vain:
+        return code
+    text = decode(code)
     if text is None:
-        return run[0]
+        vain.add(code)
+        return code
     found.append(text)
     return f" {text} "

@@ -211,6 +211,9 @@ def test_what_was_adapted_without_replay_is_caught_and_not_published(
     assert rows["kept"]["passed"] is False, rows["kept"]
     assert rows["canary"]["passed"] is False, rows["canary"]
     assert (status, found["passed"]) != (0, True)
+    answers = home / "evals" / "base" / "answers.jsonl"
+    asked = answers.read_bytes()
+    assert asked
     refused = run(env, "passport", "export", "careless", "--publish")
     assert refused.returncode == status
     assert "not published" in refused.stderr
@@ -222,4 +225,7 @@ def test_what_was_adapted_without_replay_is_caught_and_not_published(
           "--replay-share", "0.5")  # fmt: skip
     status, found = judged("careful")
     assert (status, found["passed"]) == (0, True), found["rows"]
+    assert answers.read_bytes() == asked, "the base was asked the same twice"
+    again = {row["name"]: row["before"] for row in found["rows"]}
+    assert again == {row["name"]: row["before"] for row in rows.values() if row["name"] in again}
     assert run(env, "passport", "export", "careful", "--publish").returncode == 0
