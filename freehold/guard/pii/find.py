@@ -14,7 +14,7 @@ from itertools import accumulate, combinations, pairwise
 from freehold.guard.pii import checks, secrets
 from freehold.guard.pii.kinds import KINDS, LETTERED, Kind
 from freehold.guard.pii.labels import Beside
-from freehold.guard.pii.phones import MOST_GROUPS, phone_score
+from freehold.guard.pii.phones import FEWEST_DIFFERENT, MOST_GROUPS, phone_score
 from freehold.types import Span
 
 THRESHOLD = 0.5
@@ -99,7 +99,8 @@ class _Run:
         self.groups = [(at + g.start(), at + g.end()) for g in _GROUP.finditer(match[0])]
         self._gaps = [text[a:b] for (_, a), (b, _) in pairwise(self.groups)]
         self._digits = "".join(text[a:b] for a, b in self.groups)
-        self._offsets = [0, *accumulate(b - a for a, b in self.groups)]
+        self._lengths = [b - a for a, b in self.groups]
+        self._offsets = [0, *accumulate(self._lengths)]
         self._torn_off = at > 0 and _is_latin(text[at - 1])
 
     def numbers(self, first: int) -> None:
@@ -138,13 +139,15 @@ class _Run:
                 self._add(kind.name, base, start, end)
 
     def _as_phone(self, first: int, last: int) -> None:
+        number = self._digits[self._offsets[first] : self._offsets[last + 1]]
+        if len(set(number)) < FEWEST_DIFFERENT:
+            return
         start, end = self.groups[first][0], self.groups[last][1]
         if _NO_PHONE.fullmatch(self._text, start, end):
             return
         while start > max(0, self.groups[first][0] - 2) and self._text[start - 1] in "+(":
             start -= 1
-        shape = tuple(b - a for a, b in self.groups[first : last + 1])
-        base = phone_score(self._text[start:end], shape)
+        base = phone_score(self._text[start:end], self._lengths[first : last + 1])
         if base > 0:
             self._add("phone", base - self._torn(first, last), start, end)
 

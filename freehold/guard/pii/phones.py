@@ -6,7 +6,11 @@ forms people write (a leading zero, groups) only help.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 MOST_GROUPS = 8
+FEWEST_DIFFERENT = 3
+"""Digits that a number has, at least, that are not the same."""
 
 _LENGTHS = {
     "1": (10, 10), "7": (10, 10), "20": (8, 10), "27": (9, 9), "30": (10, 10), "31": (9, 9),
@@ -42,11 +46,11 @@ def international(digits: str) -> bool:
     return False
 
 
-def phone_score(text: str, shape: tuple[int, ...]) -> float:
+def phone_score(text: str, shape: Sequence[int]) -> float:
     """How much ``text`` (digits in groups of ``shape``, with a plus or bracket before them) looks
     like a telephone number with no word beside it; 0 where it cannot be one."""
     digits = "".join(filter(str.isdigit, text))
-    if len(set(digits)) < 3 or text.count("(") != text.count(")"):
+    if len(set(digits)) < FEWEST_DIFFERENT or text.count("(") != text.count(")"):
         return 0.0
     if text.startswith(("+", "(+")):
         return 0.85 if international(digits) else 0.0
@@ -55,7 +59,7 @@ def phone_score(text: str, shape: tuple[int, ...]) -> float:
     return 0.0 if "/" in text and len(shape) > 2 else _national(digits, shape)
 
 
-def _national(digits: str, shape: tuple[int, ...]) -> float:
+def _national(digits: str, shape: Sequence[int]) -> float:
     if digits[0] == "0" and 8 <= len(digits) <= 12:
         return 0.35 if 2 <= len(shape) <= 6 and max(shape) <= 8 else 0.15
     return 0.12 if 7 <= len(digits) <= 11 else 0.0
