@@ -95,4 +95,4 @@ def test_requests_are_whole(language: str) -> None:
 def test_requests_hold_breaks_and_braces() -> None:
     found = requests("en", 4)
     assert any("\n\n" in text for text in found)
-    assert any(text.startswith('{"order": ') and '}]}\n' in text for text in found)
+    assert any(text.startswith('{"order": ') and "}]}\n" in text for text in found)
