@@ -60,7 +60,7 @@ class Recipe:
     others: float = 0.5
     twins: int = 8
     twin_weight: float = 0.3
-    requests: int = 2
+    requests: int = 0
     request_weight: float = 1.0
     longest: int = 6000
     seed: int = 0
