@@ -41,7 +41,7 @@ class Recipe:
     ``english`` times as many, in languages with a short bank ``others`` times; ``twins`` texts of
     each line of our pairs of requests, those of other languages than English at ``twin_weight``;
     ``requests`` texts of each line of our ordinary requests, English ones at ``request_weight``
-    and others at ``request_weight * twin_weight`` (0 texts: measured, they cost as much as they
+    and others at ``request_weight * twin_weight`` (0 texts: as measured, they cost more than they
     gained, see docs/LOG.md);
     ``longest`` is where a training text is cut, in characters.
     """
