@@ -1,7 +1,8 @@
-"""Text of our own to train on: attacks and harmless requests that look like them.
+"""Text of our own to train on: attacks, harmless requests that look like them, and ordinary ones.
 
-A bank of phrases per language (``phrases/*.toml``), a small grammar, and pairs of long requests
-(``phrases/twins``) whose halves differ in nothing but what they are for. Whatever an attack is made
+A bank of phrases per language (``phrases/*.toml``), a small grammar, pairs of long requests
+(``phrases/twins``) whose halves differ in nothing but what they are for, and requests of every
+kind that no attack was thought of with (``phrases/requests``). Whatever an attack is made
 of also occurs in a harmless text: the frames of harmful requests with harmless deeds, harmful deeds
 in protective questions, alarming verbs with harmless objects, role play without a rule broken. So a
 classifier cannot learn a frame, and has to learn what is asked.
@@ -26,6 +27,8 @@ MORE_LANGUAGES = ("es", "pt", "it", "ru", "tr", "ar", "hi", "ja", "ko")
 """Those that have a short bank, so that an attack does not pass by changing language alone."""
 TWIN_LANGUAGES = (*LANGUAGES, *MORE_LANGUAGES, "bn")
 """Those that have pairs of requests of one shape, the one harmful and the other not."""
+REQUEST_LANGUAGES = LANGUAGES + MORE_LANGUAGES
+"""Those that have ordinary requests."""
 
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 
@@ -94,6 +97,25 @@ def twins(language: str, per_line: int, *, seed: int = 0) -> dict[Kind, list[str
             for _ in range(per_line):
                 texts_of_kind[_chosen(line, draw)] = None
     return {kind: list(texts_of_kind) for kind, texts_of_kind in found.items()}
+
+
+def requests(language: str, per_line: int, *, seed: int = 0) -> list[str]:
+    """Harmless requests as people send them to an assistant: at most ``per_line`` texts of every
+    line of ``phrases/requests``."""
+    words = _read(f"requests/{language}.toml")
+    found: dict[str, None] = {}
+    for name, lines in words.lists.items():
+        for i, line in enumerate(lines):
+            # Nothing here is a secret: the generator must be repeatable.
+            draw = random.Random(f"{seed}/{language}/{name}/{i}")  # noqa: S311
+            for _ in range(per_line):
+                found[_MARK.sub(lambda mark: _MARKS[mark[1]], _chosen(line, draw))] = None
+    return list(found)
+
+
+# What a line of a bank cannot hold as it is.
+_MARKS = {"n": "\n", "[": "{", "]": "}"}
+_MARK = re.compile(r"\\([n\[\]])")
 
 
 def _harmful(words: Bank, draw: random.Random, carriers: Sequence[str]) -> str:

@@ -40,6 +40,9 @@ class Recipe:
     ``synthetic`` are texts of each kind and language that we write ourselves: in English
     ``english`` times as many, in languages with a short bank ``others`` times; ``twins`` texts of
     each line of our pairs of requests, those of other languages than English at ``twin_weight``;
+    ``requests`` texts of each line of our ordinary requests, English ones at ``request_weight``
+    and others at ``request_weight * twin_weight`` (0 texts: as measured, they cost more than they
+    gained, see docs/LOG.md);
     ``longest`` is where a training text is cut, in characters.
     """
 
@@ -58,6 +61,8 @@ class Recipe:
     others: float = 0.5
     twins: int = 8
     twin_weight: float = 0.3
+    requests: int = 0
+    request_weight: float = 1.0
     longest: int = 6000
     seed: int = 0
 
@@ -139,6 +144,9 @@ def _our_own(sets: Sequence[DataSet], recipe: Recipe) -> Iterator[tuple[Named, t
     for language in synthetic.TWIN_LANGUAGES if recipe.twins else ():
         for kind, texts in synthetic.twins(language, recipe.twins, seed=recipe.seed).items():
             yield _own(_TWIN, kind, language, texts)
+    for language in synthetic.REQUEST_LANGUAGES if recipe.requests else ():
+        texts = synthetic.requests(language, recipe.requests, seed=recipe.seed)
+        yield _own(_REQUEST, "benign", language, texts)
 
 
 def _own(
@@ -149,6 +157,7 @@ def _own(
 
 
 _TWIN = "own_twin_"
+_REQUEST = "own_request_"
 
 
 def kinds_of(each: DataSet) -> Iterator[tuple[synthetic.Kind, tuple[Row, ...], str | None]]:
@@ -233,7 +242,9 @@ def weigh(group: Group, recipe: Recipe, left_out: Sequence[int]) -> Floats:
     weight = group.share * np.float32(len(group.texts) ** (recipe.set_power - 1))
     if group.name.startswith("own_"):
         weight = weight * np.float32(recipe.synthetic_weight)
-    if group.name.startswith(_TWIN) and not group.name.endswith("_en"):
+    if group.name.startswith(_REQUEST):
+        weight = weight * np.float32(recipe.request_weight)
+    if group.name.startswith((_TWIN, _REQUEST)) and not group.name.endswith("_en"):
         weight = weight * np.float32(recipe.twin_weight)
     if left_out:
         weight = np.where(np.isin(group.owner, left_out), np.float32(0), weight)

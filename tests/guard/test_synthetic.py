@@ -12,9 +12,11 @@ import pytest
 from freehold.guard.synthetic import (
     LANGUAGES,
     MORE_LANGUAGES,
+    REQUEST_LANGUAGES,
     TWIN_LANGUAGES,
     Kind,
     bank,
+    requests,
     texts,
     twins,
 )
@@ -69,3 +71,28 @@ def test_no_text_is_harmful_and_harmless(language: str) -> None:
     for text in found["harmful"] + found["injection"] + found["benign"]:
         assert not re.search(r"\{[^{}]*\|", text), text
     assert twins(language, 4) == found
+
+
+@pytest.mark.parametrize("language", REQUEST_LANGUAGES)
+def test_requests_are_whole(language: str) -> None:
+    path = resources.files("freehold.guard") / "phrases" / "requests" / f"{language}.toml"
+    sections = tomllib.loads(path.read_text("utf-8"))
+    lines = [line for lists in sections.values() for line in lists["lines"].strip().splitlines()]
+    assert len(lines) == len(set(lines)) >= (400 if language == "en" else 20)
+    for line in lines:
+        assert line.strip() == line, line
+        assert not re.search(r"\{[^{}|]*\}|\{[^{}]*\{|\\[^n\[\]]", line), line
+        assert line.count("{") == line.count("}"), line
+    found = requests(language, 3)
+    assert len(set(found)) == len(found) > 1.3 * len(lines)
+    assert not any("\\" in text for text in found)
+    assert requests(language, 3) == found
+    assert requests(language, 3, seed=1) != found
+    attacks = twins(language, 2)
+    assert not set(found) & {*attacks["harmful"], *attacks["injection"]}
+
+
+def test_requests_hold_breaks_and_braces() -> None:
+    found = requests("en", 4)
+    assert any("\n\n" in text for text in found)
+    assert any(text.startswith('{"order": ') and "}]}\n" in text for text in found)

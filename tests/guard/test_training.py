@@ -23,6 +23,7 @@ from freehold.guard.training import Group, Recipe, fit, prepare, weigh
 SMALL = Recipe(
     iterations=3,
     twins=0,
+    requests=0,
     synthetic=(
         ("harmful", 12),
         ("injection", 12),
@@ -45,6 +46,22 @@ def test_twins_are_groups_of_their_own(small_manifest: Path) -> None:
         assert found[f"own_twin_{kind}_id"].family is None
     foreign, english = found["own_twin_harmful_id"], found["own_twin_harmful_en"]
     assert weigh(foreign, few, []).max() < weigh(english, few, []).max()
+
+
+def test_requests_are_groups_of_their_own(small_manifest: Path) -> None:
+    few = replace(SMALL, requests=1)
+    found = {group.name: group for group in prepare(corpus.read(small_manifest), few)}
+    english, foreign = found["own_request_benign_en"], found["own_request_benign_ko"]
+    assert english.family is None
+    assert english.kind == "benign"
+    assert len(english.texts) > 400
+    # A set of its size, whatever stands in it; those of other languages by less.
+    assert weigh(english, few, []).sum() == pytest.approx(len(english.texts) ** 0.5, rel=1e-4)
+    by_three = replace(few, request_weight=3.0)
+    assert weigh(english, by_three, []).sum() == pytest.approx(3 * len(english.texts) ** 0.5, 1e-4)
+    assert weigh(foreign, few, []).sum() == pytest.approx(
+        few.twin_weight * len(foreign.texts) ** 0.5, rel=1e-4
+    )
 
 
 class Quiet:
