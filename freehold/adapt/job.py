@@ -30,7 +30,7 @@ from freehold.types import VerifiedModel
 _MOST_HELD_OUT = 200
 
 
-def serve(fd: int) -> int:
+def serve(fd: int, ranks: Ranks | None = None) -> int:
     """Do the one job that comes over the pair; the exit status."""
     pair.outlive_nobody()
     return pair.run(
