@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from freehold import pair
 from freehold.adapt import exercises, plan, splitting, wire
@@ -27,6 +27,9 @@ from freehold.train.reading import Read
 from freehold.train.records import Record
 from freehold.types import VerifiedModel
 
+if TYPE_CHECKING:
+    from freehold.train.ranks import Ranks
+
 _MOST_HELD_OUT = 200
 
 
@@ -36,22 +39,24 @@ def serve(fd: int, ranks: Ranks | None = None) -> int:
     return pair.run(
         fd,
         wire.read_to,
-        _work,
-        failure=lambda why: ProcessError(f"the workshop failed: {why}"),
+        lambda link: _work(link, ranks),
+        failure=lambda why: ProcessError(f"{ranks or 'the workshop'} failed: {why}"),
         fatal=lambda fault: wire.Failed(fault=fault),
     )
 
 
-def _work(link: Link[wire.ToWorkshop]) -> None:
+def _work(link: Link[wire.ToWorkshop], ranks: Ranks | None) -> None:
     job = pair.first(link, wire.Job)
-    link.send([frame(wire.Ended(result=_Job(job, link).do()))])
+    link.send([frame(wire.Ended(result=_Job(job, link, ranks).do()))])
     while link.receive(wait=True):
         """Until the starter has read everything and hangs up."""
 
 
 class _Job:
-    def __init__(self, job: wire.Job, link: Link[wire.ToWorkshop]) -> None:
-        self._job, self._link = job, link
+    def __init__(self, job: wire.Job, link: Link[wire.ToWorkshop], ranks: Ranks | None) -> None:
+        self._job, self._link, self._seated = job, link, ranks
+        # One of several ranks reads and encodes as all do, and says nothing of it.
+        self._speaks = ranks is None or ranks.first
         self._folder = Path(job.folder)
         self._recipe = from_plain(job.recipe)
 
@@ -72,7 +77,7 @@ class _Job:
             files=facts,
             file_bytes=sum(tensor.data.nbytes for tensor in model.tensors.values()),
         )
-        self._link.send([frame(wire.Planned(plan=planned))])
+        self._say(wire.Planned(plan=planned))
         return self._train(model, lessons, facts)
 
     def _read(self, paths: Sequence[str]) -> Read:
@@ -146,7 +151,10 @@ class _Job:
         from freehold.adapt import export, student, training
         from freehold.qwen.model import load
         from freehold.train import state
+        from freehold.train.ranks import ALONE, gathered
 
+        ranks = self._seated or ALONE
+        ranks.check(self._recipe.batch, self._recipe.micro_batch)
         torch.use_deterministic_algorithms(True)
         loaded = load(
             model,
@@ -157,7 +165,8 @@ class _Job:
             codes=self._recipe.codes,
             progress=lambda done, total: self._work("Loading", done, total),
         )
-        learner = student.student_of(loaded, self._recipe)
+        learner = student.student_of(loaded, self._recipe, ranks)
+        del loaded  # Where ranks share the values out, nobody holds them whole.
         run = training.Run(
             learner,
             self._recipe,
@@ -165,8 +174,16 @@ class _Job:
             self._folder,
             model_digest=model.digest,
             report=self._stepped,
+            ranks=ranks,
         )
         outcome = run.go(self._stopped)
+        parameters: dict[str, torch.Tensor] = {}
+        for name, values in learner.parameters.items() if outcome.why != "stopped" else ():
+            held = gathered(values.detach())
+            if ranks.first:
+                parameters[name] = held
+        if not ranks.first:
+            return {"outcome": asdict(outcome)}
         curve.write(
             self._folder / training.LOG,
             self._folder / "loss.html",
@@ -175,7 +192,6 @@ class _Job:
         result = {"outcome": asdict(outcome), "facts": facts, "base": model.digest}
         if outcome.why == "stopped":
             return result
-        parameters = dict(learner.parameters)
         best = self._folder / training.BEST
         if best.exists():
             parameters, _ = state.read(best)
@@ -209,13 +225,17 @@ class _Job:
 
     def _stepped(self, event: dict[str, Any]) -> None:
         figures = {k: float(v) for k, v in event.items() if k not in ("event", "steps")}
-        self._link.send([frame(wire.Stepped(steps=event["steps"], figures=figures))])
+        self._say(wire.Stepped(steps=event["steps"], figures=figures))
 
     def _work(self, what: str, done: int, total: int) -> None:
-        self._link.send([frame(wire.Work(what=what, done=done, total=total))])
+        self._say(wire.Work(what=what, done=done, total=total))
 
     def _note(self, line: str) -> None:
-        self._link.send([frame(wire.Note(line=line))])
+        self._say(wire.Note(line=line))
+
+    def _say(self, message: wire.FromProcess) -> None:
+        if self._speaks:
+            self._link.send([frame(message)])
 
 
 def _digest(path: Path) -> str:

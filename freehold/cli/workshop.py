@@ -62,6 +62,7 @@ class Shop:
         self._module, self._quiet = module, quiet
         self._watch = Watch(residency_folder(), enforce=settings.residency == "enforce")
         self._started: list[tuple[subprocess.Popen[bytes], Link[Any], Any]] = []
+        self._stores: set[str] = set()
         self._bar = Bar(quiet=quiet, of_bytes=False)
 
     def __enter__(self) -> Shop:
@@ -80,6 +81,8 @@ class Shop:
             sock.close()
             process.kill()
             process.wait()
+        for store in filter(None, self._stores):
+            Path(store).unlink(missing_ok=True)
         self._watch.close()
 
     def start(self, job: Any, reach: Reach, seat: Seat | None = None) -> None:
@@ -104,6 +107,7 @@ class Shop:
         """One process for each of these seats, or one alone; the first rank is the last of them,
         whose result counts."""
         for seat in reversed(seats):
+            self._stores.add(seat.store)
             self.start(job, reach, seat)
         if not seats:
             self.start(job, reach)
@@ -175,12 +179,12 @@ def _ready(listeners: Sequence[_Listener], seconds: float | None) -> list[_Liste
 def _cause(error: FreeholdError) -> int:
     """What a process knows of itself comes before one that is gone, and both before a defect: a
     rank that has lost another fails by what its library says of that."""
-    if isinstance(error, _Gone):
+    if isinstance(error, _GoneError):
         return 1
     return 2 if type(error) is ProcessError else 0
 
 
-class _Gone(ProcessError):
+class _GoneError(ProcessError):
     """A process ended without a word."""
 
 
@@ -224,11 +228,11 @@ class _Listener:
             for message in self._link.receive(wait=False):
                 self._take(message, shown=shown)
         except Hungup:
+            how = "it has hung up"
+            how = "it has hung up"
             with contextlib.suppress(subprocess.TimeoutExpired):
                 how = ending(self._process.wait(_LAST_WORDS))
-                self.failed = _Gone(f"the locked process ended without a word ({how}): see above")
-                return
-            self.failed = _Gone("the locked process hung up without a word: see above")
+            self.failed = _GoneError(f"the locked process ended without a word: {how}; see above")
         except FreeholdError as error:
             self.failed = error
 

@@ -29,9 +29,7 @@ def serve(fd: int, ranks: Ranks | None = None) -> int:
         fd,
         wire.read_to,
         lambda link: _work(link, ranks),
-        failure=lambda why: ProcessError(
-            f"{'the foundry' if ranks is None else ranks} failed: {why}"
-        ),
+        failure=lambda why: ProcessError(f"{ranks or 'the foundry'} failed: {why}"),
         fatal=lambda fault: wire.Failed(fault=fault),
     )
 

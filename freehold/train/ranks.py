@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from freehold.errors import ProcessError
+from freehold.errors import ProcessError, UsageError
 from freehold.train.seat import Seat
 
 if TYPE_CHECKING:
@@ -58,6 +58,17 @@ class Ranks:
     def __str__(self) -> str:
         return f"rank {self.rank} of {self.world}"
 
+    def check(self, batch: int, micro_batch: int) -> None:
+        """Raise ``UsageError`` where there are not as many pieces of ``micro_batch`` tokens in a
+        step of ``batch``: some ranks would never have anything to do."""
+        pieces = batch // micro_batch
+        if self.world > pieces:
+            raise UsageError(
+                f"{self.world} ranks cannot share the {pieces} micro-batches of a step of {batch} "
+                f"tokens: set --micro-batch to {batch // self.world} or less, or a larger --batch",
+                param="ranks",
+            )
+
     def shared_out(self, pieces: Sequence[Piece]) -> list[tuple[Piece, bool]]:
         """What this rank computes of a step's pieces, and whether it counts: n, n + world, ... All
         must compute equally often, so one without a piece takes part with a bit of the first,
@@ -79,6 +90,20 @@ class Ranks:
     def any(self, here: bool) -> bool:
         """Whether it is so at any rank."""
         return bool(self.sums(float(here))[0])
+
+    def add_gradients(self, values: Iterable[Tensor]) -> None:
+        """Sum the gradients of values that every rank has whole; of those that are shared out they
+        are summed already."""
+        if self.mesh is None:
+            return
+        grads = [one.grad for one in values if not hasattr(one, "device_mesh")]
+        mine = [grad for grad in grads if grad is not None]
+        if not mine:
+            return
+        flat = torch.cat([grad.reshape(-1) for grad in mine])
+        dist.all_reduce(flat)
+        for grad, summed in zip(mine, flat.split([grad.numel() for grad in mine]), strict=True):
+            grad.copy_(summed.view_as(grad))
 
     def told(self, text: str) -> str:
         """The first rank's text, at every rank."""

@@ -53,14 +53,7 @@ class Training:
         ranks: Ranks = ALONE,
     ) -> None:
         self.recipe, self.ranks = recipe, ranks
-        pieces = recipe.batch // recipe.micro_batch
-        if ranks.world > pieces:
-            raise UsageError(
-                f"{ranks.world} ranks cannot share the {pieces} micro-batches of a step: set "
-                f"--micro-batch to {recipe.batch // ranks.world} or less, whole rows of "
-                f"{recipe.length}",
-                param="ranks",
-            )
+        ranks.check(recipe.batch, recipe.micro_batch)
         self.manifest = build.load(corpus)
         if not (corpus / build.TOKENIZER).exists():
             raise UsageError(

@@ -61,9 +61,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 def bytes_of(tensor: Tensor) -> bytes:
     """A tensor's bytes as they lie in a safetensors file; shared out, of all of it."""
-    return (
-        gathered(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    )
+    flat = gathered(tensor.detach()).cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

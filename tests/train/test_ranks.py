@@ -1,5 +1,5 @@
-"""Two and three ranks over gloo: the losses of one, the same bits every time, one error where one of
-them fails."""
+"""Two and three ranks over gloo: the losses of one, the same bits every time, an end where one
+of them fails."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def losses(folder: Path) -> list[float]:
 
 def test_losses_are_those_of_one_process(twos: Path, trained: Path) -> None:
     assert losses(twos / "once" / "small") == pytest.approx(losses(trained), rel=1e-5)
-    theirs, mine = ([line for line in record.read(one)] for one in (trained, twos / "once/small"))
+    theirs, mine = (list(record.read(one)) for one in (trained, twos / "once/small"))
     for kind, name in (("step", "batch"), ("step", "rate"), ("step", "tokens")):
         assert [one[name] for one in mine if one["kind"] == kind] == [
             one[name] for one in theirs if one["kind"] == kind
@@ -150,11 +150,8 @@ def test_another_number_goes_on_and_the_record_says_so(twos: Path, corpus: Path)
 
 
 def test_more_ranks_than_pieces(corpus: Path) -> None:
-    class Three(Ranks):
-        world = 3
-
-    with pytest.raises(UsageError, match="cannot share the 2 micro-batches"):
-        run.Training(RECIPE, corpus, ranks=object.__new__(Three))
+    with pytest.raises(UsageError, match="3 ranks cannot share the 2 micro-batches"):
+        run.Training(RECIPE, corpus, ranks=Ranks(Seat(world=3)))
 
 
 def test_pieces_are_shared_out() -> None:
