@@ -101,12 +101,13 @@ def _train(job: wire.Train, link: Link[wire.ToFoundry], seated: Ranks | None) ->
         return {"why": "stopped", "step": training.at}
     files = export.write(training, folder / MODEL)
     run.end(folder, training, files)
+    # Every machine has its own; where it is one folder, another rank may be at it.
+    shutil.rmtree(folder / run.TOKENS, ignore_errors=ranks.world > 1)
     if not ranks.first:
         return {"why": "done", "step": training.at}
     found = record.write_note(folder)
     curve.write(folder / run.LOG, folder / "loss.html", title=f"{folder.name}, by {recipe.name}")
     (folder / run.STATE).unlink(missing_ok=True)
-    shutil.rmtree(folder / run.TOKENS)
     measured = [line for line in record.read(folder) if line["kind"] == "measure"]
     return {
         "why": "done",
@@ -156,6 +157,7 @@ def _reproduce(
         from_start=job.from_start,
         work=_told(link) if ranks.first else lambda *_: None,
         ranks=ranks,
+        scratch=Path(job.scratch) / "tokens" if ranks.world > 1 else None,
     )
     return asdict(found) | {"identical": found.identical}
 

@@ -71,10 +71,12 @@ def reproduce(
     from_start: bool = False,
     work: Callable[[str, int, int], None] = lambda *_: None,
     ranks: Ranks = ALONE,
+    scratch: Path | None = None,
 ) -> Reproduced:
     """Do steps ``first`` to ``last`` of the run in ``run`` again, from the nearest checkpoint
     before them that lies there, or from the first values. Raises ``UsageError`` for steps that the
-    record has not, or that were not taken by as many ``ranks``, ``MalformedError``.
+    record has not, or that were not taken by as many ``ranks``, ``MalformedError``. ``scratch`` is
+    as for ``Training``.
     """
     lines = list(record.read(run))
     start = lines[0]
@@ -85,7 +87,7 @@ def reproduce(
             param="steps",
         )
     kept = {line["step"]: line["sha256"] for line in lines if line["kind"] == "checkpoint"}
-    training = Training(recipe_of(start), corpus, ranks=ranks)
+    training = Training(recipe_of(start), corpus, ranks=ranks, scratch=scratch)
     found = Reproduced(first=first, last=last)
     _compare_start(found, start, training)
     if found.step:
