@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +21,7 @@ from freehold.qwen.config import config_of
 from freehold.store import Store, verify
 from freehold.train import cleaning, curve, encoding, reading
 from freehold.train.encoding import Lesson
+from freehold.train.entry import settle
 from freehold.train.reading import Read
 from freehold.train.records import Record
 from freehold.types import VerifiedModel
@@ -61,10 +60,7 @@ class _Job:
         self._recipe = from_plain(job.recipe)
 
     def do(self) -> dict[str, Any]:
-        # PyTorch looks for folders of its own as soon as it makes an optimiser, and for the user's
-        # name to call them by.
-        tempfile.tempdir = self._job.folder
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self._folder / "inductor")
+        settle(self._folder)
         self._work("Reading the data", 0, 1)
         data, replay = self._read(self._job.data), self._read(self._job.replay)
         model = verify(Store(Path(self._job.root)), self._job.model)

@@ -53,6 +53,20 @@ def on_this_machine(ranks: int, folder: Path) -> tuple[Seat, ...]:
     return seat.on_this_machine(ranks, str(store))
 
 
+def _meeting(reach: Reach) -> Reach:
+    """With what gloo needs to meet other ranks: it asks which network interfaces there are, and of
+    what class each device on the bus is."""
+    from dataclasses import replace
+
+    found = Path("/sys/bus/pci/devices").glob("*/class")
+    return replace(
+        reach,
+        read=(*reach.read, *(str(path.resolve()) for path in found)),
+        list=(*reach.list, "/sys/class/net", "/sys/bus/pci/devices"),
+        ports=False,
+    )
+
+
 class Shop:
     """Starts ``python -m MODULE`` under the lock, and listens. Leaving it ends what it started."""
 
@@ -88,15 +102,13 @@ class Shop:
     def start(self, job: Any, reach: Reach, seat: Seat | None = None) -> None:
         """One more process, and its job. On a ``seat`` it meets other ranks before it can make no
         more sockets; until then no port is shut."""
-        from dataclasses import replace
-
         from freehold import spawning
         from freehold.pair import Link, frame
         from freehold.train import wire
 
-        order = self._watch.order(
-            "workshop", reach if seat is None else replace(reach, ports=False)
-        )
+        if seat is not None:
+            reach = _meeting(reach)
+        order = self._watch.order("workshop", reach)
         more = () if seat is None else (seat.dumps(),)
         process, sock = spawning.spawn(self._module, order, *more)
         link: Link[Any] = Link(sock, wire.read_from)
@@ -150,7 +162,9 @@ class Shop:
             until = time.monotonic() + _LAST_WORDS
             while (left := until - time.monotonic()) > 0 and _open(listeners):
                 self._hear(listeners, left)
-            raise min((one.failed for one in listeners if one.failed), key=_cause)
+            failed = min((one for one in listeners if one.failed), key=_cause)
+            assert failed.failed is not None
+            raise failed.failed
 
     def _started_done(self) -> None:
         for process, _, sock in self._started:
@@ -176,21 +190,18 @@ def _ready(listeners: Sequence[_Listener], seconds: float | None) -> list[_Liste
     return [by_number[number] for number, _ in found]
 
 
-def _cause(error: FreeholdError) -> int:
+def _cause(one: _Listener) -> int:
     """What a process knows of itself comes before one that is gone, and both before a defect: a
     rank that has lost another fails by what its library says of that."""
-    if isinstance(error, _GoneError):
+    if one.gone:
         return 1
-    return 2 if type(error) is ProcessError else 0
-
-
-class _GoneError(ProcessError):
-    """A process ended without a word."""
+    return 2 if type(one.failed) is ProcessError else 0
 
 
 class _Listener:
     """What one process of the workshop says, shown as it comes. ``result`` is what it says at the
-    end, or with ``only_plan`` its plan; ``failed`` why it ended otherwise."""
+    end, or with ``only_plan`` its plan; ``failed`` why it ended otherwise, ``gone`` without a
+    word."""
 
     def __init__(
         self,
@@ -207,6 +218,7 @@ class _Listener:
         self._what, self._done = "", 0
         self.result: dict[str, Any] | None = None
         self.failed: FreeholdError | None = None
+        self.gone = False
 
     @property
     def events(self) -> int:
@@ -229,10 +241,10 @@ class _Listener:
                 self._take(message, shown=shown)
         except Hungup:
             how = "it has hung up"
-            how = "it has hung up"
             with contextlib.suppress(subprocess.TimeoutExpired):
                 how = ending(self._process.wait(_LAST_WORDS))
-            self.failed = _GoneError(f"the locked process ended without a word: {how}; see above")
+            self.gone = True
+            self.failed = ProcessError(f"the locked process ended without a word: {how}; see above")
         except FreeholdError as error:
             self.failed = error
 

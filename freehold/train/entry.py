@@ -5,9 +5,12 @@ it: hence the late imports.
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freehold.errors import FreeholdError, ProcessError, UsageError
@@ -33,6 +36,9 @@ def main(arguments: Sequence[str], *, room: str, called: str) -> int:
         close_strangers({fd, *order.descriptors})
         try:
             ranks = _locked(order, Seat.loads(arguments[2]) if len(arguments) > 2 else None)
+        except ProcessError as error:
+            sys.stderr.write(f"freehold: {called} could not start: {error}\n")
+            return ProcessError.exit_code
         except (OSError, FreeholdError) as error:
             sys.stderr.write(f"freehold: {called} could not be locked: {error}\n")
             return ProcessError.exit_code
@@ -48,8 +54,16 @@ def _locked(order: Order, seat: Seat | None) -> Ranks | None:
         lock(order)
         return None
     files = shut_files(order)
+    settle(Path(order.reach.write[0]))
     from freehold.train.ranks import join
 
     ranks = join(seat)
     shut_calls(order, files)
     return ranks
+
+
+def settle(folder: Path) -> None:
+    """PyTorch looks for folders of its own as soon as it makes an optimiser or meets ranks, and for
+    the user's name to call them by."""
+    tempfile.tempdir = str(folder)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from freehold.errors import ProcessError, ProtocolError
 from freehold.pair import Link, frame
 from freehold.train import wire
 from freehold.train.data import build, declaration
+from freehold.train.entry import settle
 from freehold.train.recipe import from_plain
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def _build(job: wire.Build, link: Link[wire.ToFoundry]) -> dict[str, Any]:
 
 def _train(job: wire.Train, link: Link[wire.ToFoundry], seated: Ranks | None) -> dict[str, Any]:
     folder = Path(job.folder)
-    _settle(folder)
+    settle(folder)
     from freehold.train import curve, export, record, run
     from freehold.train.ranks import ALONE
 
@@ -144,7 +143,7 @@ def _other_ranks(event: dict[str, Any]) -> str:
 def _reproduce(
     job: wire.Reproduce, link: Link[wire.ToFoundry], seated: Ranks | None
 ) -> dict[str, Any]:
-    _settle(Path(job.scratch))
+    settle(Path(job.scratch))
     from freehold.train.ranks import ALONE
     from freehold.train.reproduce import reproduce
 
@@ -160,10 +159,3 @@ def _reproduce(
         scratch=Path(job.scratch) / "tokens" if ranks.world > 1 else None,
     )
     return asdict(found) | {"identical": found.identical}
-
-
-def _settle(folder: Path) -> None:
-    """PyTorch looks for folders of its own as soon as it makes an optimiser, and for the user's
-    name to call them by."""
-    tempfile.tempdir = str(folder)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")

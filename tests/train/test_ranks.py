@@ -24,11 +24,11 @@ from tests.train.conftest import RECIPE
 from tests.train.rank import plain
 from tests.train.test_run import bits
 
-# Widths that three ranks cannot share evenly, and norms of fewer values than a row has.
+# Widths that three ranks cannot share evenly, and norms of two values: one rank has none of them.
 UNEVEN = replace(
     RECIPE,
     shape=Shape(
-        n_layers=2, width=20, mlp_width=44, n_heads=2, n_kv_heads=1, head_dim=10, context=64
+        n_layers=2, width=20, mlp_width=44, n_heads=2, n_kv_heads=1, head_dim=2, context=64
     ),
     stages=(replace(RECIPE.stages[0], steps=14), Stage(name="chat", steps=6, kind="talks")),
     micro_batch=32,
