@@ -39,7 +39,9 @@ def serve(fd: int, ranks: Ranks | None = None) -> int:
         fd,
         wire.read_to,
         lambda link: _work(link, ranks),
-        failure=lambda why: ProcessError(f"{ranks or 'the workshop'} failed: {why}"),
+        failure=lambda why: ProcessError(
+            f"the workshop failed: {why}" if ranks is None else ranks.failed(why)
+        ),
         fatal=lambda fault: wire.Failed(fault=fault),
     )
 

@@ -155,9 +155,9 @@ class Shop:
         several did, as ranks do that lose each other, what is most likely the cause."""
         ready = _ready(listeners, patience)
         # Progress is shown of one at a time.
-        shown = next((one for one in listeners if one.result is None), None)
+        at_work = next((one for one in listeners if one.result is None and one.at_work), None)
         for one in ready:
-            one.take(shown=one is shown)
+            one.take(shown=at_work in (None, one))
         if patience is None and any(one.failed for one in listeners):
             until = time.monotonic() + _LAST_WORDS
             while (left := until - time.monotonic()) > 0 and _open(listeners):
@@ -218,7 +218,7 @@ class _Listener:
         self._what, self._done = "", 0
         self.result: dict[str, Any] | None = None
         self.failed: FreeholdError | None = None
-        self.gone = False
+        self.gone = self.at_work = False
 
     @property
     def events(self) -> int:
@@ -265,6 +265,7 @@ class _Listener:
             case wire.Note(line=line):
                 self._bar.note(line)
             case wire.Work(what=what, done=done, total=total):
+                self.at_work = True
                 if shown:
                     self._progress(what, done, total)
             case wire.Stepped(steps=steps, figures=figures):

@@ -58,6 +58,10 @@ class Ranks:
     def __str__(self) -> str:
         return f"rank {self.rank} of {self.world}"
 
+    def failed(self, why: str) -> str:
+        """What is said of a defect here, which may be no more than that another has failed."""
+        return f"{self} failed: {why}. If that tells of a connection, another rank's error is the cause"
+
     def check(self, batch: int, micro_batch: int) -> None:
         """Raise ``UsageError`` where there are not as many pieces of ``micro_batch`` tokens in a
         step of ``batch``: some ranks would never have anything to do."""
