@@ -60,7 +60,7 @@ class Ranks:
 
     def failed(self, why: str) -> str:
         """What is said of a defect here, which may be no more than that another has failed."""
-        return f"{self} failed: {why}. If that tells of a connection, another rank's error is the cause"
+        return f"{self} failed: {why}. If that tells of a connection, the cause is another's error"
 
     def check(self, batch: int, micro_batch: int) -> None:
         """Raise ``UsageError`` where there are not as many pieces of ``micro_batch`` tokens in a
