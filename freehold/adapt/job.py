@@ -176,10 +176,11 @@ class _Job:
         )
         outcome = run.go(self._stopped)
         parameters: dict[str, torch.Tensor] = {}
-        for name, values in learner.parameters.items() if outcome.why != "stopped" else ():
-            held = gathered(values.detach())
-            if ranks.first:
-                parameters[name] = held
+        if outcome.why != "stopped":
+            for name, values in learner.parameters.items():
+                held = gathered(values.detach())
+                if ranks.first:
+                    parameters[name] = held
         if not ranks.first:
             return {"outcome": asdict(outcome)}
         curve.write(

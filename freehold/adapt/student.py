@@ -121,7 +121,7 @@ def student_of(model: Model, recipe: Recipe, ranks: Ranks = ALONE) -> Student:
         if ranks.world > 1:
             from freehold.train.sharding import Sharded
 
-            block = block_again if recipe.recompute else qwen.block
+            block: Callable[..., Tensor] = block_again if recipe.recompute else qwen.block
             sharded = Sharded(model.weights, ranks, dtype=ops.dtype, block=block)
             parameters = sharded.parameters
         return Student(

@@ -53,7 +53,7 @@ class Ranks:
 
     @property
     def backend(self) -> str:
-        return dist.get_backend() if self.world > 1 else ""
+        return str(dist.get_backend()) if self.world > 1 else ""
 
     def __str__(self) -> str:
         return f"rank {self.rank} of {self.world}"
@@ -182,7 +182,6 @@ def _acquaint(ranks: Ranks) -> None:
     ranks.told("")
     held = torch.zeros(ranks.world, device=device)
     gathered(distribute_tensor(held, ranks.mesh, [Shard(0)]))
-    dist.reduce_scatter_single(held[:1].clone(), held)
 
 
 def gathered(values: Tensor) -> Tensor:
@@ -198,8 +197,9 @@ def put(values: Tensor | None, into: Tensor) -> None:
         assert values is not None
         into.copy_(values)
         return
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    assert isinstance(into, DTensor)
     given = torch.empty(into.shape) if values is None else values
     given = given.to(into.device, into.dtype)
     into.copy_(distribute_tensor(given, into.device_mesh, into.placements))

@@ -19,7 +19,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from freehold import strictjson
 from freehold.errors import IntegrityError, MalformedError, NotFoundError, StorageError
@@ -44,7 +44,7 @@ class Writer:
 
     def __init__(self, folder: Path | None, *, after: int | None = None, but: str = "end") -> None:
         self.checkpoint, self.ranks = 0, 1
-        self._file = None
+        self._file: IO[bytes] | None = None
         if folder is None:
             return
         self._path = folder / LINES

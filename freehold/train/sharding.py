@@ -53,20 +53,15 @@ class Sharded:
     ) -> None:
         assert ranks.mesh is not None
         self._order = [name for name, _ in every(weights)]
-        kept: dict[str, Any] = {
-            "mesh": ranks.mesh,
-            "mp_policy": MixedPrecisionPolicy(
-                param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
-            ),
-        }
         self._whole = _Whole(weights, block)
-        for one in self._whole.blocks:
-            fully_shard(one, **kept)
-        fully_shard(self._whole, **kept)
-        for one in (self._whole, *self._whole.blocks):
+        policy = MixedPrecisionPolicy(
+            param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        for one in (*self._whole.blocks, self._whole):
+            share = fully_shard(one, mesh=ranks.mesh, mp_policy=policy)
             # A sum: what is taught is counted over all ranks, and a mean of means is none.
-            one.set_gradient_divide_factor(1.0)  # type: ignore[operator]
-            one.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]
+            share.set_gradient_divide_factor(1.0)
+            share.set_force_sum_reduction_for_comms(True)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
