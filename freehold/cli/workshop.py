@@ -76,6 +76,7 @@ class Shop:
         self._module, self._quiet = module, quiet
         self._watch = Watch(residency_folder(), enforce=settings.residency == "enforce")
         self._started: list[tuple[subprocess.Popen[bytes], Link[Any], Any]] = []
+        self._called: list[str] = []
         self._stores: set[str] = set()
         self._bar = Bar(quiet=quiet, of_bytes=False)
 
@@ -113,6 +114,7 @@ class Shop:
         process, sock = spawning.spawn(self._module, order, *more)
         link: Link[Any] = Link(sock, wire.read_from)
         self._started.append((process, link, sock))
+        self._called.append("the locked process" if seat is None else str(seat))
         link.send([frame(job)])
 
     def start_ranks(self, job: Any, reach: Reach, seats: Sequence[Seat]) -> None:
@@ -131,8 +133,8 @@ class Shop:
         asks all for an end with the state kept, the second leaves at once. Raises what they
         raised."""
         listeners = [
-            _Listener(started, self._bar, plan_lines, only_plan=only_plan)
-            for started in self._started
+            _Listener(started, called, self._bar, plan_lines, only_plan=only_plan)
+            for started, called in zip(self._started, self._called, strict=True)
         ]
         asked = False
         while any(one.result is None for one in listeners):
@@ -171,7 +173,7 @@ class Shop:
             sock.close()
             process.kill()
             process.wait()
-        self._started = []
+        self._started, self._called = [], []
 
 
 def _open(listeners: Sequence[_Listener]) -> list[_Listener]:
@@ -206,13 +208,14 @@ class _Listener:
     def __init__(
         self,
         started: tuple[subprocess.Popen[bytes], Link[Any], socket.socket],
+        called: str,
         bar: Bar,
         plan_lines: PlanLines,
         *,
         only_plan: bool,
     ) -> None:
         self._process, self._link, sock = started
-        self.descriptor = sock.fileno()
+        self.descriptor, self._called = sock.fileno(), called
         self._bar = bar
         self._plan_lines, self._only_plan = plan_lines, only_plan
         self._what, self._done = "", 0
@@ -244,7 +247,7 @@ class _Listener:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 how = ending(self._process.wait(_LAST_WORDS))
             self.gone = True
-            self.failed = ProcessError(f"the locked process ended without a word: {how}; see above")
+            self.failed = ProcessError(f"{self._called} ended without a word: {how}; see above")
         except FreeholdError as error:
             self.failed = error
 

@@ -166,7 +166,7 @@ def join(seat: Seat, device: str = "cpu") -> Ranks:
         _acquaint(ranks)
     except (RuntimeError, ValueError, OSError) as error:
         raise ProcessError(
-            f"{Ranks(seat)} could not join the others: {_short(error)}. Between "
+            f"{seat} could not join the others: {_short(error)}. Between "
             "machines, name the network interface in GLOO_SOCKET_IFNAME and let its ports through"
         ) from error
     return ranks

@@ -29,6 +29,9 @@ class Seat:
         """Whether this one keeps the run's folder."""
         return self.rank == 0
 
+    def __str__(self) -> str:
+        return f"rank {self.rank} of {self.world}"
+
     def dumps(self) -> str:
         """As one command-line argument."""
         return json.dumps(asdict(self))

@@ -105,7 +105,9 @@ def test_a_rank_that_is_killed_ends_the_run(shell: Shell) -> None:
     os.kill(ranks[0], signal.SIGKILL)
     said, _ = running.communicate(timeout=300)
     assert running.returncode == 7
-    assert "without a word: signal SIGKILL" in json.loads(said)["error"]["message"]
+    assert (
+        "rank 1 of 2 ended without a word: signal SIGKILL" in json.loads(said)["error"]["message"]
+    )
     assert losses(folder)
 
 
