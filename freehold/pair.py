@@ -124,6 +124,11 @@ class Link(Generic[Received]):
         """Whether so much waits to be read at the other end that no more should be made."""
         return len(self._out) >= FULL
 
+    @property
+    def events(self) -> int:
+        """What to poll the socket for, where several links are waited for at once."""
+        return select.POLLIN | (select.POLLOUT if self._out else 0)
+
     def send(self, frames: Iterable[bytes]) -> None:
         """Send what the socket takes now, keep the rest for the next call of any method."""
         for data in frames:
@@ -134,7 +139,7 @@ class Link(Generic[Received]):
         """All messages that have come. ``wait`` blocks until there is something to read, or room
         to write what is left over, or ``seconds`` have passed. Raises ``Hungup`` and
         ``ProtocolError``."""
-        self._poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._out else 0))
+        self._poll.register(self._sock, self.events)
         patience = (None if seconds is None else seconds * 1000) if wait else 0
         ready = dict(self._poll.poll(patience)).get(self._sock.fileno(), 0)
         if ready & select.POLLOUT:

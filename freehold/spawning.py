@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from freehold.residency.lock import Order
 
 
-def spawn(module: str, order: Order | None = None) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start ``python -m MODULE FD ORDER`` with one end of a fresh pair; the other end.
+def spawn(
+    module: str, order: Order | None = None, *more: str
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start ``python -m MODULE FD ORDER MORE`` with one end of a fresh pair; the other end.
 
-    ``order`` is its lock; the lines to the watchman that it names are closed here.
+    ``order`` is its lock; the lines to the watchman that it names are closed here. ``more``
+    arguments only follow an order.
 
     ``-P``: what lies in the folder Freehold was started from is not imported. A process group of
     its own: Ctrl-C in the terminal is for the counter, which lets answers finish. Called in the
@@ -27,7 +30,10 @@ def spawn(module: str, order: Order | None = None) -> tuple[subprocess.Popen[byt
         fd = theirs.fileno()
         lines = () if order is None else order.descriptors
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(fd), *([order.dumps()] if order else [])],
+            [
+                *(sys.executable, "-P", "-m", module, str(fd)),
+                *([order.dumps(), *more] if order else []),
+            ],
             pass_fds=(fd, *lines),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from freehold import pair
 from freehold.adapt import exercises, plan, splitting, wire
@@ -23,43 +21,48 @@ from freehold.qwen.config import config_of
 from freehold.store import Store, verify
 from freehold.train import cleaning, curve, encoding, reading
 from freehold.train.encoding import Lesson
+from freehold.train.entry import settle
 from freehold.train.reading import Read
 from freehold.train.records import Record
 from freehold.types import VerifiedModel
 
+if TYPE_CHECKING:
+    from freehold.train.ranks import Ranks
+
 _MOST_HELD_OUT = 200
 
 
-def serve(fd: int) -> int:
+def serve(fd: int, ranks: Ranks | None = None) -> int:
     """Do the one job that comes over the pair; the exit status."""
     pair.outlive_nobody()
     return pair.run(
         fd,
         wire.read_to,
-        _work,
-        failure=lambda why: ProcessError(f"the workshop failed: {why}"),
+        lambda link: _work(link, ranks),
+        failure=lambda why: ProcessError(
+            f"the workshop failed: {why}" if ranks is None else ranks.failed(why)
+        ),
         fatal=lambda fault: wire.Failed(fault=fault),
     )
 
 
-def _work(link: Link[wire.ToWorkshop]) -> None:
+def _work(link: Link[wire.ToWorkshop], ranks: Ranks | None) -> None:
     job = pair.first(link, wire.Job)
-    link.send([frame(wire.Ended(result=_Job(job, link).do()))])
+    link.send([frame(wire.Ended(result=_Job(job, link, ranks).do()))])
     while link.receive(wait=True):
         """Until the starter has read everything and hangs up."""
 
 
 class _Job:
-    def __init__(self, job: wire.Job, link: Link[wire.ToWorkshop]) -> None:
-        self._job, self._link = job, link
+    def __init__(self, job: wire.Job, link: Link[wire.ToWorkshop], ranks: Ranks | None) -> None:
+        self._job, self._link, self._seated = job, link, ranks
+        # One of several ranks reads and encodes as all do, and says nothing of it.
+        self._speaks = ranks is None or ranks.first
         self._folder = Path(job.folder)
         self._recipe = from_plain(job.recipe)
 
     def do(self) -> dict[str, Any]:
-        # PyTorch looks for folders of its own as soon as it makes an optimiser, and for the user's
-        # name to call them by.
-        tempfile.tempdir = self._job.folder
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self._folder / "inductor")
+        settle(self._folder)
         self._work("Reading the data", 0, 1)
         data, replay = self._read(self._job.data), self._read(self._job.replay)
         model = verify(Store(Path(self._job.root)), self._job.model)
@@ -72,7 +75,7 @@ class _Job:
             files=facts,
             file_bytes=sum(tensor.data.nbytes for tensor in model.tensors.values()),
         )
-        self._link.send([frame(wire.Planned(plan=planned))])
+        self._say(wire.Planned(plan=planned))
         return self._train(model, lessons, facts)
 
     def _read(self, paths: Sequence[str]) -> Read:
@@ -146,7 +149,10 @@ class _Job:
         from freehold.adapt import export, student, training
         from freehold.qwen.model import load
         from freehold.train import state
+        from freehold.train.ranks import ALONE, gathered
 
+        ranks = self._seated or ALONE
+        ranks.check(self._recipe.batch, self._recipe.micro_batch)
         torch.use_deterministic_algorithms(True)
         loaded = load(
             model,
@@ -157,7 +163,8 @@ class _Job:
             codes=self._recipe.codes,
             progress=lambda done, total: self._work("Loading", done, total),
         )
-        learner = student.student_of(loaded, self._recipe)
+        learner = student.student_of(loaded, self._recipe, ranks)
+        del loaded  # Where ranks share the values out, nobody holds them whole.
         run = training.Run(
             learner,
             self._recipe,
@@ -165,8 +172,17 @@ class _Job:
             self._folder,
             model_digest=model.digest,
             report=self._stepped,
+            ranks=ranks,
         )
         outcome = run.go(self._stopped)
+        parameters: dict[str, torch.Tensor] = {}
+        if outcome.why != "stopped":
+            for name, values in learner.parameters.items():
+                held = gathered(values.detach())
+                if ranks.first:
+                    parameters[name] = held
+        if not ranks.first:
+            return {"outcome": asdict(outcome)}
         curve.write(
             self._folder / training.LOG,
             self._folder / "loss.html",
@@ -175,7 +191,6 @@ class _Job:
         result = {"outcome": asdict(outcome), "facts": facts, "base": model.digest}
         if outcome.why == "stopped":
             return result
-        parameters = dict(learner.parameters)
         best = self._folder / training.BEST
         if best.exists():
             parameters, _ = state.read(best)
@@ -209,13 +224,17 @@ class _Job:
 
     def _stepped(self, event: dict[str, Any]) -> None:
         figures = {k: float(v) for k, v in event.items() if k not in ("event", "steps")}
-        self._link.send([frame(wire.Stepped(steps=event["steps"], figures=figures))])
+        self._say(wire.Stepped(steps=event["steps"], figures=figures))
 
     def _work(self, what: str, done: int, total: int) -> None:
-        self._link.send([frame(wire.Work(what=what, done=done, total=total))])
+        self._say(wire.Work(what=what, done=done, total=total))
 
     def _note(self, line: str) -> None:
-        self._link.send([frame(wire.Note(line=line))])
+        self._say(wire.Note(line=line))
+
+    def _say(self, message: wire.FromProcess) -> None:
+        if self._speaks:
+            self._link.send([frame(message)])
 
 
 def _digest(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,23 +18,29 @@ from freehold.qwen.model import Model
 from freehold.qwen.ops.torch import TorchOps
 from freehold.train.encoding import Lesson, Pair, Sample
 from freehold.train.loss import Surprise
+from freehold.train.ranks import ALONE, Ranks
 from freehold.train.weights import Whole, every
+
+if TYPE_CHECKING:
+    from freehold.train.sharding import Sharded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
     """``parameters`` are the values that change, by name; ``vectors`` names those of them (norms,
     biases) that weight decay leaves alone. ``base`` is what does not change, and
-    ``beta`` how much of it a preference keeps. ``refresh`` follows each change."""
+    ``beta`` how much of it a preference keeps. ``refresh`` follows each change. ``sharded`` holds
+    the values where they are shared out over ranks; adapters are not, each rank has them whole."""
 
     ops: TorchOps
-    weights: qwen.Weights
+    weights: qwen.Weights | None
     parameters: Mapping[str, Tensor]
     vectors: frozenset[str] = frozenset()
     adapted: tuple[low_rank.Adapted, ...] = field(default=())
     recompute: bool = False
     base: qwen.Weights | None = None
     beta: float = 0.0
+    sharded: Sharded | None = None
 
     def refresh(self) -> None:
         for layer in self.adapted:
@@ -74,23 +80,36 @@ class Student:
             owners += [n] * len(at)
             targets += sample.ids[1:][at].tolist()
             start += len(sample.ids) - 1
-        head = Surprise(
-            self.weights.head if weights is None else weights.head, batch.ids_t.new_tensor(targets)
-        )
-        through = self._again if self.recompute else None
-        learning = self.weights if weights is None else weights
-        nats_w = qwen.forward(self.ops, replace(learning, head=head), batch, rows, through=through)
-        assert isinstance(nats_w, Tensor)
+        targets_w = batch.ids_t.new_tensor(targets)
+
+        def compute(learning: qwen.Weights, through: Any) -> Tensor:
+            head = Surprise(learning.head, targets_w)
+            found = qwen.forward(
+                self.ops, replace(learning, head=head), batch, rows, through=through
+            )
+            assert isinstance(found, Tensor)
+            return found
+
+        if self.sharded is not None:
+            nats_w = self.sharded(compute)
+        else:
+            through = block_again if self.recompute else None
+            learning = weights or self.weights
+            assert learning is not None
+            nats_w = compute(learning, through)
         sums = nats_w.new_zeros(len(samples))
         return sums.index_add(0, batch.ids_t.new_tensor(owners), nats_w)
 
-    def _again(self, *block: Any) -> Tensor:
-        computed: Tensor = checkpoint(qwen.block, *block, use_reentrant=False)
-        return computed
+
+def block_again(*block: Any) -> Tensor:
+    """``qwen.block``, computed once more on the way back in place of keeping what is in it."""
+    computed: Tensor = checkpoint(qwen.block, *block, use_reentrant=False)
+    return computed
 
 
-def student_of(model: Model, recipe: Recipe) -> Student:
-    """Open ``model``, on the torch back end, to what the recipe trains."""
+def student_of(model: Model, recipe: Recipe, ranks: Ranks = ALONE) -> Student:
+    """Open ``model``, on the torch back end, to what the recipe trains. Where that is every weight,
+    ``ranks`` share them out, and ``model`` is of no more use."""
     ops = model.ops
     assert isinstance(ops, TorchOps), "training needs gradients"
     if recipe.lora is None:
@@ -98,12 +117,20 @@ def student_of(model: Model, recipe: Recipe) -> Student:
         for values in parameters.values():
             values.requires_grad_(True)
         vectors = frozenset(name for name, values in parameters.items() if values.dim() == 1)
+        sharded = None
+        if ranks.world > 1:
+            from freehold.train.sharding import Sharded
+
+            block: Callable[..., Tensor] = block_again if recipe.recompute else qwen.block
+            sharded = Sharded(model.weights, ranks, dtype=ops.dtype, block=block)
+            parameters = sharded.parameters
         return Student(
             ops=ops,
-            weights=model.weights,
+            weights=None if sharded else model.weights,
             parameters=parameters,
             vectors=vectors,
             recompute=recipe.recompute,
+            sharded=sharded,
         )
     fresh = low_rank.parameters(model.config, recipe.lora, seed=recipe.seed)
     parameters = {name: values.to(ops.device) for name, values in fresh.items()}

@@ -1,7 +1,7 @@
 """The loop: steps over packed batches, measured, kept, and taken up again where they stopped.
 
-On a CPU with the same number of threads the same recipe, model and data give the same bits, however
-often the run was killed: order comes from the seed, and the rest is in the state.
+On a CPU with the same number of threads and ranks the same recipe, model and data give the same
+bits, however often the run was killed: order comes from the seed, and the rest is in the state.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from freehold.errors import UsageError
 from freehold.train import state
 from freehold.train.encoding import Lesson, Pair
 from freehold.train.filling import filled
+from freehold.train.ranks import ALONE, Ranks, gathered
 from freehold.train.state import Progress
 
 STATE, BEST, LOG = "state.safetensors", "best.safetensors", "log.jsonl"
@@ -73,9 +74,10 @@ class Run:
         *,
         model_digest: str,
         report: Report = lambda event: None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._student, self._recipe, self._lessons = student, recipe, lessons
-        self._folder, self._report = folder, report
+        self._folder, self._report, self._ranks = folder, report, ranks
         self._optimiser = optimiser_of(student, recipe)
         lengths = [lesson.tokens for lesson in lessons.data]
         replayed = [lesson.tokens for lesson in lessons.replay]
@@ -101,7 +103,7 @@ class Run:
                 self._measure()
             patience = self._recipe.patience
             tired = bool(patience) and self._progress.since >= patience
-            stopped = not last and not tired and stop()
+            stopped = self._ranks.any(not last and not tired and stop())
             if last or tired or stopped or at % self._recipe.save_every == 0:
                 self._keep()
             if tired or stopped:
@@ -110,11 +112,12 @@ class Run:
         return Outcome(step=self._progress.step, steps=self.steps, why=why)
 
     def _take_up(self) -> None:
-        path = self._folder / STATE
-        if not path.exists():
-            (self._folder / LOG).write_text("", encoding="utf-8")
+        ranks, path = self._ranks, self._folder / STATE
+        if not ranks.told("kept" if ranks.first and path.exists() else ""):
+            if ranks.first:
+                (self._folder / LOG).write_text("", encoding="utf-8")
             return
-        found = state.resume(path, self._student.parameters, self._optimiser)
+        found = state.resume(path, self._student.parameters, self._optimiser, ranks)
         if found.run != self._progress.run:
             raise UsageError(
                 f"{self._folder} holds the state of another run (another recipe, model or data): "
@@ -123,22 +126,26 @@ class Run:
             )
         self._progress = found
         self._student.refresh()
-        _cut(self._folder / LOG, found.step)
+        if ranks.first:
+            _cut(self._folder / LOG, found.step)
 
     def _keep(self) -> None:
-        state.keep(self._folder / STATE, self._progress, self._student.parameters, self._optimiser)
+        learnt = self._student.parameters
+        state.keep(self._folder / STATE, self._progress, learnt, self._optimiser, self._ranks)
 
     def _step(self, micros: packing.Step) -> None:
         began = time.monotonic()
         batches = [[self._every[place] for place in micro] for micro in micros]
         weight = sum(lesson.weight for batch in batches for lesson in batch)
         total = 0.0
-        for batch in batches:
-            loss = self._student.loss(batch) / weight
+        for batch, counts in self._ranks.shared_out(batches):
+            loss = self._student.loss(batch) / weight if counts else self._student.loss(batch) * 0.0
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
+        (total,) = self._ranks.sums(total)
         parameters = list(self._student.parameters.values())
-        length = torch.nn.utils.clip_grad_norm_(parameters, self._recipe.clip)
+        self._ranks.add_gradients(parameters)
+        length = gathered(torch.nn.utils.clip_grad_norm_(parameters, self._recipe.clip))
         rate = self._recipe.rate(self._progress.step, self.steps)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
@@ -159,10 +166,11 @@ class Run:
 
     def _measure(self) -> None:
         """The held-out loss in nats per token; the best so far is kept apart."""
-        loss = held_out_loss(self._student, self._lessons.held_out, self._recipe.micro_batch)
+        room, ranks = self._recipe.micro_batch, self._ranks
+        loss = held_out_loss(self._student, self._lessons.held_out, room, ranks)
         best = self._progress.best < 0 or loss < self._progress.best
         if best:
-            state.write(self._folder / BEST, self._student.parameters, {})
+            state.write_at_first(self._folder / BEST, self._student.parameters, {}, ranks)
         self._progress = replace(
             self._progress,
             best=loss if best else self._progress.best,
@@ -171,21 +179,26 @@ class Run:
         self._note({"step": self._progress.step, "held_out": loss})
 
     def _note(self, event: dict[str, float]) -> None:
+        if not self._ranks.first:
+            return
         with (self._folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         self._report({"event": "step", "steps": self.steps, **event})
 
 
-def held_out_loss(student: Student, samples: Sequence[Lesson], room: int) -> float:
+def held_out_loss(
+    student: Student, samples: Sequence[Lesson], room: int, ranks: Ranks = ALONE
+) -> float:
     """The mean loss of ``samples``: nats per taught token, or per pair."""
-    total, weight = 0.0, 0
+    total = 0.0
     lengths = [sample.tokens for sample in samples]
+    micros = list(filled(range(len(samples)), lengths, room))
     with torch.no_grad():
-        for micro in filled(range(len(samples)), lengths, room):
-            batch = [samples[place] for place in micro]
-            total += student.loss(batch).item()
-            weight += sum(sample.weight for sample in batch)
-    return total / weight
+        for micro, counts in ranks.shared_out(micros):
+            loss = student.loss([samples[place] for place in micro]).item()
+            total += loss if counts else 0.0
+    (total,) = ranks.sums(total)
+    return total / sum(sample.weight for sample in samples)
 
 
 def optimiser_of(student: Student, recipe: Recipe) -> torch.optim.AdamW:

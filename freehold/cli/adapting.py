@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from freehold.adapt import wire
     from freehold.adapt.recipe import Recipe
     from freehold.store import Manifest
+    from freehold.train.seat import Seat
 
 DEFAULT = "train"
 
@@ -95,6 +98,9 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides order and first values.")] = None,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
+    ranks: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes on this machine that learn together.")
+    ] = 1,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and end.")] = False,
     no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
     passphrase_fd: PassphraseFd = None,
@@ -104,6 +110,8 @@ def train(
 
     Needs the extra `lab`. Ctrl-C keeps the state; the same command takes it up again. With a
     `signer` in freehold.toml, sign what was learnt from what.
+
+    On several machines, start it by `torchrun` in place of `--ranks`.
     """
     from msgspec import structs
 
@@ -138,13 +146,20 @@ def train(
         fix=fix,
         mask=mask,
     )
-    result = _run(settings, order, only_plan=plan, quiet=json)
+    seats = () if plan else workshop.seats(ranks, folder)
+    first = not seats or seats[0].first
+    if len(seats) > 1 and order.threads is None:
+        order = structs.replace(order, threads=max((os.cpu_count() or 1) // len(seats), 1))
+    result = _run(settings, order, only_plan=plan, quiet=json or not first, seats=seats)
     if "outcome" not in result:
         emit(result, _plan_lines(result), as_json=json)
         return
     if result["outcome"]["why"] == "stopped":
-        emit(result, [f"stopped; the same command goes on: {folder}"], as_json=json)
+        if first:
+            emit(result, [f"stopped; the same command goes on: {folder}"], as_json=json)
         raise typer.Exit(130)
+    if not first:
+        return
     made = _dock(source, Path(result["merged"]), quiet=json)
     if settings.signer:
         _sign(source, made, chosen, result, licence, settings.signer, passphrase_fd)
@@ -196,8 +211,16 @@ def _job(
     )
 
 
-def _run(settings: Settings, job: wire.Job, *, only_plan: bool, quiet: bool) -> dict[str, Any]:
-    """Have the workshop do the job in a locked process; what it says at the end."""
+def _run(
+    settings: Settings,
+    job: wire.Job,
+    *,
+    only_plan: bool,
+    quiet: bool,
+    seats: Sequence[Seat] = (),
+) -> dict[str, Any]:
+    """Have the workshop do the job in a locked process, or as many as there are ``seats``; what it
+    says at the end."""
     from freehold.residency.landlock import Reach
     from freehold.residency.lock import library
 
@@ -206,7 +229,7 @@ def _run(settings: Settings, job: wire.Job, *, only_plan: bool, quiet: bool) -> 
         read=(*vault, *job.data, *job.replay, *job.avoid, *library()), write=(job.folder,)
     )
     with workshop.Shop("freehold.adapt", settings, quiet=quiet) as shop:
-        shop.start(job, reach)
+        shop.start_ranks(job, reach, seats)
         return shop.listen(_plan_lines, only_plan=only_plan)
 
 

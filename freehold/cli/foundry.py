@@ -121,6 +121,9 @@ def train(
     threads: Annotated[
         int | None, typer.Option(help="Arithmetic threads: other bits for another number.")
     ] = None,
+    ranks: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes on this machine that share the model.")
+    ] = 1,
     no_lock: NoLock = False,
     passphrase_fd: PassphraseFd = None,
     json: Json = False,
@@ -129,6 +132,8 @@ def train(
 
     Needs the extra `lab`. Ctrl-C keeps the state; the same command takes it up again. `hearth`
     builds its own corpus first: one command from nothing to a model that can be served.
+
+    On several machines, start it by `torchrun` in place of `--ranks`.
     """
     from dataclasses import replace
 
@@ -151,14 +156,19 @@ def train(
         chosen = replace(chosen, stages=(replace(chosen.stages[0], steps=steps),))
     folder = _run_folder(name or recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = _corpus_for(recipe, corpus, settings, quiet=json)
-    with workshop.Shop("freehold.train", settings, quiet=json) as shop:
+    seats = workshop.seats(ranks, folder)
+    first = not seats or seats[0].first
+    texts = _corpus_for(recipe, corpus, settings, quiet=json, build=len(seats) != 1)
+    with workshop.Shop("freehold.train", settings, quiet=json or not first) as shop:
         job = wire.Train(recipe=chosen.plain(), corpus=str(texts), folder=str(folder))
-        shop.start(job, _reach(read=(str(texts),), write=(str(folder),)))
+        shop.start_ranks(job, _reach(read=(str(texts),), write=(str(folder),)), seats)
         result = shop.listen(_train_lines)
     if result["why"] == "stopped":
-        emit(result, [f"stopped; the same command goes on: {folder}"], as_json=json)
+        if first:
+            emit(result, [f"stopped; the same command goes on: {folder}"], as_json=json)
         raise typer.Exit(130)
+    if not first:
+        return
     made = _dock(folder, Path(result["model"]), result["licences"], quiet=json)
     if settings.signer:
         _sign(made, chosen, result, settings.signer, passphrase_fd)
@@ -205,6 +215,7 @@ def reproduce(
     taken = max((line["step"] for line in lines if line["kind"] == "step"), default=0)
     first, last = _stretch(steps, taken)
     texts = _corpus_for(recipe_of(lines[0]).name, corpus, settings, quiet=json)
+    ranks = record.ranks_at(lines, last)
     with (
         tempfile.TemporaryDirectory() as scratch,
         workshop.Shop("freehold.train", settings, quiet=json) as shop,
@@ -217,7 +228,11 @@ def reproduce(
             last=last,
             from_start=from_start,
         )
-        shop.start(job, _reach(read=(str(texts), str(folder.resolve())), write=(scratch,)))
+        shop.start_ranks(
+            job,
+            _reach(read=(str(texts), str(folder.resolve())), write=(scratch,)),
+            workshop.on_this_machine(ranks, Path(scratch)),
+        )
         found = shop.listen()
     emit(found, _reproduced_lines(found), as_json=json)
     if not found["identical"]:
@@ -275,8 +290,11 @@ def _build(
         return shop.listen(), folder
 
 
-def _corpus_for(recipe: str, given: str, settings: Settings, *, quiet: bool) -> Path:
-    """The corpus that is named, or the recipe's own, built where it is not there."""
+def _corpus_for(
+    recipe: str, given: str, settings: Settings, *, quiet: bool, build: bool = True
+) -> Path:
+    """The corpus that is named, or the recipe's own, built where it is not there; without
+    ``build`` it must be."""
     from importlib import resources
 
     if given:
@@ -286,6 +304,12 @@ def _corpus_for(recipe: str, given: str, settings: Settings, *, quiet: bool) -> 
         raise UsageError(f"the recipe {recipe} has no corpus of its own: name one", param="corpus")
     if (root() / "corpora" / recipe / "manifest.json").exists():
         return corpus_folder(recipe)
+    if not build:
+        raise NotFoundError(
+            f"the corpus of {recipe} is not built yet, and ranks of torchrun would all build it: "
+            f"`freehold data build` makes it of {own}",
+            param="corpus",
+        )
     with resources.as_file(own) as path:
         return _build(settings, path, 1, quiet=quiet)[1]
 
@@ -375,7 +399,8 @@ def _sign(
 def _train_lines(plan: dict[str, Any]) -> list[str]:
     return [
         f"{plan['values']:,} values, {plan['vocab']:,} tokens in the vocabulary",
-        f"{plan['steps']:,} steps, {plan['tokens']:,} tokens, {plan['threads']} threads",
+        f"{plan['steps']:,} steps, {plan['tokens']:,} tokens, {plan['threads']} threads"
+        + (f" in each of {plan['ranks']} ranks" if plan["ranks"] > 1 else ""),
     ]
 
 

@@ -5,28 +5,65 @@ it: hence the late imports.
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from freehold.errors import FreeholdError, ProcessError, UsageError
+from freehold.train.seat import Seat
+
+if TYPE_CHECKING:
+    from freehold.residency.lock import Order
+    from freehold.train.ranks import Ranks
 
 
 def main(arguments: Sequence[str], *, room: str, called: str) -> int:
     """Let ``freehold.ROOM.job`` work on the socket whose descriptor is the first argument, locked
-    as the second says; the exit status. ``called`` is the process's name in errors."""
-    if len(arguments) not in (1, 2) or not arguments[0].isdecimal():
+    as the second says, on the ``Seat`` that the third is, if there is one; the exit status.
+    ``called`` is the process's name in errors."""
+    if len(arguments) not in (1, 2, 3) or not arguments[0].isdecimal():
         sys.stderr.write(f"freehold.{room} is started by freehold itself: run `freehold {room}`\n")
         return UsageError.exit_code
-    fd = int(arguments[0])
-    if len(arguments) == 2:
-        from freehold.residency.lock import Order, close_strangers, lock
+    fd, ranks = int(arguments[0]), None
+    if len(arguments) > 1:
+        from freehold.residency.lock import Order, close_strangers
 
         order = Order.loads(arguments[1])
         close_strangers({fd, *order.descriptors})
         try:
-            lock(order)
+            ranks = _locked(order, Seat.loads(arguments[2]) if len(arguments) > 2 else None)
+        except ProcessError as error:
+            sys.stderr.write(f"freehold: {called} could not start: {error}\n")
+            return ProcessError.exit_code
         except (OSError, FreeholdError) as error:
             sys.stderr.write(f"freehold: {called} could not be locked: {error}\n")
             return ProcessError.exit_code
-    return int(import_module(f"freehold.{room}.job").serve(fd))
+    return int(import_module(f"freehold.{room}.job").serve(fd, ranks))
+
+
+def _locked(order: Order, seat: Seat | None) -> Ranks | None:
+    """Shut everything. A rank meets the others when its files are shut already, and before it reads
+    anything: from then on it has the sockets to them, and can make no other."""
+    from freehold.residency.lock import lock, shut_calls, shut_files
+
+    if seat is None:
+        lock(order)
+        return None
+    files = shut_files(order)
+    settle(Path(order.reach.write[0]))
+    from freehold.train.ranks import join
+
+    ranks = join(seat)
+    shut_calls(order, files)
+    return ranks
+
+
+def settle(folder: Path) -> None:
+    """PyTorch looks for folders of its own as soon as it makes an optimiser or meets ranks, and for
+    the user's name to call them by."""
+    tempfile.tempdir = str(folder)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")

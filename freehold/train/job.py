@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from freehold import pair
 from freehold.errors import ProcessError, ProtocolError
 from freehold.pair import Link, frame
 from freehold.train import wire
 from freehold.train.data import build, declaration
+from freehold.train.entry import settle
 from freehold.train.recipe import from_plain
+
+if TYPE_CHECKING:
+    from freehold.train.ranks import Ranks
 
 MODEL = "model"
 
 
-def serve(fd: int) -> int:
+def serve(fd: int, ranks: Ranks | None = None) -> int:
     """Do the one job that comes over the pair; the exit status."""
     pair.outlive_nobody()
     return pair.run(
         fd,
         wire.read_to,
-        _work,
-        failure=lambda why: ProcessError(f"the foundry failed: {why}"),
+        lambda link: _work(link, ranks),
+        failure=lambda why: ProcessError(
+            f"the foundry failed: {why}" if ranks is None else ranks.failed(why)
+        ),
         fatal=lambda fault: wire.Failed(fault=fault),
     )
 
 
-def _work(link: Link[wire.ToFoundry]) -> None:
+def _work(link: Link[wire.ToFoundry], ranks: Ranks | None) -> None:
     messages = link.receive(wait=True)
     if not messages:
         raise ProtocolError("the foundry was told nothing")
@@ -40,9 +44,9 @@ def _work(link: Link[wire.ToFoundry]) -> None:
         case wire.Build():
             result = _build(job, link)
         case wire.Train():
-            result = _train(job, link)
+            result = _train(job, link, ranks)
         case wire.Reproduce():
-            result = _reproduce(job, link)
+            result = _reproduce(job, link, ranks)
         case _:
             raise ProtocolError("the foundry was told to stop before it had a job")
     link.send([frame(wire.Ended(result=result))])
@@ -64,19 +68,31 @@ def _build(job: wire.Build, link: Link[wire.ToFoundry]) -> dict[str, Any]:
     return build.build(declared, Path(job.folder), work=_told(link))
 
 
-def _train(job: wire.Train, link: Link[wire.ToFoundry]) -> dict[str, Any]:
+def _train(job: wire.Train, link: Link[wire.ToFoundry], seated: Ranks | None) -> dict[str, Any]:
     folder = Path(job.folder)
-    _settle(folder)
+    settle(folder)
     from freehold.train import curve, export, record, run
+    from freehold.train.ranks import ALONE
 
-    link.send([frame(wire.Work(what="Reading the corpus", done=0, total=1))])
-    training = run.Training(from_plain(job.recipe), Path(job.corpus), scratch=folder / run.TOKENS)
+    ranks = seated or ALONE
+
+    def say(message: wire.FromProcess) -> None:
+        if ranks.first:
+            link.send([frame(message)])
+
+    say(wire.Work(what="Reading the corpus", done=0, total=1))
+    training = run.Training(
+        from_plain(job.recipe), Path(job.corpus), scratch=folder / run.TOKENS, ranks=ranks
+    )
     recipe = training.recipe
-    link.send([frame(wire.Planned(plan=_plan(training)))])
+    say(wire.Planned(plan=_plan(training)))
 
     def stepped(event: dict[str, Any]) -> None:
+        if event["event"] == "ranks":
+            say(wire.Note(line=_other_ranks(event)))
+            return
         figures = {k: float(v) for k, v in event.items() if k not in ("event", "steps")}
-        link.send([frame(wire.Stepped(steps=recipe.steps, figures=figures))])
+        say(wire.Stepped(steps=recipe.steps, figures=figures))
 
     def stopped() -> bool:
         return any(isinstance(one, wire.Stop) for one in link.receive(wait=False))
@@ -86,10 +102,13 @@ def _train(job: wire.Train, link: Link[wire.ToFoundry]) -> dict[str, Any]:
         return {"why": "stopped", "step": training.at}
     files = export.write(training, folder / MODEL)
     run.end(folder, training, files)
+    # Every machine has its own; where it is one folder, another rank may be at it.
+    shutil.rmtree(folder / run.TOKENS, ignore_errors=ranks.world > 1)
+    if not ranks.first:
+        return {"why": "done", "step": training.at}
     found = record.write_note(folder)
     curve.write(folder / run.LOG, folder / "loss.html", title=f"{folder.name}, by {recipe.name}")
     (folder / run.STATE).unlink(missing_ok=True)
-    shutil.rmtree(folder / run.TOKENS)
     measured = [line for line in record.read(folder) if line["kind"] == "measure"]
     return {
         "why": "done",
@@ -112,26 +131,33 @@ def _plan(training: Any) -> dict[str, Any]:
         "steps": recipe.steps,
         "tokens": recipe.steps * recipe.batch,
         "threads": recipe.threads,
+        "ranks": training.ranks.world,
     }
 
 
-def _reproduce(job: wire.Reproduce, link: Link[wire.ToFoundry]) -> dict[str, Any]:
-    _settle(Path(job.scratch))
+def _other_ranks(event: dict[str, Any]) -> str:
+    return (
+        f"steps up to {event['step']:,} were taken by {event['before']} ranks, {event['now']} go "
+        "on: the bits will be others than without that, and the record says so"
+    )
+
+
+def _reproduce(
+    job: wire.Reproduce, link: Link[wire.ToFoundry], seated: Ranks | None
+) -> dict[str, Any]:
+    settle(Path(job.scratch))
+    from freehold.train.ranks import ALONE
     from freehold.train.reproduce import reproduce
 
+    ranks = seated or ALONE
     found = reproduce(
         Path(job.folder),
         Path(job.corpus),
         first=job.first,
         last=job.last,
         from_start=job.from_start,
-        work=_told(link),
+        work=_told(link) if ranks.first else lambda *_: None,
+        ranks=ranks,
+        scratch=Path(job.scratch) / "tokens" if ranks.world > 1 else None,
     )
     return asdict(found) | {"identical": found.identical}
-
-
-def _settle(folder: Path) -> None:
-    """PyTorch looks for folders of its own as soon as it makes an optimiser, and for the user's
-    name to call them by."""
-    tempfile.tempdir = str(folder)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,17 +24,25 @@ from freehold.qwen.names import FUSED, block_shapes
 from freehold.qwen.ops.torch import Linear, TorchBatch, open_ops
 from freehold.train.encoding import Sample
 from freehold.train.loss import Surprise
+from freehold.train.ranks import ALONE, Ranks, gathered
 from freehold.train.recipe import Recipe
 from freehold.train.weights import Whole, every
 
+if TYPE_CHECKING:
+    from freehold.train.sharding import Through
+
 _SPREAD = 0.64
 """The first values' standard deviation times the root of the width: 0.02 at 1,024."""
+Scored = tuple[Tensor, float]
 
 
 class Learner:
-    """``parameters`` are the values that change, float32, by the names of ``weights.every``."""
+    """``parameters`` are the values that change, float32, by the names of ``weights.every``. With
+    several ranks each holds a share of them, and what computes or gathers is for all to call."""
 
-    def __init__(self, recipe: Recipe, config: Config, *, device: str = "cpu") -> None:
+    def __init__(
+        self, recipe: Recipe, config: Config, *, device: str = "cpu", ranks: Ranks = ALONE
+    ) -> None:
         torch.use_deterministic_algorithms(True)
         self.recipe, self.config = recipe, config
         self.ops = open_ops(
@@ -44,14 +53,24 @@ class Learner:
             n_pages=1,
             page_size=16,
         )
-        self.weights = _fresh(config, recipe.seed, device)
-        self.parameters: Mapping[str, Tensor] = dict(every(self.weights))
+        weights = _fresh(config, recipe.seed, device)
+        self.parameters: Mapping[str, Tensor] = dict(every(weights))
         self._copies: Mapping[str, Tensor] = self.parameters
-        if recipe.dtype == "bfloat16":
-            self.weights = _fresh(config, recipe.seed, device, torch.bfloat16)
-            self._copies = dict(every(self.weights))
-        for values in self._copies.values():
-            values.requires_grad_(True)
+        self._pass: Callable[[Callable[[qwen.Weights, Through | None], Scored]], Scored]
+        if ranks.world > 1:
+            from freehold.train.sharding import Sharded
+
+            for values in self.parameters.values():
+                values.requires_grad_(True)
+            self._pass = sharded = Sharded(weights, ranks, dtype=self.ops.dtype)
+            self.parameters = self._copies = sharded.parameters
+        else:
+            if recipe.dtype == "bfloat16":
+                weights = _fresh(config, recipe.seed, device, torch.bfloat16)
+                self._copies = dict(every(weights))
+            for values in self._copies.values():
+                values.requires_grad_(True)
+            self._pass = lambda compute: compute(weights, None)
         self.vectors = frozenset(n for n, values in self.parameters.items() if values.dim() == 1)
 
     def refresh(self) -> None:
@@ -65,12 +84,18 @@ class Learner:
     def loss(self, samples: Sequence[Sample]) -> tuple[Tensor, float]:
         """What is to become less, summed over the taught tokens of ``samples`` packed into one
         batch; and of it the part that is not the surprise in nats but the logits' norm."""
-        batch, rows, head = self._batch(samples)
-        total = qwen.forward(self.ops, replace(self.weights, head=head), batch, rows)
-        assert isinstance(total, Tensor)
-        return total.sum(), head.penalty
+        batch, rows, targets_w = self._batch(samples)
 
-    def _batch(self, samples: Sequence[Sample]) -> tuple[TorchBatch, list[int], Surprise]:
+        def compute(weights: qwen.Weights, through: Through | None) -> tuple[Tensor, float]:
+            head = Surprise(weights.head, targets_w, z=self.recipe.z_loss)
+            learning = replace(weights, head=head)
+            total = qwen.forward(self.ops, learning, batch, rows, through=through)
+            assert isinstance(total, Tensor)
+            return total.sum(), head.penalty
+
+        return self._pass(compute)
+
+    def _batch(self, samples: Sequence[Sample]) -> tuple[TorchBatch, list[int], Tensor]:
         batch = self.ops.batch([Whole(ids=one.ids[:-1].tolist()) for one in samples])
         rows: list[int] = []
         targets: list[int] = []
@@ -80,8 +105,7 @@ class Learner:
             rows += (start + at).tolist()
             targets += one.ids[1:][at].tolist()
             start += len(one.ids) - 1
-        head = Surprise(self.weights.head, batch.ids_t.new_tensor(targets), z=self.recipe.z_loss)
-        return batch, rows, head
+        return batch, rows, batch.ids_t.new_tensor(targets)
 
     def gather(self) -> None:
         """Add the copies' gradients to the values' own, and forget them."""
@@ -99,7 +123,8 @@ class Learner:
         whole = hashlib.sha256()
         for name in sorted(self.parameters):
             whole.update(name.encode() + b"\n")
-            whole.update(self.parameters[name].detach().cpu().contiguous().numpy().tobytes())
+            values = gathered(self.parameters[name].detach())
+            whole.update(values.cpu().contiguous().numpy().tobytes())
         return whole.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """The record of a training run: a line for each thing that happened, under one Merkle root.
 
     start       recipe, corpus, tokenizer, environment, digest of the first values
+    ranks       how many take the steps that follow, where that is another number than before
     step        its batch's digest, loss, learning rate, gradient's length, tokens;
                 every so often the digest of all values
     checkpoint  the digest of the state's file after a step
@@ -16,9 +17,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from freehold import strictjson
 from freehold.errors import IntegrityError, MalformedError, NotFoundError, StorageError
@@ -37,9 +38,15 @@ def origin(name: str) -> str:
 
 class Writer:
     """Appends to the record in ``folder``, in which everything after step ``after``, and lines of
-    the kind ``but``, are forgotten: they are written again."""
+    the kind ``but``, are forgotten: they are written again. ``checkpoint`` is the step of the last
+    one that is kept (0: none), ``ranks`` how many took the last step. Without a ``folder`` nothing
+    is written: that is another rank's part."""
 
-    def __init__(self, folder: Path, *, after: int | None = None, but: str = "end") -> None:
+    def __init__(self, folder: Path | None, *, after: int | None = None, but: str = "end") -> None:
+        self.checkpoint, self.ranks = 0, 1
+        self._file: IO[bytes] | None = None
+        if folder is None:
+            return
         self._path = folder / LINES
         kept: list[Line] = []
         if after is not None:
@@ -48,7 +55,9 @@ class Writer:
                 for line in read(folder)
                 if line.get("step", 0) <= after and line["kind"] != but
             ]
-        self._last = kept[-1]["kind"] if kept else ""
+        kinds = {line["kind"]: line for line in kept}
+        self.checkpoint = kinds["checkpoint"]["step"] if "checkpoint" in kinds else 0
+        self.ranks = ranks_at(kept, (after or 0) + 1)
         fresh = folder / f".{LINES}.new"
         try:
             fresh.write_bytes(b"".join(map(encoded, kept)))
@@ -59,23 +68,23 @@ class Writer:
 
     def add(self, kind: str, **facts: Any) -> None:
         """One more line. Raises ``StorageError``."""
+        if self._file is None:
+            return
         try:
             self._file.write(encoded({"kind": kind, **facts}))
             self._file.flush()
         except OSError as error:
             raise StorageError(f"{self._path} cannot be written: {error.strerror}") from error
 
-    def ends_with(self, kind: str) -> bool:
-        """Whether the line that was last when this was opened is of ``kind``."""
-        return self._last == kind
-
     def sync(self) -> None:
         """Every line is on the disk when this returns."""
-        os.fsync(self._file.fileno())
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self.sync()
-        self._file.close()
+        if self._file is not None:
+            self.sync()
+            self._file.close()
 
 
 def encoded(line: Line) -> bytes:
@@ -151,6 +160,20 @@ def check(folder: Path, verifiers: Mapping[str, notes.Verifier] | None = None) -
 def float_of(line: Line, name: str) -> float:
     """A number of a line."""
     return float.fromhex(line[name])
+
+
+def ranks_at(lines: Iterable[Line], step: int) -> int:
+    """How many ranks took step ``step``, or would if it came next. Raises ``MalformedError``."""
+    found = "1"
+    try:
+        for line in lines:
+            if line["kind"] == "start":
+                found = line["environment"].get("ranks", found)
+            elif line["kind"] == "ranks" and line["step"] < step:
+                found = line["ranks"]
+        return int(found)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise MalformedError("the record does not say by how many ranks", file=LINES) from None
 
 
 def told(line: Line) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from freehold.errors import MalformedError, UsageError
 from freehold.train import reading, record
+from freehold.train.ranks import ALONE, Ranks
 from freehold.train.recipe import Recipe, from_plain
 from freehold.train.run import Training, checkpoint, environment
 
@@ -69,10 +70,13 @@ def reproduce(
     last: int,
     from_start: bool = False,
     work: Callable[[str, int, int], None] = lambda *_: None,
+    ranks: Ranks = ALONE,
+    scratch: Path | None = None,
 ) -> Reproduced:
     """Do steps ``first`` to ``last`` of the run in ``run`` again, from the nearest checkpoint
     before them that lies there, or from the first values. Raises ``UsageError`` for steps that the
-    record has not, ``MalformedError``.
+    record has not, or that were not taken by as many ``ranks``, ``MalformedError``. ``scratch`` is
+    as for ``Training``.
     """
     lines = list(record.read(run))
     start = lines[0]
@@ -83,7 +87,7 @@ def reproduce(
             param="steps",
         )
     kept = {line["step"]: line["sha256"] for line in lines if line["kind"] == "checkpoint"}
-    training = Training(recipe_of(start), corpus)
+    training = Training(recipe_of(start), corpus, ranks=ranks, scratch=scratch)
     found = Reproduced(first=first, last=last)
     _compare_start(found, start, training)
     if found.step:
@@ -92,6 +96,7 @@ def reproduce(
         _take_up(found, run, kept, training)
     if found.step:
         return found
+    _check_ranks(found, lines, ranks)
     for line in lines[1:]:
         at = line.get("step", 0)
         if at <= found.begun or at > last:
@@ -108,14 +113,36 @@ def reproduce(
     return found
 
 
+def _check_ranks(found: Reproduced, lines: list[record.Line], ranks: Ranks) -> None:
+    """Sums are taken in an order that the number of ranks decides."""
+    needed = record.ranks_at(lines, found.last)
+    if needed != ranks.world:
+        raise UsageError(
+            f"step {found.last} was taken by {needed} ranks, here are {ranks.world}: its bits can "
+            "only be had again with as many",
+            param="steps",
+        )
+    changed = [line["step"] for line in lines if line["kind"] == "ranks"]
+    between = [step for step in changed if found.begun < step < found.last]
+    if between:
+        raise UsageError(
+            f"after step {between[-1]} another number of ranks went on, and from step "
+            f"{found.begun} on this cannot be done again in one go: ask for steps up to "
+            f"{between[0]}, or after {between[-1]} with its checkpoint",
+            param="steps",
+        )
+
+
 def _compare_start(found: Reproduced, start: record.Line, training: Training) -> None:
     if start["corpus"] != training.manifest["digest"]:
         found.notes.append(
             f"the corpus here is {training.manifest['digest']}, the run's was {start['corpus']}"
         )
-    here = environment(training.recipe.threads)
+    here = environment(training.recipe.threads, training.ranks)
     for name, said in start["environment"].items():
-        if here.get(name) != said:
+        # How many ranks took a step may change within a run, and is checked for itself.
+        told = name != "ranks" and (name != "backend" or training.ranks.world > 1)
+        if told and here.get(name) != said:
             found.notes.append(f"{name} here is {here.get(name)}, the run's was {said}")
     mine = training.learner.digest()
     if mine != start["weights"]:

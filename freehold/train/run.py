@@ -1,7 +1,8 @@
 """The loop: steps in the order that corpus, recipe and seed decide, each of them recorded.
 
-With the same number of threads, on a machine of the same kind, every run of a recipe over a corpus
-gives the same bits, however often it was stopped: ``reproduce`` depends on that.
+With the same number of threads and ranks, on a machine of the same kind, every run of a recipe over
+a corpus gives the same bits, however often it was stopped: ``reproduce`` depends on that. What is
+computed or gathered here is for all ranks to call; the first alone writes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from freehold.train.data import build, vocabulary
 from freehold.train.encoding import Sample
 from freehold.train.filling import filled
 from freehold.train.learner import Learner, optimiser_of
+from freehold.train.ranks import ALONE, Ranks, gathered
 from freehold.train.recipe import Recipe, canonical
 from freehold.train.state import Progress
 
@@ -38,12 +40,20 @@ Report = Callable[[dict[str, Any]], None]
 
 class Training:
     """A recipe over the corpus in ``corpus``, at the step it has reached (0: nothing done). The
-    corpus's tokens lie in ``scratch`` (see ``tokens.keep``)."""
+    corpus's tokens lie in ``scratch`` (see ``tokens.keep``). Raises ``UsageError`` where ``ranks``
+    are more than a step has pieces."""
 
     def __init__(
-        self, recipe: Recipe, corpus: Path, *, device: str = "cpu", scratch: Path | None = None
+        self,
+        recipe: Recipe,
+        corpus: Path,
+        *,
+        device: str = "cpu",
+        scratch: Path | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.ranks = recipe, ranks
+        ranks.check(recipe.batch, recipe.micro_batch)
         self.manifest = build.load(corpus)
         if not (corpus / build.TOKENIZER).exists():
             raise UsageError(
@@ -55,9 +65,11 @@ class Training:
         codec = codec_of(self.tokenizer)
         vocab = _vocab(self.tokenizer_json)
         self.config = recipe.shape.config(vocab, codec.stop_ids)
-        self.learner = Learner(recipe, self.config, device=device)
+        self.learner = Learner(recipe, self.config, device=device, ranks=ranks)
         self.optimiser = optimiser_of(self.learner)
-        self.batches = Batches(corpus, recipe, self.tokenizer, scratch=scratch)
+        self.batches = ranks.in_turn(
+            lambda: Batches(corpus, recipe, self.tokenizer, scratch=scratch)
+        )
         self._held_out, self._held_out_bytes = batches.held_out(corpus, self.tokenizer)
         self.at = 0
         parts = (canonical(recipe), self.manifest["digest"].encode())
@@ -69,7 +81,7 @@ class Training:
             "recipe": _texts(self.recipe.plain()),
             "corpus": self.manifest["digest"],
             "tokenizer": hashlib.sha256(self.tokenizer_json).hexdigest(),
-            "environment": environment(self.recipe.threads),
+            "environment": environment(self.recipe.threads, self.ranks),
             "weights": self.learner.digest(),
         }
 
@@ -79,13 +91,15 @@ class Training:
         micros = self.batches.step(self.at)
         weight = sum(sample.weight for micro in micros for sample in micro)
         total = penalty = 0.0
-        for micro in micros:
+        for micro, counts in self.ranks.shared_out(micros):
             loss, norm = self.learner.loss(micro)
-            (loss / weight).backward()  # type: ignore[no-untyped-call]
+            (loss / weight if counts else loss * 0.0).backward()  # type: ignore[no-untyped-call]
             self.learner.gather()
-            total, penalty = total + loss.item(), penalty + norm
+            if counts:
+                total, penalty = total + loss.item(), penalty + norm
+        total, penalty = self.ranks.sums(total, penalty)
         parameters = list(self.learner.parameters.values())
-        length = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.clip))
+        length = float(gathered(torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)))
         rate = recipe.rate(self.at)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -109,7 +123,7 @@ class Training:
 
     def measure(self) -> float:
         """Bits per byte of the held-out texts, each behind an end of document, ends included."""
-        nats = held_out_nats(self.learner, self._held_out)
+        nats = held_out_nats(self.learner, self._held_out, self.ranks)
         return nats / math.log(2) / max(self._held_out_bytes, 1)
 
     @property
@@ -120,22 +134,24 @@ class Training:
 
     def keep(self, path: Path) -> None:
         """Write the state. Raises ``StorageError``."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.ranks.first:
+            path.parent.mkdir(parents=True, exist_ok=True)
         progress = Progress(run=self.run, step=self.at)
-        state.keep(path, progress, self.learner.parameters, self.optimiser)
+        state.keep(path, progress, self.learner.parameters, self.optimiser, self.ranks)
 
     @staticmethod
     def kept_run(path: Path) -> str:
         """Which run a state is of."""
         return str(json.loads(state.read(path)[1]["progress"])["run"])
 
-    def take_up(self, path: Path) -> None:
-        """Go on from a state. Raises ``UsageError`` where it is another run's."""
-        found = state.resume(path, self.learner.parameters, self.optimiser)
+    def take_up(self, path: Path | None) -> None:
+        """Go on from a state; the first rank reads it, and ``path`` is nothing to others. Raises
+        ``UsageError`` where it is another run's."""
+        found = state.resume(path, self.learner.parameters, self.optimiser, self.ranks)
         if found.run != self.run:
             raise UsageError(
-                f"{path} is the state of another recipe or corpus: name another output, or remove "
-                "that folder",
+                f"{path or 'what is kept'} is the state of another recipe or corpus: name another "
+                "output, or remove that folder",
                 param="name",
             )
         self.learner.refresh()
@@ -151,34 +167,21 @@ def go(
 ) -> bool:
     """Train to the end, from what is kept in ``folder``; whether the end was reached. Raises
     ``UsageError`` where another run is kept there, ``StorageError``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = newest(folder)
-    if kept is not None:
-        training.take_up(kept)
-    writer = record.Writer(folder, after=training.at if kept else None)
-    if kept is None:
-        (folder / LOG).write_text("", encoding="utf-8")
-        _put(folder / RECIPE, training.recipe.plain())
-        writer.add("start", **training.start())
-    elif kept.parent.name == CHECKPOINTS and not writer.ends_with("checkpoint"):
-        # The machine stopped between the file and its line.
-        writer.add("checkpoint", step=training.at, sha256=reading.sha256_of(kept))
+    writer = _begun(training, folder, report)
     try:
         while training.at < training.recipe.steps:
             began = time.monotonic()
             line = training.step()
             writer.add("step", **line)
-            _note(folder, line, time.monotonic() - began, report, training.recipe.steps)
+            if training.ranks.first:
+                _note(folder, line, time.monotonic() - began, report, training.recipe.steps)
             if training.stage_ends:
                 measured = training.measure()
                 writer.add("measure", step=training.at, bits_per_byte=measured.hex())
                 report({"event": "measure", "step": training.at, "bits_per_byte": measured})
             if training.at % training.recipe.keep_every == 0:
-                path = checkpoint(folder, training.at)
-                writer.sync()
-                training.keep(path)
-                writer.add("checkpoint", step=training.at, sha256=reading.sha256_of(path))
-            elif training.at < training.recipe.steps and stop():
+                _checkpoint(training, folder, writer)
+            elif training.at < training.recipe.steps and training.ranks.any(stop()):
                 writer.sync()
                 training.keep(folder / STATE)
                 return False
@@ -187,10 +190,49 @@ def go(
     return True
 
 
+def _begun(training: Training, folder: Path, report: Report) -> record.Writer:
+    """What is kept in ``folder`` is taken up by every rank; the record goes on behind it."""
+    ranks = training.ranks
+    kept = None
+    if ranks.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = newest(folder)
+    if ranks.told("" if kept is None else "kept"):
+        training.take_up(kept)
+    writer = record.Writer(folder if ranks.first else None, after=training.at or None)
+    if not training.at:
+        if ranks.first:
+            (folder / LOG).write_text("", encoding="utf-8")
+            _put(folder / RECIPE, training.recipe.plain())
+        writer.add("start", **training.start())
+        return writer
+    has_line = writer.checkpoint == training.at
+    if kept is not None and kept.parent.name == CHECKPOINTS and not has_line:
+        # The machine stopped between the file and its line.
+        writer.add("checkpoint", step=training.at, sha256=reading.sha256_of(kept))
+        has_line = True
+    before, now = int(ranks.told(str(writer.ranks))), ranks.world
+    if before != now:
+        report({"event": "ranks", "step": training.at, "before": before, "now": now})
+        # Whoever does again what follows must be able to begin here.
+        if not ranks.told("has" if has_line else ""):
+            _checkpoint(training, folder, writer)
+        writer.add("ranks", step=training.at, ranks=str(now))
+    return writer
+
+
+def _checkpoint(training: Training, folder: Path, writer: record.Writer) -> None:
+    path = checkpoint(folder, training.at)
+    writer.sync()
+    training.keep(path)
+    if training.ranks.first:
+        writer.add("checkpoint", step=training.at, sha256=reading.sha256_of(path))
+
+
 def end(folder: Path, training: Training, files: dict[str, str]) -> None:
     """The record's last line: the values, and the SHA-256 of each of the model's files. Written
     anew where it is there. Raises ``StorageError``."""
-    writer = record.Writer(folder, after=training.at, but="end")
+    writer = record.Writer(folder if training.ranks.first else None, after=training.at, but="end")
     writer.add("end", step=training.at, weights=training.learner.digest(), files=files)
     writer.close()
 
@@ -210,20 +252,23 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found and int(found[-1].stem) > step else last
 
 
-def held_out_nats(learner: Learner, samples: Sequence[Sample]) -> float:
+def held_out_nats(learner: Learner, samples: Sequence[Sample], ranks: Ranks = ALONE) -> float:
     """What all tokens of ``samples`` cost in nats, the first of each not counted."""
     total = 0.0
     lengths = [sample.tokens for sample in samples]
+    micros = list(filled(range(len(samples)), lengths, learner.recipe.micro_batch))
     with torch.no_grad():
-        for micro in filled(range(len(samples)), lengths, learner.recipe.micro_batch):
+        for micro, counts in ranks.shared_out(micros):
             loss, norm = learner.loss([samples[place] for place in micro])
-            total += loss.item() - norm
+            total += loss.item() - norm if counts else 0.0
+    (total,) = ranks.sums(total)
     return total
 
 
-def environment(threads: int) -> dict[str, str]:
+def environment(threads: int, ranks: Ranks = ALONE) -> dict[str, str]:
     """What bits depend on beside recipe and corpus."""
-    return {
+    several = {"ranks": str(ranks.world), "backend": ranks.backend} if ranks.world > 1 else {}
+    return several | {
         "freehold": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -21,6 +21,7 @@ from freehold import strictjson
 from freehold.errors import MalformedError, StorageError
 from freehold.store import safetensors
 from freehold.store.digest import map_file
+from freehold.train.ranks import ALONE, Ranks, gathered, put
 
 _TYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
 _MAX_METADATA = 1 << 20
@@ -59,8 +60,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def bytes_of(tensor: Tensor) -> bytes:
-    """A tensor's bytes as they lie in a safetensors file."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    """A tensor's bytes as they lie in a safetensors file; shared out, of all of it."""
+    flat = gathered(tensor.detach()).cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -85,8 +87,10 @@ def keep(
     progress: Progress,
     parameters: Mapping[str, Tensor],
     optimiser: torch.optim.AdamW,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Write a run's state. Raises ``StorageError``."""
+    """Write a run's state, which is the same file for any number of ranks. Raises
+    ``StorageError``."""
     tensors: dict[str, Tensor] = {}
     for name, values in parameters.items():
         tensors[f"value/{name}"] = values
@@ -96,32 +100,55 @@ def keep(
                 means["exp_avg"],
                 means["exp_avg_sq"],
             )
-    write(path, tensors, {"progress": json.dumps(asdict(progress))})
+    write_at_first(path, tensors, {"progress": json.dumps(asdict(progress))}, ranks)
 
 
-def resume(path: Path, parameters: Mapping[str, Tensor], optimiser: torch.optim.AdamW) -> Progress:
-    """Put a kept state into ``parameters`` and ``optimiser``. Raises ``MalformedError``."""
-    tensors, metadata = read(path)
-    progress = _progress(metadata, path.name)
+def write_at_first(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], ranks: Ranks
+) -> None:
+    """``write``, by the first rank, of tensors that are shared out. Raises ``StorageError``."""
+    if ranks.first:
+        write(path, tensors, metadata)
+        return
+    for tensor in tensors.values():
+        gathered(tensor.detach())
+
+
+def resume(
+    path: Path | None,
+    parameters: Mapping[str, Tensor],
+    optimiser: torch.optim.AdamW,
+    ranks: Ranks = ALONE,
+) -> Progress:
+    """Put a state that the first rank reads into every rank's ``parameters`` and ``optimiser``.
+    Raises ``MalformedError``."""
+    tensors: dict[str, Tensor] = {}
+    said = names = ""
+    if ranks.first:
+        assert path is not None
+        tensors, metadata = read(path)
+        said = metadata.get("progress", "")
+        for name, values in parameters.items():
+            if f"value/{name}" not in tensors or tensors[f"value/{name}"].shape != values.shape:
+                raise MalformedError(f"{path.name} has no {name} as it must be", file=path.name)
+        names = "\n".join(tensors)
+    progress = _progress(ranks.told(said), "the state" if path is None else path.name)
+    kept = set(ranks.told(names).split("\n"))
     for name, values in parameters.items():
-        kept = tensors.get(f"value/{name}")
-        if kept is None or kept.shape != values.shape:
-            raise MalformedError(f"{path.name} has no {name} as it must be", file=path.name)
         with torch.no_grad():
-            values.copy_(kept)
-        if f"mean/{name}" in tensors:
-            optimiser.state[values] = {
-                "step": torch.tensor(float(progress.step)),
-                "exp_avg": tensors[f"mean/{name}"].to(values),
-                "exp_avg_sq": tensors[f"square/{name}"].to(values),
-            }
+            put(tensors.get(f"value/{name}"), values)
+        if f"mean/{name}" in kept:
+            means = {"exp_avg": f"mean/{name}", "exp_avg_sq": f"square/{name}"}
+            optimiser.state[values] = {"step": torch.tensor(float(progress.step))}
+            for mean, at in means.items():
+                fresh = torch.empty_like(values, requires_grad=False)
+                put(tensors.get(at), fresh)
+                optimiser.state[values][mean] = fresh
     return progress
 
 
-def _progress(metadata: Mapping[str, str], file: str) -> Progress:
-    given: Any = strictjson.parse(
-        metadata.get("progress", "").encode(), file=file, max_bytes=_MAX_METADATA
-    )
+def _progress(said: str, file: str) -> Progress:
+    given: Any = strictjson.parse(said.encode(), file=file, max_bytes=_MAX_METADATA)
     try:
         return Progress(**given)
     except TypeError:

@@ -6,7 +6,7 @@ In the forward pass layers are fused (``qkv``, ``gate_up``); files know them one
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -26,24 +26,56 @@ class Whole:
 
 def every(weights: qwen.Weights) -> Iterator[tuple[str, Tensor]]:
     """Every value of a model by its place in the forward pass; layers stay fused."""
-
-    def layer(name: str, packed: Linear) -> Iterator[tuple[str, Tensor]]:
-        yield f"{name}.weight", packed.weight_od
-        if packed.bias_o is not None:
-            yield f"{name}.bias", packed.bias_o
-
-    yield from layer("embed", weights.embed)
+    yield from _layer("embed", weights.embed)
     for i, block in enumerate(weights.blocks):
-        yield f"{i}.attn_norm", block.attn_norm
-        for fused in FUSED:
-            yield from layer(f"{i}.{fused}", getattr(block, fused))
-        if block.qk_norm is not None:
-            yield f"{i}.q_norm", block.qk_norm[0]
-            yield f"{i}.k_norm", block.qk_norm[1]
-        yield f"{i}.mlp_norm", block.mlp_norm
+        for name, values in block_names(block):
+            yield f"{i}.{name}", values
     yield "norm", weights.norm
     if weights.head is not weights.embed:
-        yield from layer("head", weights.head)
+        yield from _layer("head", weights.head)
+
+
+def top_names(weights: qwen.Weights) -> Iterator[tuple[str, Tensor]]:
+    """Those of ``every`` that are in no block."""
+    yield from every(replace(weights, blocks=()))
+
+
+def block_names(block: qwen.BlockWeights) -> Iterator[tuple[str, Tensor]]:
+    """Those of ``every`` that are in a block, without its number."""
+    yield "attn_norm", block.attn_norm
+    for fused in FUSED:
+        yield from _layer(fused, getattr(block, fused))
+    if block.qk_norm is not None:
+        yield "q_norm", block.qk_norm[0]
+        yield "k_norm", block.qk_norm[1]
+    yield "mlp_norm", block.mlp_norm
+
+
+def _layer(name: str, packed: Linear) -> Iterator[tuple[str, Tensor]]:
+    yield f"{name}.weight", packed.weight_od
+    if packed.bias_o is not None:
+        yield f"{name}.bias", packed.bias_o
+
+
+def block_of(given: Mapping[str, Tensor]) -> qwen.BlockWeights:
+    """The block whose values are ``given`` by the names of ``block_names``."""
+    return qwen.BlockWeights(
+        attn_norm=given["attn_norm"],
+        qk_norm=(given["q_norm"], given["k_norm"]) if "q_norm" in given else None,
+        mlp_norm=given["mlp_norm"],
+        **{fused: _layer_of(fused, given) for fused in FUSED},
+    )
+
+
+def model_of(given: Mapping[str, Tensor], blocks: tuple[qwen.BlockWeights, ...]) -> qwen.Weights:
+    """The model of ``blocks`` whose other values are ``given`` by the names of ``top_names``."""
+    embed = _layer_of("embed", given)
+    head = _layer_of("head", given) if "head.weight" in given else embed
+    return qwen.Weights(embed=embed, blocks=blocks, norm=given["norm"], head=head)
+
+
+def _layer_of(name: str, given: Mapping[str, Tensor]) -> Linear:
+    return Linear(weight_od=given[f"{name}.weight"], bias_o=given.get(f"{name}.bias"))
 
 
 def unfused(config: Config, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
