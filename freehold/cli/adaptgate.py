@@ -22,7 +22,8 @@ from freehold.errors import GateError, UsageError
 
 if TYPE_CHECKING:
     from freehold.adapt.gate import Report
-    from freehold.adapt.measuring import Canary, Kind, Measure
+    from freehold.adapt.measuring import Kind, Measure
+    from freehold.audit.planted import Canary
     from freehold.cli.home import Home
     from freehold.cli.hosting import Living
     from freehold.engine.child import Child

@@ -106,7 +106,8 @@ class Ranks:
             return
         flat = torch.cat([grad.reshape(-1) for grad in mine])
         dist.all_reduce(flat)
-        for grad, summed in zip(mine, flat.split([grad.numel() for grad in mine]), strict=True):
+        parts = torch.split(flat, [grad.numel() for grad in mine])
+        for grad, summed in zip(mine, parts, strict=True):
             grad.copy_(summed.view_as(grad))
 
     def told(self, text: str) -> str:
@@ -150,12 +151,13 @@ def join(seat: Seat, device: str = "cpu") -> Ranks:
     """Meet the other ranks. Every socket that training needs is connected when this returns, so
     that no other need be allowed. Raises ``ProcessError``."""
     from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.rendezvous import rendezvous
 
     try:
         if seat.store and sys.platform in _LOOPBACK:
             os.environ["GLOO_SOCKET_IFNAME"] = _LOOPBACK[sys.platform]
         url = f"file://{seat.store}" if seat.store else "env://"
-        store, _, _ = next(dist.rendezvous(url, seat.rank, seat.world, timeout=_JOINING))
+        store, _, _ = next(rendezvous(url, seat.rank, seat.world, timeout=_JOINING))
         store.set_timeout(_JOINING)
         if device == "cuda":
             torch.cuda.set_device(seat.local)
