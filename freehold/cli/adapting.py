@@ -168,13 +168,7 @@ def train(
 
 def _dtype(recipe: str) -> str | None:
     """bfloat16 where this processor multiplies it and the weights stay as they are."""
-    if recipe == "full":
-        return None
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else None
+    return "bfloat16" if recipe != "full" and workshop.multiplies_bfloat16() else None
 
 
 def _folder(name: str) -> Path:
