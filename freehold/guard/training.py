@@ -41,8 +41,7 @@ class Recipe:
     ``english`` times as many, in languages with a short bank ``others`` times; ``twins`` texts of
     each line of our pairs of requests, those of other languages than English at ``twin_weight``;
     ``requests`` texts of each line of our ordinary requests, English ones at ``request_weight``
-    and others at ``request_weight * twin_weight`` (0 texts: as measured, they cost more than they
-    gained, see docs/LOG.md);
+    and others at ``request_weight * twin_weight``;
     ``longest`` is where a training text is cut, in characters.
     """
 
@@ -61,8 +60,8 @@ class Recipe:
     others: float = 0.5
     twins: int = 8
     twin_weight: float = 0.3
-    requests: int = 0
-    request_weight: float = 1.0
+    requests: int = 4
+    request_weight: float = 4.0
     longest: int = 6000
     seed: int = 0
 
