@@ -43,7 +43,9 @@ class Recipe:
     0 means ``epochs`` times the data. ``warm_up`` is a share of the steps; after it the rate falls
     to zero along ``decay``. ``held_out`` is the share of the data that is only measured, every
     ``measure_every`` steps; after ``patience`` measures without a new best (0: never) training
-    stops. ``replay``: the share of each epoch's tokens that comes from the replay data.
+    stops. ``replay``: the share of each epoch's tokens that comes from the replay data. Its text is
+    learnt, or, where it is ``anchored``, the model is held to what it said there before, token by
+    token (adapters only).
     ``exercises``: the share of plain texts that are put as conversations about them.
     ``beta`` above 0 learns from preferences (DPO), and is how much of the model they leave.
     ``codes`` leaves the frozen weights packed as in the model's file. ``recompute`` keeps only what
@@ -70,6 +72,7 @@ class Recipe:
     patience: int = 3
     save_every: int = 20
     replay: float = 0.0
+    anchored: bool = False
     exercises: float = 0.0
     beta: float = 0.0
     recompute: bool = False
@@ -98,6 +101,10 @@ class Recipe:
             raise _wrong("rank", self.lora.rank, "must be at least 1")
         if self.beta and (self.lora is None or self.replay):
             raise _wrong("beta", self.beta, "is for adapters, and without replay")
+        if self.lora is None and self.anchored:
+            raise _wrong(
+                "anchored", True, "is for adapters: nothing is left of the model as it was"
+            )
         if self.lora is None and self.codes:
             raise _wrong("codes", True, "is for adapters: what is trained cannot stay packed")
         if self.lora is None and self.dtype != "float32":

@@ -17,7 +17,7 @@ from freehold.qwen import forward as qwen
 from freehold.qwen.model import Model
 from freehold.qwen.ops.torch import TorchOps
 from freehold.train.encoding import Lesson, Pair, Sample
-from freehold.train.loss import Surprise
+from freehold.train.loss import Divergence, Surprise
 from freehold.train.ranks import ALONE, Ranks
 from freehold.train.weights import Whole, every
 
@@ -69,36 +69,67 @@ class Student:
     def surprise(self, samples: Sequence[Sample], weights: qwen.Weights | None = None) -> Tensor:
         """The sum of -log p in nats over the taught tokens of each of some samples, packed into one
         batch; by other ``weights`` than those that learn, if there are any."""
+        tokens, rows, owners, targets = self._taught(samples)
+        targets_w = tokens.ids_t.new_tensor(targets)
+
+        def compute(learning: qwen.Weights, through: Any) -> Tensor:
+            head = Surprise(learning.head, targets_w)
+            return self._through(replace(learning, head=head), tokens, rows, through)
+
+        if self.sharded is not None:
+            nats_w = self.sharded(compute)
+        else:
+            learning = weights or self.weights
+            assert learning is not None
+            nats_w = compute(learning, self._again)
+        return self._summed(nats_w, owners, samples)
+
+    def drift(self, samples: Sequence[Sample]) -> Tensor:
+        """How far the model has come, over some samples, from what it said before training:
+        the sum of KL(before || now) in nats over where the taught tokens are said. Of adapters."""
+        learning, base = self.weights, self.base
+        assert learning is not None
+        assert base is not None, "nothing is left of the model as it was"
+        tokens, rows, _, _ = self._taught(samples)
+        with torch.no_grad():
+            before_wd = self._through(replace(base, head=_as_it_comes), tokens, rows, None)
+        head = Divergence(learning.head, before_wd)
+        return self._through(replace(learning, head=head), tokens, rows, self._again).sum()
+
+    def _taught(self, samples: Sequence[Sample]) -> tuple[Any, list[int], list[int], list[int]]:
+        """Samples as one batch; of their taught tokens the rows that say them, the places of their
+        samples, and the tokens."""
         batch = self.ops.batch([Whole(ids=sample.ids[:-1].tolist()) for sample in samples])
         rows: list[int] = []
+        owners: list[int] = []
         targets: list[int] = []
         start = 0
-        owners: list[int] = []
         for n, sample in enumerate(samples):
             (at,) = sample.taught[1:].nonzero()
             rows += (start + at).tolist()
             owners += [n] * len(at)
             targets += sample.ids[1:][at].tolist()
             start += len(sample.ids) - 1
-        targets_w = batch.ids_t.new_tensor(targets)
+        return batch, rows, owners, targets
 
-        def compute(learning: qwen.Weights, through: Any) -> Tensor:
-            head = Surprise(learning.head, targets_w)
-            found = qwen.forward(
-                self.ops, replace(learning, head=head), batch, rows, through=through
-            )
-            assert isinstance(found, Tensor)
-            return found
+    def _through(self, weights: qwen.Weights, batch: Any, rows: list[int], through: Any) -> Tensor:
+        found = qwen.forward(self.ops, weights, batch, rows, through=through)
+        assert isinstance(found, Tensor)
+        return found
 
-        if self.sharded is not None:
-            nats_w = self.sharded(compute)
-        else:
-            through = block_again if self.recompute else None
-            learning = weights or self.weights
-            assert learning is not None
-            nats_w = compute(learning, through)
-        sums = nats_w.new_zeros(len(samples))
-        return sums.index_add(0, batch.ids_t.new_tensor(owners), nats_w)
+    @property
+    def _again(self) -> Callable[..., Tensor] | None:
+        return block_again if self.recompute else None
+
+    @staticmethod
+    def _summed(nats_w: Tensor, owners: list[int], samples: Sequence[Sample]) -> Tensor:
+        owners_w = torch.tensor(owners, device=nats_w.device)
+        return nats_w.new_zeros(len(samples)).index_add(0, owners_w, nats_w)
+
+
+def _as_it_comes(x_wd: Tensor) -> Tensor:
+    """In a head's place: what the head would be given."""
+    return x_wd
 
 
 def block_again(*block: Any) -> Tensor:

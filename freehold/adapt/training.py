@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from freehold.adapt import packing
 from freehold.adapt.recipe import Recipe, canonical
 from freehold.adapt.student import Report, Student
 from freehold.errors import UsageError
 from freehold.train import state
-from freehold.train.encoding import Lesson, Pair
+from freehold.train.encoding import Lesson, Pair, Sample
 from freehold.train.filling import filled
 from freehold.train.ranks import ALONE, Ranks, gathered
 from freehold.train.state import Progress
@@ -135,14 +136,17 @@ class Run:
 
     def _step(self, micros: packing.Step) -> None:
         began = time.monotonic()
-        batches = [[self._every[place] for place in micro] for micro in micros]
-        weight = sum(lesson.weight for batch in batches for lesson in batch)
-        total = 0.0
-        for batch, counts in self._ranks.shared_out(batches):
-            loss = self._student.loss(batch) / weight if counts else self._student.loss(batch) * 0.0
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-        (total,) = self._ranks.sums(total)
+        learnt, held = self._sides([place for micro in micros for place in micro])
+        learnt_weight, held_weight = (sum(one.weight for one in side) for side in (learnt, held))
+        nats = drift = 0.0
+        for micro, counts in self._ranks.shared_out(micros):
+            scale = float(counts) / (learnt_weight + held_weight)
+            to_learn, to_hold = self._sides(micro)
+            if to_learn:
+                nats += counts * _pull(self._student.loss(to_learn), scale)
+            if to_hold:
+                drift += counts * _pull(self._student.drift(to_hold), scale)
+        nats, drift = self._ranks.sums(nats, drift)
         parameters = list(self._student.parameters.values())
         self._ranks.add_gradients(parameters)
         length = gathered(torch.nn.utils.clip_grad_norm_(parameters, self._recipe.clip))
@@ -153,16 +157,28 @@ class Run:
         self._optimiser.zero_grad(set_to_none=True)
         self._student.refresh()
         self._progress = replace(self._progress, step=self._progress.step + 1)
-        self._note(
-            {
-                "step": self._progress.step,
-                "loss": total,
-                "rate": rate,
-                "gradient": float(length),
-                "tokens": sum(one.tokens for batch in batches for one in batch),
-                "seconds": round(time.monotonic() - began, 3),
-            }
-        )
+        event = {
+            "step": self._progress.step,
+            "loss": nats / max(learnt_weight, 1),
+            "rate": rate,
+            "gradient": float(length),
+            "tokens": sum(one.tokens for one in (*learnt, *held)),
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        self._note(event | ({"drift": drift / held_weight} if held else {}))
+
+    def _sides(self, places: Sequence[int]) -> tuple[list[Lesson], list[Sample]]:
+        """What of some places is learnt, and where the model is only held to what it said."""
+        learnt: list[Lesson] = []
+        held: list[Sample] = []
+        for place in places:
+            lesson = self._every[place]
+            replayed = place >= len(self._lessons.data)
+            if replayed and self._recipe.anchored and isinstance(lesson, Sample):
+                held.append(lesson)
+            else:
+                learnt.append(lesson)
+        return learnt, held
 
     def _measure(self) -> None:
         """The held-out loss in nats per token; the best so far is kept apart."""
@@ -184,6 +200,12 @@ class Run:
         with (self._folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         self._report({"event": "step", "steps": self.steps, **event})
+
+
+def _pull(loss: Tensor, scale: float) -> float:
+    """Add the gradient of ``scale`` times a loss; the loss itself."""
+    (loss * scale).backward()  # type: ignore[no-untyped-call]
+    return loss.item()
 
 
 def held_out_loss(

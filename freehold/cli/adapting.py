@@ -62,6 +62,13 @@ def train(
     replay_share: Annotated[
         float | None, typer.Option(help="The share of tokens that is replayed.")
     ] = None,
+    anchor: Annotated[
+        bool | None,
+        typer.Option(
+            "--anchor/--no-anchor",
+            help="Of the replay data, keep what the model said before; do not learn its text.",
+        ),
+    ] = None,
     exercises: Annotated[
         float | None,
         typer.Option(help="The share of plain texts that are put as conversations about them."),
@@ -125,6 +132,7 @@ def train(
     chosen = recipe_named(
         recipe,
         replay=replay_share if replay or replay_share is None else None,
+        anchored=anchor if replay else None,
         exercises=exercises,
         held_out=held_out,
         epochs=epochs,

@@ -3,6 +3,8 @@
 The head has 150,000 outputs, so logits of a whole batch would be its largest array by far. Here
 they are made for some rows at a time, and their gradient at once: nothing of that size is kept.
 
+Or what it should still say: the divergence from what a model said before.
+
 Shapes: w rows that are wanted, d width, v vocabulary.
 """
 
@@ -92,3 +94,45 @@ class _Surprise(torch.autograd.Function):
             assert bool((scale_w == scale_w[0]).all()), "rows were summed with weights"
             dw_vd = (next(kept) * scale_w[0]).to(ctx.of)
         return (dx_wd, dw_vd, None, None)
+
+
+class Divergence:
+    """A head that answers with how far each row's distribution is from the one that it had before:
+    the Kullback-Leibler divergence KL(before || now) in nats, float32, in place of logits.
+    ``before_wd`` are the rows that this head, which is not trained, was given then.
+
+    Nothing pulls where nothing has changed, which is not so of the surprise at text that a model
+    wrote itself (after learning without forgetting, arXiv 1606.09282)."""
+
+    def __init__(self, head: Linear | Codes, before_wd: Tensor) -> None:
+        self._head = head
+        self._before_wd = before_wd
+
+    def __call__(self, x_wd: Tensor) -> Tensor:
+        rows_w: Tensor = _Divergence.apply(x_wd, self._head.weight_od, self._before_wd)  # type: ignore[no-untyped-call]
+        return rows_w
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_wd: Tensor, weight_vd: Tensor, before_wd: Tensor) -> Tensor:
+        assert not ctx.needs_input_grad[1], "the head itself is learning"
+        dx_wd = torch.empty_like(x_wd) if ctx.needs_input_grad[0] else None
+        rows_w = torch.empty(len(x_wd), dtype=torch.float32, device=x_wd.device)
+        for start in range(0, len(x_wd), ROWS):
+            piece = slice(start, start + ROWS)
+            now_rv = torch.log_softmax((x_wd[piece] @ weight_vd.T).float(), dim=1)
+            then_rv = torch.log_softmax((before_wd[piece] @ weight_vd.T).float(), dim=1)
+            chances_rv = then_rv.exp()
+            rows_w[piece] = (chances_rv * then_rv.sub_(now_rv)).sum(dim=1)
+            if dx_wd is not None:
+                slope_rv = now_rv.exp_().sub_(chances_rv).to(x_wd.dtype)
+                torch.mm(slope_rv, weight_vd, out=dx_wd[piece])
+        ctx.save_for_backward(*(g for g in (dx_wd,) if g is not None))
+        return rows_w
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (scale_w,) = grads
+        (dx_wd,) = ctx.saved_tensors
+        return (dx_wd * scale_w[:, None].to(dx_wd.dtype), None, None)

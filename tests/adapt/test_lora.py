@@ -151,6 +151,68 @@ def test_preferences_are_learnt(tmp_path: Path) -> None:
     assert sum(event["loss"] for event in events[-5:]) / 5 < 0.5
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_drift_and_its_gradient_are_torchs_own_divergence(family: str, tmp_path: Path) -> None:
+    """KL(before || now) at what is taught, by peft's logits with the adapter and without it."""
+    hf, ours = made(family)
+    recipe = Recipe(name="test", lora=KINDS["lora"])
+    student, samples = student_of(ours, recipe), lessons(5)
+    fresh = student.drift(samples)
+    assert fresh.item() == pytest.approx(0, abs=1e-5)
+    fresh.backward()  # type: ignore[no-untyped-call]
+    for name, values in student.parameters.items():
+        assert values.grad is not None
+        assert values.grad.abs().max() < 1e-4, name
+        values.grad = None
+    drawn(student)
+    export.write_adapter(tmp_path, KINDS["lora"], student.parameters, base="small")
+    theirs = PeftModel.from_pretrained(hf, str(tmp_path), is_trainable=True)
+    wanted = torch.zeros(())
+    for sample in samples:
+        ids, said = torch.from_numpy(sample.ids).long()[None], torch.from_numpy(sample.taught)[1:]
+        with torch.no_grad(), theirs.disable_adapter():
+            then = F.log_softmax(theirs(ids).logits[0, :-1][said], dim=1)
+        now = F.log_softmax(theirs(ids).logits[0, :-1][said], dim=1)
+        wanted = wanted + F.kl_div(now, then, reduction="sum", log_target=True)
+    found = student.drift(samples)
+    assert wanted.item() > 0.1
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
+    found.backward()  # type: ignore[no-untyped-call]
+    wanted.backward()  # type: ignore[no-untyped-call]
+    their_grads = {
+        name.removeprefix("base_model.model.").replace(".default", ""): values.grad
+        for name, values in theirs.named_parameters()
+        if values.requires_grad
+    }
+    for name, values in student.parameters.items():
+        assert values.grad is not None
+        theirs_of_it = their_grads[name]
+        assert theirs_of_it is not None
+        assert apart(values.grad, theirs_of_it) < 1e-4, name
+
+
+def test_anchored_replay_keeps_what_was_said(tmp_path: Path) -> None:
+    """The same texts are learnt; of the replayed ones the model stays nearer to where it was."""
+    drifts = []
+    for anchored in (False, True):
+        _, ours = made()
+        recipe = Recipe(
+            name="test", lora=KINDS["lora"], steps=30, learning_rate=5e-3, batch=256,
+            micro_batch=256, max_length=64, held_out=0.0, replay=0.5, anchored=anchored,
+        )  # fmt: skip
+        student = student_of(ours, recipe)
+        kept = [Sample(ids=s.ids[::-1].copy(), taught=s.taught) for s in lessons(30, seed=1)]
+        events: list[dict[str, Any]] = []
+        both = Lessons(data=lessons(40), replay=kept)
+        folder = tmp_path / str(anchored)
+        folder.mkdir()
+        Run(student, recipe, both, folder, model_digest="x", report=events.append).go()
+        assert any("drift" in event for event in events) == anchored
+        drifts.append(student.drift(kept).item())
+    learnt_as_text, anchored_to = drifts
+    assert anchored_to < 0.5 * learnt_as_text
+
+
 def test_packed_weights_teach_the_same_to_the_bit(home: Path) -> None:
     """Codes multiplied out at each use, or once: the same numbers."""
     model = verify(Store(home), "small")

@@ -51,6 +51,7 @@ def test_every_recipe_survives_the_wire(name: str) -> None:
         ("full", {"dtype": "bfloat16"}, "float32"),
         ("lora", {"held_out": 1.0}, "held_out"),
         ("dpo", {"replay": 0.5}, "replay"),
+        ("full", {"anchored": True}, "anchored"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_named(
