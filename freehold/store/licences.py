@@ -8,6 +8,7 @@ Sources: the licence texts; SPDX specification, annex on licence expressions.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -98,6 +99,25 @@ def published(licence: object, name: object = None) -> str:
     ``NOASSERTION`` for anything else, which is no licence at all."""
     text = str(name if str(licence).lower() == "other" else licence).lower()
     return _PUBLISHED.get(text, UNKNOWN_LICENCE)
+
+
+_FIELD = re.compile(r"(license|license_name):[ \t]*(\S[^#\n]*)")
+
+
+def of_card(text: str) -> str:
+    """The id that a model card states in the YAML between its first two lines of ``---``, as hubs
+    read it: plain values of ``license`` and ``license_name`` at the margin. ``NOASSERTION`` where
+    it states none, or one that no hub means."""
+    lines = text.removeprefix("\ufeff").splitlines()
+    if not lines or lines[0].rstrip() != "---":
+        return UNKNOWN_LICENCE
+    stated: dict[str, str] = {}
+    for line in lines[1:]:
+        if line.rstrip() == "---":
+            return published(stated.get("license"), stated.get("license_name"))
+        if field := _FIELD.match(line):
+            stated.setdefault(field[1], field[2].strip().strip("\"'"))
+    return UNKNOWN_LICENCE
 
 
 def about(id: str) -> Licence:

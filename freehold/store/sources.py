@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from freehold.errors import SourceError, UsageError
+from freehold.store import licences
 from freehold.store.catalog import CatalogModel
 from freehold.store.licences import UNKNOWN_LICENCE
 
@@ -78,9 +79,21 @@ class Source(Protocol):
         ...
 
 
+_CARD = 1 << 16
+"""Bytes of a model card that are read for its licence: that stands on top."""
+
+
+def _of_card(path: Path) -> str:
+    if not path.is_file():
+        return UNKNOWN_LICENCE
+    with path.open("rb") as card:
+        return licences.of_card(card.read(_CARD).decode("utf-8", errors="replace"))
+
+
 class FolderSource:
     """A folder or mounted disk. Files lie in it directly, or under ``Owner/Name``. ``name`` and
-    ``licence`` are what is to be known of a model that was made there."""
+    ``licence`` are what is to be known of a model that was made there; without, the licence is what
+    the model card there states, as on a hub."""
 
     attests: Attestation = "owner"
 
@@ -97,9 +110,11 @@ class FolderSource:
                 for path in sorted(base.iterdir())
                 if path.is_file()
             )
+            licence = wanted.model.licence if wanted.model else self._licence
+            if licence == UNKNOWN_LICENCE:
+                licence = _of_card(base / "README.md")
         except OSError as error:
             raise SourceError(f"{self.folder} cannot be read: {error.strerror}.") from error
-        licence = wanted.model.licence if wanted.model else self._licence
         return Listing(wanted=wanted, revision="", licence=licence, files=files)
 
     def read(
