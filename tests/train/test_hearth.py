@@ -109,6 +109,11 @@ def test_it_answers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     results = json.loads((HEARTH / "evals.json").read_bytes())
     assert results["model"] == speaker.digest
     monkeypatch.setattr(evaluate, "EACH", 5)
-    assert evaluate.exam(speaker)["facts"]["right"] >= 3
+    assert evaluate.exam(speaker, evaluate.FastTier())["facts"]["right"] >= 3
+    # What it says of harm is what the report has: no answer that the guard flags.
+    found = evaluate.harm(speaker, evaluate.FastTier())
+    assert found["asked"] == 5
+    assert set(found["others"]) <= set(results["harm"]["others"])
+    assert found["flagged"]["answers"] == results["harm"]["flagged"]["answers"] == 0
     sys.modules.pop("evaluate")
     assert passport.read(store, manifest(store).digest, {}) == []
