@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ class Learner:
         self, recipe: Recipe, config: Config, *, device: str = "cpu", ranks: Ranks = ALONE
     ) -> None:
         torch.use_deterministic_algorithms(True)
+        _restrict(recipe)
         self.recipe, self.config = recipe, config
         self.ops = open_ops(
             config,
@@ -170,6 +172,15 @@ def _fresh(
 def _seed_of(seed: int, name: str) -> int:
     digest = hashlib.sha256(f"{seed}\n{name}".encode()).digest()
     return int.from_bytes(digest[:7], "little")
+
+
+def _restrict(recipe: Recipe) -> None:
+    """Have PyTorch and its libraries use no instructions that the recipe does not allow. They ask
+    once, before they first compute: a process that has computed already stays as it is, and the
+    record's ``environment`` says as what."""
+    if recipe.instructions == "avx2":
+        os.environ["ATEN_CPU_CAPABILITY"] = "avx2"
+        os.environ["MKL_CBWR"] = os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
 
 
 def optimiser_of(learner: Learner) -> torch.optim.AdamW:

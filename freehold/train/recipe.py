@@ -85,7 +85,9 @@ class Recipe:
     ``learning_rate`` rises for ``warm_up`` steps of a stage, stays, and falls to ``floor`` of
     itself over the last ``decay`` (a share) of its steps, along 1 - sqrt (arXiv 2405.18392).
     ``z_loss`` keeps the logits' norm near 1 (arXiv 2204.02311). ``dtype`` is what the passes are
-    computed in; values and means stay float32. ``digest_every`` and ``keep_every`` are steps
+    computed in; values and means stay float32. ``instructions``: ``avx2`` leaves
+    unused what newer x86 processors have beyond it, so that they too can give the same bits.
+    ``digest_every`` and ``keep_every`` are steps
     between digests of all values in the record, and between checkpoints.
     """
 
@@ -105,6 +107,7 @@ class Recipe:
     clip: float = 1.0
     z_loss: float = 1e-4
     dtype: Literal["float32", "bfloat16"] = "float32"
+    instructions: Literal["any", "avx2"] = "any"
     digest_every: int = 10
     keep_every: int = 100
     threads: int = 1
@@ -130,6 +133,10 @@ class Recipe:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise _wrong("dtype", self.dtype, "must be float32 or bfloat16")
+        if self.instructions not in ("any", "avx2"):
+            raise _wrong("instructions", self.instructions, "must be any or avx2")
+        if self.instructions == "avx2" and self.dtype != "float32":
+            raise _wrong("instructions", "avx2", "must be any where the passes are in bfloat16")
 
     @property
     def steps(self) -> int:
@@ -190,7 +197,7 @@ def _of_size(name: str, shape: Shape, *, steps: int, batch: int, **changes: Any)
 
 def hearth() -> Recipe:
     """The model that comes with Freehold: 1.1 million values that tell small stories. Made for one
-    thread and a third of an hour."""
+    thread and a third of an hour, and for being made again: in float32, by AVX2 alone."""
     shape = Shape(
         n_layers=5, width=128, mlp_width=384, n_heads=4, n_kv_heads=2, head_dim=32, context=512
     )
@@ -208,7 +215,7 @@ def hearth() -> Recipe:
         learning_rate=round(published_rate(shape.values(0), 1500 * 2048), 5),
         warm_up=20,
         decay=0.3,
-        dtype="bfloat16",
+        instructions="avx2",
         keep_every=100,
     )
 
@@ -257,7 +264,10 @@ def recipe_named(name: str, **changes: Any) -> Recipe:
     Raises ``UsageError``."""
     if name not in RECIPES:
         raise UsageError(f"{name!r} is no recipe: take {', '.join(RECIPES)}", param="recipe")
-    return replace(RECIPES[name](), **{k: v for k, v in changes.items() if v is not None})
+    given = {key: value for key, value in changes.items() if value is not None}
+    if given.get("dtype") == "bfloat16":
+        given.setdefault("instructions", "any")
+    return replace(RECIPES[name](), **given)
 
 
 def from_plain(document: dict[str, Any]) -> Recipe:

@@ -11,12 +11,12 @@ from freehold.train.recipe import recipe_named
 def test_a_processor_without_bfloat16_computes_in_float32_and_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    hearth = recipe_named("hearth")
-    assert hearth.dtype == "bfloat16"
-    assert foundry.computable(hearth, True) is hearth
-    assert foundry.computable(hearth, None) is hearth
+    large = recipe_named("m60")
+    assert large.dtype == "bfloat16"
+    assert foundry.computable(large, True) is large
+    assert foundry.computable(large, None) is large
     assert capsys.readouterr().err == ""
-    slow = foundry.computable(hearth, False)
-    assert (slow.dtype, slow.stages, slow.name) == ("float32", hearth.stages, "hearth")
+    slow = foundry.computable(large, False)
+    assert (slow.dtype, slow.stages, slow.name) == ("float32", large.stages, "m60")
     assert "--dtype bfloat16" in capsys.readouterr().err
     assert foundry.computable(slow, False) is slow

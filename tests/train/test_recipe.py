@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -84,3 +86,28 @@ def test_an_unknown_recipe() -> None:
         recipe_named("none")
     with pytest.raises(UsageError, match="no recipe"):
         from_plain({"name": "x"})
+
+
+def test_bfloat16_asks_for_whatever_the_processor_has() -> None:
+    assert recipe_named("hearth").instructions == "avx2"
+    assert recipe_named("hearth", dtype="bfloat16").instructions == "any"
+    with pytest.raises(UsageError, match="instructions"):
+        recipe_named("hearth", dtype="bfloat16", instructions="avx2")
+
+
+def test_a_recipe_of_avx2_has_pytorch_use_no_more() -> None:
+    """In a process of its own: libraries ask once."""
+    program = (
+        "import os, torch\n"
+        "from tests.train.conftest import RECIPE\n"
+        "from dataclasses import replace\n"
+        "from freehold.train.learner import Learner\n"
+        "Learner(replace(RECIPE, instructions='avx2'), RECIPE.shape.config(128, (0,)))\n"
+        "print(torch.backends.cpu.get_cpu_capability(), os.environ['MKL_CBWR'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    capability, mkl = done.stdout.split()
+    assert not capability.startswith("AVX512")
+    assert mkl == "AVX2"
