@@ -1,6 +1,7 @@
 """The default model adapted to Indonesian, from the corpus to the gate, as an owner would do it.
 
-    python benchmarks/indonesian.py DATA WORK [--steps 240] [--rehearsed FILE] [--no-replay]
+    python benchmarks/indonesian.py DATA WORK [--steps 240] [--batch 512] [--rate 5e-4] [--anchor]
+                                             [--rehearsed FILE] [--no-replay]
 
 DATA is a folder with `corpus/` and `eval/` (docs/evals.md says what lies there). WORK gets the
 parts of the corpora and what the commands print; what is there already is not made again, so that a
@@ -81,6 +82,7 @@ def main() -> None:
             words = ("adapt", "rehearse", MODEL, "-o", str(rehearsed), "--count", "300")
             steps.freehold("rehearse", *words, *_threads(args))
         replay = ["--replay", str(rehearsed), "--replay-share", str(args.replay_share)]
+        replay += ["--anchor"] if args.anchor else []
     avoid = [str(parts["id"] / "held-out.txt")]
     avoid += [str(args.data / "eval" / one) for one in EVALS]
     steps.freehold(
@@ -89,7 +91,8 @@ def main() -> None:
         *("--lang", "id", "--exercises", str(args.exercises), *replay),
         *(word for file in avoid for word in ("--avoid", file)),
         *("--held-out", "0", "--rate", str(args.rate), "--steps", str(args.steps)),
-        *("--batch", "512", "--micro-batch", "512", "--max-length", "512", *_threads(args)),
+        *("--batch", str(args.batch), "--micro-batch", str(min(args.batch, 1024))),
+        *("--max-length", "512", *_threads(args)),
     )
     keep = [str(parts[language] / "held-out.txt") for language in ("en", "py")]
     for language, path in zip(("en", "py"), keep, strict=True):
@@ -122,6 +125,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("work", type=Path)
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--batch", type=int, default=512, help="tokens of a step")
+    parser.add_argument("--anchor", action="store_true", help="hold to what is replayed")
     parser.add_argument("--exercises", type=float, default=0.2)
     parser.add_argument("--replay-share", type=float, default=0.2)
     parser.add_argument("--rehearsed", type=Path, help="conversations of an earlier run")
