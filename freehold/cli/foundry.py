@@ -153,14 +153,14 @@ def train(
         seed=seed,
         threads=threads,
     )
-    if dtype is None:
-        chosen = computable(chosen, workshop.multiplies_bfloat16())
     if steps is not None:
         chosen = replace(chosen, stages=(replace(chosen.stages[0], steps=steps),))
     folder = _run_folder(name or recipe)
     folder.mkdir(parents=True, exist_ok=True)
     seats = workshop.seats(ranks, folder)
     first = not seats or seats[0].first
+    if dtype is None:
+        chosen = computable(chosen, workshop.multiplies_bfloat16(), tell=first)
     texts = _corpus_for(recipe, corpus, settings, quiet=json, build=len(seats) != 1)
     with workshop.Shop("freehold.train", settings, quiet=json or not first) as shop:
         job = wire.Train(recipe=chosen.plain(), corpus=str(texts), folder=str(folder))
@@ -242,16 +242,17 @@ def reproduce(
         raise typer.Exit(3)
 
 
-def computable(recipe: Recipe, bfloat16: bool | None) -> Recipe:
+def computable(recipe: Recipe, bfloat16: bool | None, *, tell: bool = True) -> Recipe:
     """``recipe`` as a processor with or without ``bfloat16`` had better compute it."""
     from dataclasses import replace
 
     if recipe.dtype != "bfloat16" or bfloat16 is not False:
         return recipe
-    say(
-        f"this processor has no instructions for bfloat16: {recipe.name} is computed in float32, "
-        "several times faster here (--dtype bfloat16 takes the recipe as it stands)"
-    )
+    if tell:
+        say(
+            f"this processor has no instructions for bfloat16: {recipe.name} is computed in "
+            "float32, several times faster here (--dtype bfloat16 takes the recipe as it stands)"
+        )
     return replace(recipe, dtype="float32")
 
 

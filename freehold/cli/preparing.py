@@ -146,7 +146,7 @@ async def _rehearse(
             except asyncio.CancelledError:
                 bar.close()
                 kept.keep()
-                say(f"{kept.count} conversations are kept: the same command goes on from there")
+                say(f"conversations kept: {kept.count}; the same command goes on from there")
                 raise
     kept.finish()
     return {

@@ -72,6 +72,12 @@ def parse(view: memoryview, *, file: str) -> Safetensors:
 def check_index(index: Any, shards: Mapping[str, Safetensors], *, file: str) -> None:
     """Check that ``model.safetensors.index.json`` and the shards say the same: each tensor is in
     the one shard that the index names, and nothing is in a shard or the index alone."""
+    if index is None:
+        _fail(
+            file,
+            f"it is not there, and {', '.join(sorted(shards)[:3])} are more than one file of "
+            "weights: add the index that says which tensor is in which, or leave one file",
+        )
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict):
         _fail(file, "it has no weight_map")
