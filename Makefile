@@ -59,7 +59,7 @@ format: $(VENV)/dev
 
 # make tiny   from nothing to a model of our own, trained here and served
 tiny: $(VENV)/dev
-	@$(BIN)/freehold train hearth
+	@$(BIN)/freehold train hearth --threads 2
 	@exec $(BIN)/freehold serve hearth --temporary-key
 
 # make docs   rewrite the parts of docs/ that are generated
