@@ -39,7 +39,7 @@ _INVISIBLE = re.compile(
 _FOREIGN_WORD = re.compile(r"\b[A-Za-z0-9_]*+[^\x00-\x7f\W]\w*+")
 """A word that is not all ASCII; each word is begun once, and never gone back in."""
 _LATIN = re.compile("[A-Za-z]")
-_DIGIT = re.compile(r"\d")
+_OTHER_DIGIT = re.compile(r"\d(?<!0)")
 _MARKS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]+")
 _SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][\s.\-_*,/|+~]{1,3}){3,}[^\W_](?![^\W_])")
 _SIGNS = re.compile(r"[.\-_*,/|+~]+")
@@ -149,7 +149,13 @@ def _marks() -> npt.NDArray[np.bool_]:
 
 
 def _finish(text: str) -> str:
-    return " ".join(_DIGIT.sub("0", text.casefold()).split())
+    text = _turned(text.casefold(), _ZEROED)
+    if not text.isascii():
+        text = _OTHER_DIGIT.sub("0", text)
+    return " ".join(text.split())
+
+
+_ZEROED = bytes.maketrans(b"123456789", b"000000000")
 
 
 def _unmixed(text: str) -> str:

@@ -8,7 +8,7 @@ word that stands closest before a number decides between two readings of it, and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, combinations, pairwise
 
 from freehold.guard.pii import checks, secrets
@@ -18,6 +18,7 @@ from freehold.guard.pii.phones import FEWEST_DIFFERENT, MOST_GROUPS, phone_score
 from freehold.types import Span
 
 THRESHOLD = 0.5
+Checked = dict[tuple[Callable[[str], bool], str], bool]
 
 _RUN = re.compile(r"[0-9]+(?:[ \u00a0().\-/\u2011\u2013]{1,3}[0-9]+)*")
 _GROUP = re.compile(r"[0-9]+")
@@ -79,9 +80,10 @@ _FEWEST_DIGITS = min(_PHONE_DIGITS[0], *_DIGITS)
 
 def _numbers(text: str, beside: Beside) -> list[Span]:
     found: list[Span] = []
+    checked: Checked = {}
     for match in _RUN.finditer(text):
         if match.end() - match.start() >= _FEWEST_DIGITS:
-            run = _Run(text, match, beside, found)
+            run = _Run(text, match, beside, found, checked)
             for first in range(len(run.groups)):
                 run.numbers(first)
     return found
@@ -89,11 +91,20 @@ def _numbers(text: str, beside: Beside) -> list[Span]:
 
 class _Run:
     """Groups of digits that stand close together in ``text``: (start, end) of each. What is
-    ``found`` in them is added to what was."""
+    ``found`` in them is added to what was. ``checked`` is what numbers of the same text have come
+    to: the same one often stands there many times."""
 
-    def __init__(self, text: str, match: re.Match[str], beside: Beside, found: list[Span]) -> None:
+    def __init__(
+        self,
+        text: str,
+        match: re.Match[str],
+        beside: Beside,
+        found: list[Span],
+        checked: Checked,
+    ) -> None:
         self._text = text
         self._found = found
+        self._checked = checked
         self._beside = beside
         at = match.start()
         self.groups = [(at + g.start(), at + g.end()) for g in _GROUP.finditer(match[0])]
@@ -134,9 +145,15 @@ class _Run:
         number = self._digits[self._offsets[first] : self._offsets[last + 1]]
         between = set(self._gaps[first:last])
         for kind, gaps in kinds:
-            if between <= gaps and kind.check(number):
+            if between <= gaps and self._passes(kind, number):
                 base = kind.grouped - self._torn(first, last) if between else kind.score
                 self._add(kind.name, base, start, end)
+
+    def _passes(self, kind: Kind, number: str) -> bool:
+        known = self._checked.get((kind.check, number))
+        if known is None:
+            known = self._checked[kind.check, number] = kind.check(number)
+        return known
 
     def _as_phone(self, first: int, last: int) -> None:
         number = self._digits[self._offsets[first] : self._offsets[last + 1]]

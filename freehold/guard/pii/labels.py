@@ -57,6 +57,7 @@ class Beside:
         self._columns: Columns | None = None
         self._at: tuple[int, int] = (-1, -1)
         self._known: tuple[frozenset[str] | None, frozenset[str] | None] = (None, None)
+        self._labels: dict[str, frozenset[str] | None] = {}
 
     def score(self, kind: str, base: float, start: int, end: int) -> float:
         """``base``, raised or lowered by what stands before the number, or else behind it."""
@@ -75,7 +76,7 @@ class Beside:
         if self._columns is None:
             self._columns = Columns(self._text)
         heading = self._columns.heading(start)
-        if heading is not None and (label := _last_label(heading[-_BEFORE:])) is not None:
+        if heading is not None and (label := self._label(heading[-_BEFORE:])) is not None:
             return label
         left = self._text[max(0, start - _BEFORE) : start]
         line = left[left.rfind("\n") + 1 :]
@@ -84,11 +85,17 @@ class Beside:
         for number in _NUMBER.finditer(left):
             if not _LISTED.fullmatch(left, number.end()):
                 left = " " * number.end() + left[number.end() :]
-        return _last_label(left)
+        return self._label(left)
 
     def _after(self, end: int) -> frozenset[str] | None:
         right = self._text[end : end + _AFTER].partition("\n")[0]
-        return _last_label(right) if right.lstrip()[:1] in ("(", "\uff08", "[") else None
+        return self._label(right) if right.lstrip()[:1] in ("(", "\uff08", "[") else None
+
+    def _label(self, text: str) -> frozenset[str] | None:
+        """As ``_last_label``; what stands many times in the whole text is read once."""
+        if text not in self._labels:
+            self._labels[text] = _last_label(text)
+        return self._labels[text]
 
 
 def _last_label(text: str) -> frozenset[str] | None:
