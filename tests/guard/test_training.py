@@ -49,7 +49,7 @@ def test_twins_are_groups_of_their_own(small_manifest: Path) -> None:
 
 
 def test_requests_are_groups_of_their_own(small_manifest: Path) -> None:
-    few = replace(SMALL, requests=1)
+    few = replace(SMALL, requests=1, request_weight=1.0)
     found = {group.name: group for group in prepare(corpus.read(small_manifest), few)}
     english, foreign = found["own_request_benign_en"], found["own_request_benign_ko"]
     assert english.family is None
