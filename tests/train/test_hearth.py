@@ -90,7 +90,7 @@ def test_a_stretch_of_it_is_made_again(tmp_path: Path) -> None:
     told = json.loads(json.dumps(corpus))
     assert told == json.loads((HEARTH / "data" / build.MANIFEST).read_bytes())
     found = reproduce(TRAINING, tmp_path / "corpus", first=1202, last=1204)
-    if found.notes:
+    if found.notes and not found.identical:
         pytest.skip(f"bits are those of another machine: {found.notes}")
     assert found.identical, found
     assert found.begun == 1200
