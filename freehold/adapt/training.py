@@ -159,13 +159,17 @@ class Run:
         self._progress = replace(self._progress, step=self._progress.step + 1)
         event = {
             "step": self._progress.step,
-            "loss": nats / max(learnt_weight, 1),
             "rate": rate,
             "gradient": float(length),
             "tokens": sum(one.tokens for one in (*learnt, *held)),
             "seconds": round(time.monotonic() - began, 3),
         }
-        self._note(event | ({"drift": drift / held_weight} if held else {}))
+        # A step may be all of one kind.
+        if learnt:
+            event["loss"] = nats / learnt_weight
+        if held:
+            event["drift"] = drift / held_weight
+        self._note(event)
 
     def _sides(self, places: Sequence[int]) -> tuple[list[Lesson], list[Sample]]:
         """What of some places is learnt, and where the model is only held to what it said."""
