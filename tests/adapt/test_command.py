@@ -72,6 +72,29 @@ def test_data_becomes_a_signed_model_of_its_own(home: Path, data: Path, tmp_path
 
 
 @pytest.mark.slow
+def test_replay_may_anchor(home: Path, data: Path, tmp_path: Path) -> None:
+    replay = tmp_path / "replay.jsonl"
+    replay.write_text(
+        "\n".join(
+            json.dumps({"prompt": f"which {n}?", "completion": f"that one {n}, of {n * n}"})
+            for n in range(30)
+        )
+    )
+    with_replay = ("--replay", str(replay), "--replay-share", "0.5", "--anchor")
+    done = subprocess.run(
+        words(data, "--name", "mine", "--steps", "8", "--json", *with_replay),
+        check=False, env=environment(home, tmp_path), capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = home / "adapt" / "mine"
+    steps = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    drifts = [one["drift"] for one in steps if "drift" in one]
+    assert len(drifts) >= 4
+    assert max(drifts) > min(drifts) >= 0
+    assert json.loads((folder / "data.json").read_text())["recipe"]["anchored"] is True
+
+
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_state_and_the_same_command_goes_on(
     home: Path, data: Path, tmp_path: Path
 ) -> None:
