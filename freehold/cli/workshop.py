@@ -290,8 +290,8 @@ class _Listener:
                     self._bar.note(f"step {step}: {said:.4f} bits per byte of what is held out")
                 else:
                     self._progress("Training", step, steps)
-                    if "loss" in figures:
-                        self._bar.label(f"Training, loss {figures['loss']:.3f}")
+                    loss = f", loss {figures['loss']:.3f}" if "loss" in figures else ""
+                    self._bar.label(f"Training{loss}")
 
     def _progress(self, what: str, done: int, total: int) -> None:
         if what != self._what:
