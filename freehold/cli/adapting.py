@@ -125,6 +125,8 @@ def train(
     from freehold.adapt.recipe import recipe_named
     from freehold.store import Store
 
+    if anchor and not replay:
+        raise UsageError("it holds the model to what --replay names: name some", param="anchor")
     settings = read_settings(
         root(), model=model, threads=threads, residency="off" if no_lock else None
     )
@@ -132,7 +134,7 @@ def train(
     chosen = recipe_named(
         recipe,
         replay=replay_share if replay or replay_share is None else None,
-        anchored=anchor if replay else None,
+        anchored=anchor,
         exercises=exercises,
         held_out=held_out,
         epochs=epochs,

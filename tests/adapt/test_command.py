@@ -94,6 +94,15 @@ def test_replay_may_anchor(home: Path, data: Path, tmp_path: Path) -> None:
     assert json.loads((folder / "data.json").read_text())["recipe"]["anchored"] is True
 
 
+def test_an_anchor_wants_something_to_hold_to(home: Path, data: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        words(data, "--anchor"), check=False, env=environment(home, tmp_path),
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--replay" in done.stderr
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_state_and_the_same_command_goes_on(
     home: Path, data: Path, tmp_path: Path
