@@ -114,7 +114,9 @@ def _ours(model: Any, recipe: Any, fresh: Any, args: argparse.Namespace) -> Any:
     from freehold.adapt.training import optimiser_of
     from freehold.qwen.model import load
     from freehold.train.encoding import Sample
+    from freehold.train.entry import keep_freed_memory
 
+    keep_freed_memory()  # as the workshop's process does
     loaded = load(model, dtype=args.dtype, threads=args.threads, cache_tokens=1)
     student = student_of(loaded, recipe)
     optimiser = optimiser_of(student, recipe)

@@ -5,6 +5,7 @@ it: hence the late imports.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import tempfile
@@ -67,3 +68,18 @@ def settle(folder: Path) -> None:
     the user's name to call them by."""
     tempfile.tempdir = str(folder)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for what is asked for next. A step frees and takes
+    gigabytes in arrays of megabytes, and each page that comes anew from the kernel is cleared and
+    mapped first. Where the C library is not glibc, nothing is done.
+
+    Source: mallopt(3); the numbers are those of glibc's malloc.h.
+    """
+    trim_threshold, mmap_max = -1, -4
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
