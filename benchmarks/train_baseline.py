@@ -1,11 +1,13 @@
 """A model of the same size, trained by transformers on the same tokens, beside ours.
 
-    python benchmarks/train_baseline.py RUN CORPUS [--threads 1]
+    python benchmarks/train_baseline.py RUN CORPUS [--threads 1] [--after STEP]
 
 RUN is the folder of a run (`train/NAME` in the vault, or `models/hearth/training`). transformers'
 Qwen3 of the same shape and first values takes the first stage's steps, on the same rows, with
 torch's AdamW, the same learning rates and the same penalty, in the recipe's precision; then the
 held-out texts are measured by its logits, beside what the record says of ours after that step.
+With `--after` it goes on from a checkpoint of the run, AdamW's means included: what runs that began
+alike come to differ by, rounding has grown; what one step differs by from one state, it has not.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from train import their_model, their_optimiser
 
 from freehold.train import batches, record, run
 from freehold.train.reproduce import recipe_of
+from freehold.train.weights import unfused
 
 
 def main() -> None:
@@ -28,16 +31,22 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--after", type=int, default=0, help="a step that there is a checkpoint of")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     lines = list(record.read(args.run))
     recipe = recipe_of(lines[0])
     training = run.Training(recipe, args.corpus)
+    if args.after:
+        training.take_up(args.run / "checkpoints" / f"{args.after:06}.safetensors")
     model = their_model(training)
     optimiser, _ = their_optimiser(model, recipe)
+    if args.after:
+        go_on(model, optimiser, training)
+    ours = {line["step"]: record.float_of(line, "loss") for line in lines if line["kind"] == "step"}
     steps = recipe.stages[0].steps
     half = recipe.dtype == "bfloat16"
-    for step in range(steps):
+    for step in range(args.after, steps):
         total = 0.0
         micros = training.batches.step(step)
         for micro in micros:
@@ -53,15 +62,35 @@ def main() -> None:
             group["lr"] = recipe.rate(step)
         optimiser.step()
         optimiser.zero_grad()
-        if (step + 1) % 50 == 0:
-            print(f"step {step + 1}: loss {total:.4f}", flush=True)
+        at = step + 1
+        if at % 50 == 0 or at - args.after in (1, 2, 5, 10, 20):
+            print(f"step {at}: loss {total:.4f}, ours {ours[at] / total - 1:+.3%}", flush=True)
     theirs = bits_per_byte(model, training, args.corpus, half=half)
-    (ours,) = [
+    (measured,) = [
         record.float_of(line, "bits_per_byte")
         for line in lines
         if line["kind"] == "measure" and line["step"] == steps
     ]
-    print(f"after {steps} steps: ours {ours:.4f}, transformers {theirs:.4f} bits per byte")
+    print(f"after {steps} steps: ours {measured:.4f}, transformers {theirs:.4f} bits per byte")
+
+
+def go_on(model: Any, optimiser: Any, training: run.Training) -> None:
+    """Give their AdamW the means that ours has kept."""
+    kept = training.optimiser.state
+    means = [
+        unfused(
+            training.config,
+            {name: kept[v][mean] for name, v in training.learner.parameters.items()},
+        )
+        for mean in ("exp_avg", "exp_avg_sq")
+    ]
+    for name, values in model.named_parameters():
+        first, second = (one[name].clone() for one in means)
+        optimiser.state[values] = {
+            "step": torch.tensor(float(training.at)),
+            "exp_avg": first,
+            "exp_avg_sq": second,
+        }
 
 
 def bits_per_byte(model: Any, training: run.Training, corpus: Path, *, half: bool) -> float:

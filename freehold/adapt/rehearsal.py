@@ -26,13 +26,19 @@ MOST_TRIES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """``count`` conversations, the questions drawn with ``seed``; ``question`` and ``answer`` are
-    the most tokens that each may take. One that does not end by then is left out."""
+    """``count`` conversations, the questions drawn with ``seed``, or ``questions`` in their order;
+    ``question`` and ``answer`` are the most tokens that each may take. One that does not end by
+    then is left out."""
 
     count: int
     seed: int = 0
     question: int = 256
     answer: int = 512
+    questions: tuple[str, ...] = ()
+
+    @property
+    def most_tries(self) -> int:
+        return len(self.questions) or MOST_TRIES * self.count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +62,23 @@ async def rehearse(
 ) -> AsyncGenerator[Talk | None]:
     """What came of try ``first`` and of each one after it, in order: a conversation, or ``None``
     where none did; until there are ``plan.count`` with those already ``known`` (by their questions,
-    none of which comes again). ``at_once`` run together.
+    none of which comes again), or all questions that are given were asked. ``at_once`` run
+    together.
 
-    Raises ``UsageError`` where the model has no chat template, or too few of its conversations
-    end; and what the engine raises.
+    Raises ``UsageError`` where the model has no chat template, or too few of the conversations that
+    it begins end; and what the engine raises.
     """
     talker = _Talker(engine, codec, plan, at_once)
     asked = set(known)
     running: deque[asyncio.Task[Talk | None]] = deque()
-    number, last = first, MOST_TRIES * plan.count
+    number, last = first, plan.most_tries
     try:
         while len(asked) < plan.count:
             while len(running) < AHEAD * at_once and number < last:
                 running.append(asyncio.create_task(talker.talk(number)))
                 number += 1
+            if not running and plan.questions:
+                return
             if not running:
                 raise UsageError(
                     f"{engine.card.name} brought {len(asked)} conversations to an end in {last} "
@@ -104,24 +113,28 @@ class _Talker:
     def __init__(self, engine: Engine, codec: Codec, plan: Plan, at_once: int) -> None:
         self._codec, self._plan = codec, plan
         self._asker = Asker(engine, codec, at_once=at_once)
-        self._begun = opening(codec)
+        self._begun = () if plan.questions else opening(codec)
         self._room = asyncio.Semaphore(at_once)
 
     async def talk(self, number: int) -> Talk | None:
         plan, codec = self._plan, self._codec
-        drawn = Sampling(
-            temperature=1.0,
-            top_p=0.95,
-            seed=plan.seed,
-            choice=number,
-            max_tokens=plan.question,
-            stop_ids=codec.stop_ids,
-        )
         likeliest = Sampling(temperature=0, max_tokens=plan.answer, stop_ids=codec.stop_ids)
         async with self._room:  # of whole conversations: early ones are not to wait for late ones
-            question = (await self._asker.write(self._begun, drawn, ended=True)).strip()
+            question = plan.questions[number] if plan.questions else await self._asked(number)
             if not question:
                 return None
             prompt = codec.chat([{"role": "user", "content": question}])
             answer = (await self._asker.write(prompt, likeliest, ended=True)).strip()
         return Talk(number=number, question=question, answer=answer) if answer else None
+
+    async def _asked(self, number: int) -> str:
+        """The question that the model itself begins with in try ``number``."""
+        drawn = Sampling(
+            temperature=1.0,
+            top_p=0.95,
+            seed=self._plan.seed,
+            choice=number,
+            max_tokens=self._plan.question,
+            stop_ids=self._codec.stop_ids,
+        )
+        return (await self._asker.write(self._begun, drawn, ended=True)).strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json as encoder
 from contextlib import ExitStack, aclosing
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,7 +82,14 @@ def rehearse(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The new file of conversations (.jsonl).")
     ],
-    count: Annotated[int, typer.Option(min=1, help="How many conversations.")] = 300,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help="Ask these instead: texts, or the first turns of conversations."),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many conversations [300, or as many as --questions]."),
+    ] = None,
     longest: Annotated[int, typer.Option(min=1, help="Tokens of an answer, at most.")] = 512,
     seed: Annotated[int, typer.Option(help="Other questions.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Arithmetic threads [all cores].")] = None,
@@ -92,7 +100,8 @@ def rehearse(
 
     Give the file to `freehold adapt --replay`. Begun at a user's empty turn, a model writes
     questions like those it was taught with; its own answers to them are what it is not to forget.
-    Ctrl-C keeps what there is; the same command goes on from there.
+    With --questions it answers yours: what your users ask, and what it is to go on refusing. Ctrl-C
+    keeps what there is; the same command goes on from there.
     """
     stay_single()
     from freehold.adapt.rehearsal import Plan
@@ -104,7 +113,8 @@ def rehearse(
     settings = read_settings(
         root(), model=model, threads=threads, draft="off", residency="off" if no_lock else None
     )
-    plan = Plan(count=count, seed=seed, answer=longest)
+    asked = _questions(questions) if questions else ()
+    plan = Plan(count=count or len(asked) or 300, seed=seed, answer=longest, questions=asked)
     kept = _Kept(output.absolute())
     with ExitStack() as stack:
         home = stack.enter_context(at_home(settings, "front", write=(str(kept.path.parent),)))
@@ -118,6 +128,21 @@ def rehearse(
     emit(told, lines, as_json=json)
 
 
+def _questions(path: Path) -> tuple[str, ...]:
+    """What a file asks, each once. Raises as ``reading.read`` does, and ``UsageError``."""
+    from freehold.train.reading import read
+
+    found = read([path])
+    found.check()
+    turns = (r.messages or ({"role": "user", "content": r.text},) for r in found.records)
+    first = (next(turn["content"] for turn in t if turn["role"] == "user") for t in turns)
+    asked = dict.fromkeys(question.strip() for question in first)
+    asked.pop("", None)
+    if not asked:
+        raise UsageError(f"{path} asks nothing", param="questions")
+    return tuple(asked)
+
+
 async def _rehearse(
     settings: Settings, home: Home, child: Child, plan: Plan, kept: _Kept, *, quiet: bool
 ) -> dict[str, Any]:
@@ -127,6 +152,9 @@ async def _rehearse(
         async with living(settings, loading, child) as model:
             home.shut_calls()
             source = f"{model.engine.card.digest}, seed {plan.seed}, at most {plan.answer} tokens"
+            if plan.questions:
+                asked = sha256("\0".join(plan.questions).encode()).hexdigest()
+                source += f", questions sha256:{asked}"
             first, known = kept.take_up(source)
             bar.start(plan.count, f"{settings.model} rehearses")
             bar.advance(len(known))

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freehold.adapt.rehearsal import MOST_TRIES, Plan, Talk, opening, rehearse
-from freehold.cli.preparing import _Kept
+from freehold.cli.preparing import _Kept, _questions
 from freehold.errors import UsageError
 from freehold.train.reading import read
 from freehold.types import Delta, Done, Event, Heard, Ids, Prefilled, Sampling, Token, Turn
@@ -109,6 +109,31 @@ def test_conversations_come_in_order_once_and_go_on_where_they_were(
     cut = min(cut, len(found) - 1)
     before = frozenset(talk.question for talk in found[:cut] if talk is not None)
     assert found[:cut] + whole(cut, before) == found
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_questions_that_are_given_are_asked_in_order(count: int) -> None:
+    given = ("ab", "c", "def")
+    plan = Plan(count=count, questions=given)
+    found = gone_through(Engine([]), plan)
+    assert [talk.question for talk in found if talk] == list(given[:count])
+    assert all(talk and talk.answer == talk.question[::-1] for talk in found)
+    assert gone_through(Engine([]), plan, first=1, known=frozenset({"ab"})) == found[1:]
+
+
+def test_questions_come_from_texts_and_from_first_turns(tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    turns = (("system", "Be kind."), ("user", " second "), ("assistant", "answer"))
+    talk = {"messages": [{"role": role, "content": said} for role, said in turns]}
+    lines = [{"text": "first"}, talk, {"text": "first"}]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert _questions(file) == ("first", "second")
+    file.write_text('{"text": "first"}\n{"texts": 1}\n')
+    with pytest.raises(UsageError, match="line 2"):
+        _questions(file)
+    file.write_text("")
+    with pytest.raises(UsageError, match="asks nothing"):
+        _questions(file)
 
 
 def test_no_more_run_at_once_than_may() -> None:
