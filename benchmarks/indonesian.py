@@ -1,19 +1,24 @@
 """The default model adapted to Indonesian, from the corpus to the gate, as an owner would do it.
 
-    python benchmarks/indonesian.py DATA WORK [--steps 240] [--batch 512] [--rate 5e-4] [--anchor]
-                                             [--rehearsed FILE] [--no-replay]
+    python benchmarks/indonesian.py DATA WORK [--steps 110] [--batch 4096] [--rate 8e-4]
+                                             [--ranks 2] [--no-replay]
 
-DATA is a folder with `corpus/` and `eval/` (docs/evals.md says what lies there). WORK gets the
-parts of the corpora and what the commands print; what is there already is not made again, so that a
-run that was broken off goes on. Each step is a command of `freehold` that is printed before it is
-run, with the processor time that it took: that is what a busy machine does not change. Nothing here
-is tuned on what it measures: the texts held out and the questions of the evals are kept out of the
-data by `--avoid`, and `--no-replay` is the same run without what it rehearses.
+DATA is a folder with `corpus/`, `eval/` and `guard/` (docs/evals.md says what lies there). WORK
+gets the parts of the corpora and what the commands print; what is there already is not made again,
+so that a run that was broken off goes on. Each step is a command of `freehold` that is printed
+before it is run, with the processor time that it took: that is what a busy machine does not change.
+
+What is replayed is the model's own: conversations that it begins itself, and its answers to
+requests of AdvBench (that it is to go on refusing) and to small tasks of MBPP (601 and on, in the
+words of the coding evals). Of neither set anything but the questions is read, and neither is what
+the gate asks. The texts held out and the questions of the evals are kept out of the data by
+`--avoid`. `--no-replay` is the same run without all that.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import resource
@@ -22,8 +27,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 MODEL = "qwen2.5-coder-0.5b-instruct"
+CODE = (
+    "Please provide a self-contained Python script that solves the following problem in a markdown "
+    "code block: {text} Your code should pass this test: {test}"
+)
 EVALS = ("tydiqa/id.jsonl.gz", "xcopa/id.jsonl.gz", "belebele/id.jsonl.gz", "humaneval.jsonl.gz")
 
 
@@ -74,15 +84,7 @@ def main() -> None:
         part = [] if language == "id" else ["--held-out", "0.01", "--part", "0.01"]
         steps.freehold(f"split {language}", "adapt", "split", str(source), "-o", str(folder), *part)
     name = "indonesian-no-replay" if args.no_replay else "indonesian"
-    if args.no_replay:
-        replay = []
-    else:
-        rehearsed = args.rehearsed or args.work / "rehearsed.jsonl"
-        if not rehearsed.exists():
-            words = ("adapt", "rehearse", MODEL, "-o", str(rehearsed), "--count", "300")
-            steps.freehold("rehearse", *words, *_threads(args))
-        replay = ["--replay", str(rehearsed), "--replay-share", str(args.replay_share)]
-        replay += ["--anchor"] if args.anchor else []
+    replay = [] if args.no_replay else _replay(args, steps)
     avoid = [str(parts["id"] / "held-out.txt")]
     avoid += [str(args.data / "eval" / one) for one in EVALS]
     steps.freehold(
@@ -92,7 +94,7 @@ def main() -> None:
         *(word for file in avoid for word in ("--avoid", file)),
         *("--held-out", "0", "--rate", str(args.rate), "--steps", str(args.steps)),
         *("--batch", str(args.batch), "--micro-batch", str(min(args.batch, 1024))),
-        *("--max-length", "512", *_threads(args)),
+        *("--max-length", "512", "--ranks", str(args.ranks), *_threads(args)),
     )
     keep = [str(parts[language] / "held-out.txt") for language in ("en", "py")]
     for language, path in zip(("en", "py"), keep, strict=True):
@@ -111,6 +113,39 @@ def main() -> None:
     )
 
 
+def _replay(args: argparse.Namespace, steps: Steps) -> list[str]:
+    """What the model says by itself, and what it answers when it is asked; the options to give."""
+    begun, asked = args.work / "rehearsed.jsonl", args.work / "asked.jsonl"
+    rehearse = ("adapt", "rehearse", MODEL, "-o")
+    steps.freehold("rehearse", *rehearse, str(begun), "--count", "162", *_threads(args))
+    questions = args.work / "questions.jsonl"
+    if not questions.exists():
+        lines = [*_harmful(args.data)[::9], *_tasks(args.data)[:110]]
+        questions.write_text("".join(f"{json.dumps({'text': line})}\n" for line in lines))
+    more = ("--questions", str(questions), "--longest", "300")
+    steps.freehold("ask", *rehearse, str(asked), *more, *_threads(args))
+    options = ["--replay", str(begun), "--replay", str(asked)]
+    options += ["--replay-share", str(args.replay_share)]
+    return options + (["--anchor"] if args.anchor else [])
+
+
+def _harmful(data: Path) -> list[str]:
+    return [row["text"] for row in _rows(data / "guard" / "harmful_advbench.jsonl.gz")]
+
+
+def _tasks(data: Path) -> list[str]:
+    return [
+        CODE.format(text=row["text"], test=row["test_list"][0])
+        for row in _rows(data / "eval" / "mbpp.jsonl.gz")
+        if row["id"] > 600
+    ]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
 def _threads(args: argparse.Namespace) -> tuple[str, ...]:
     return ("--threads", str(args.threads)) if args.threads else ()
 
@@ -123,13 +158,18 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--rate", type=float, default=5e-4)
-    parser.add_argument("--batch", type=int, default=512, help="tokens of a step")
-    parser.add_argument("--anchor", action="store_true", help="hold to what is replayed")
-    parser.add_argument("--exercises", type=float, default=0.2)
-    parser.add_argument("--replay-share", type=float, default=0.2)
-    parser.add_argument("--rehearsed", type=Path, help="conversations of an earlier run")
+    parser.add_argument("--steps", type=int, default=110)
+    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--batch", type=int, default=4096, help="tokens of a step")
+    parser.add_argument(
+        "--anchor",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="hold to what is replayed",
+    )
+    parser.add_argument("--exercises", type=float, default=0.1)
+    parser.add_argument("--replay-share", type=float, default=0.3)
+    parser.add_argument("--ranks", type=int, default=2, help="processes that learn together")
     parser.add_argument("--no-replay", action="store_true")
     parser.add_argument("--limit", type=int, help="items of each measure")
     parser.add_argument("--threads", type=int, default=0)
