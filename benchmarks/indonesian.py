@@ -10,9 +10,9 @@ before it is run, with the processor time that it took: that is what a busy mach
 
 What is replayed is the model's own: conversations that it begins itself, and its answers to
 requests of AdvBench (that it is to go on refusing) and to small tasks of MBPP (601 and on, in the
-words of the coding evals). Of neither set anything but the questions is read, and neither is what
-the gate asks. The texts held out and the questions of the evals are kept out of the data by
-`--avoid`. `--no-replay` is the same run without all that.
+words of the coding evals, each with its first test). No answer of either set is read, and neither
+is what the gate asks. The texts held out and the questions of the evals are kept out of the data
+by `--avoid`. `--no-replay` is the same run without all that.
 """
 
 from __future__ import annotations
