@@ -129,11 +129,12 @@ def rehearse(
 
 
 def _questions(path: Path) -> tuple[str, ...]:
-    """What a file asks, each once. Raises as ``reading.read`` does, and ``UsageError``."""
+    """What a file asks, each once. Raises as ``reading.read``, and ``UsageError``."""
     from freehold.train.reading import read
 
     found = read([path])
-    found.check()
+    if found.problems:
+        raise UsageError(f"{found.problems[0]}: mend it", param="questions")
     turns = (r.messages or ({"role": "user", "content": r.text},) for r in found.records)
     first = (next(turn["content"] for turn in t if turn["role"] == "user") for t in turns)
     asked = dict.fromkeys(question.strip() for question in first)
