@@ -19,7 +19,7 @@ from freehold.qwen.adapter import WEIGHTS
 from freehold.qwen.codec import QwenCodec
 from freehold.qwen.config import config_of
 from freehold.store import Store, verify
-from freehold.train import cleaning, curve, encoding, reading
+from freehold.train import cleaning, curve, devices, encoding, reading
 from freehold.train.encoding import Lesson
 from freehold.train.entry import settle
 from freehold.train.reading import Read
@@ -63,6 +63,7 @@ class _Job:
 
     def do(self) -> dict[str, Any]:
         settle(self._folder)
+        devices.prepare(self._job.device)
         self._work("Reading the data", 0, 1)
         data, replay = self._read(self._job.data), self._read(self._job.replay)
         model = verify(Store(Path(self._job.root)), self._job.model)
@@ -72,6 +73,7 @@ class _Job:
             self._recipe,
             lessons,
             threads=self._job.threads,
+            device=self._job.device,
             files=facts,
             file_bytes=sum(tensor.data.nbytes for tensor in model.tensors.values()),
         )
@@ -153,11 +155,11 @@ class _Job:
 
         ranks = self._seated or ALONE
         ranks.check(self._recipe.batch, self._recipe.micro_batch)
-        torch.use_deterministic_algorithms(True)
         loaded = load(
             model,
             backend="torch",
             dtype=self._recipe.dtype,
+            device=self._job.device,
             threads=self._job.threads,
             cache_tokens=1,
             codes=self._recipe.codes,
@@ -180,7 +182,7 @@ class _Job:
             for name, values in learner.parameters.items():
                 held = gathered(values.detach())
                 if ranks.first:
-                    parameters[name] = held
+                    parameters[name] = held.cpu()
         if not ranks.first:
             return {"outcome": asdict(outcome)}
         curve.write(

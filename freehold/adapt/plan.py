@@ -26,6 +26,7 @@ def plan(
     threads: int | None,
     files: dict[str, Any],
     file_bytes: int,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """The plan in plain values: ``steps``, ``tokens`` of an epoch, ``memory`` in bytes, ``seconds``
     by the speed of a matrix product just timed here, ``kilowatt_hours``. ``file_bytes`` is the
@@ -39,7 +40,7 @@ def plan(
         ([*lengths, *replayed][place]) for step in of_epoch for micro in step for place in micro
     )
     trained = tokens * steps / max(len(of_epoch), 1)
-    seconds = trained * operations(config, recipe) / _speed(recipe, threads)
+    seconds = trained * operations(config, recipe) / _speed(recipe, threads, device)
     return {
         "records": files["records"],
         "held_out": files["held_out"],
@@ -103,18 +104,19 @@ def memory(config: Config, recipe: Recipe, file_bytes: int) -> int:
     return _PROCESS + file_bytes + held + trained + activations * 3 // 2 + logits
 
 
-def _speed(recipe: Recipe, threads: int | None) -> float:
+def _speed(recipe: Recipe, threads: int | None, device: str) -> float:
     """Operations per second of a product like a layer's, timed here and now."""
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
     kind = torch.float32 if recipe.dtype == "float32" else torch.bfloat16
-    x, w = torch.ones(_ROWS, _INPUTS, dtype=kind), torch.ones(_OUTPUTS, _INPUTS, dtype=kind)
+    x = torch.ones(_ROWS, _INPUTS, dtype=kind, device=device)
+    w = torch.ones(_OUTPUTS, _INPUTS, dtype=kind, device=device)
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()
-        x @ w.T
+        (x @ w.T)[0, 0].item()
         best = min(best, time.perf_counter() - start)
     return 2 * _ROWS * _INPUTS * _OUTPUTS / best
 

@@ -42,7 +42,7 @@ class Job(Message, frozen=True):
     ``recipe`` is ``Recipe.plain``. ``folder`` is the run's own, which is there.
 
     ``fix`` leaves out what is wrong with the data instead of refusing it; ``mask`` hides personal
-    data; ``language`` (a code) leaves out records in another one.
+    data; ``language`` (a code) leaves out records in another one. It is computed on ``device``.
     """
 
     root: str
@@ -56,6 +56,7 @@ class Job(Message, frozen=True):
     fix: bool = False
     mask: bool = False
     threads: int | None = None
+    device: str = "cpu"
 
 
 ToWorkshop: TypeAlias = Job | Stop

@@ -108,6 +108,9 @@ def train(
     ranks: Annotated[
         int, typer.Option(min=1, max=256, help="Processes on this machine that learn together.")
     ] = 1,
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda: of several ranks, each takes a GPU.")
+    ] = "cpu",
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and end.")] = False,
     no_lock: Annotated[bool, typer.Option("--no-lock", help="Leave every way out open.")] = False,
     passphrase_fd: PassphraseFd = None,
@@ -124,6 +127,7 @@ def train(
 
     from freehold.adapt.recipe import recipe_named
     from freehold.store import Store
+    from freehold.train import devices
 
     if anchor and not replay:
         raise UsageError("it holds the model to what --replay names: name some", param="anchor")
@@ -144,7 +148,7 @@ def train(
         batch=batch,
         micro_batch=micro_batch,
         max_length=max_length,
-        dtype=dtype or _dtype(recipe),
+        dtype=dtype or _dtype(recipe, device),
         save_every=save_every,
         seed=seed,
     )
@@ -155,8 +159,9 @@ def train(
         language=lang,
         fix=fix,
         mask=mask,
+        device=devices.check(device),
     )
-    seats = () if plan else workshop.seats(ranks, folder)
+    seats = () if plan else workshop.seats(ranks, folder, device)
     first = not seats or seats[0].first
     if len(seats) > 1 and order.threads is None:
         order = structs.replace(order, threads=max((os.cpu_count() or 1) // len(seats), 1))
@@ -176,9 +181,10 @@ def train(
     _report(made, folder, result, settings.signer, json=json)
 
 
-def _dtype(recipe: str) -> str | None:
-    """bfloat16 where this processor multiplies it and the weights stay as they are."""
-    return "bfloat16" if recipe != "full" and workshop.multiplies_bfloat16() else None
+def _dtype(recipe: str, device: str) -> str | None:
+    """bfloat16 where the device multiplies it and the weights stay as they are."""
+    multiplies = device != "cpu" or workshop.multiplies_bfloat16()
+    return "bfloat16" if recipe != "full" and multiplies else None
 
 
 def _folder(name: str) -> Path:
@@ -226,14 +232,14 @@ def _run(
     """Have the workshop do the job in a locked process, or as many as there are ``seats``; what it
     says at the end."""
     from freehold.residency.landlock import Reach
-    from freehold.residency.lock import library
+    from freehold.residency.lock import library, reaching
 
     vault = tuple(str(root() / part) for part in ("blobs", "manifests"))
     reach = Reach(
         read=(*vault, *job.data, *job.replay, *job.avoid, *library()), write=(job.folder,)
     )
     with workshop.Shop("freehold.adapt", settings, quiet=quiet) as shop:
-        shop.start_ranks(job, reach, seats)
+        shop.start_ranks(job, reaching(reach, job.device), seats)
         return shop.listen(_plan_lines, only_plan=only_plan)
 
 

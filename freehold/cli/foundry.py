@@ -125,6 +125,9 @@ def train(
     ranks: Annotated[
         int, typer.Option(min=1, max=256, help="Processes on this machine that share the model.")
     ] = 1,
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda: of several ranks, each takes a GPU.")
+    ] = "cpu",
     no_lock: NoLock = False,
     passphrase_fd: PassphraseFd = None,
     json: Json = False,
@@ -138,7 +141,8 @@ def train(
     """
     from dataclasses import replace
 
-    from freehold.train import wire
+    from freehold.residency.lock import reaching
+    from freehold.train import devices, wire
     from freehold.train.recipe import recipe_named
 
     settings = read_settings(root(), residency="off" if no_lock else None)
@@ -157,14 +161,17 @@ def train(
         chosen = replace(chosen, stages=(replace(chosen.stages[0], steps=steps),))
     folder = _run_folder(name or recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    seats = workshop.seats(ranks, folder)
+    seats = workshop.seats(ranks, folder, device)
     first = not seats or seats[0].first
-    if dtype is None:
+    if dtype is None and device == devices.CPU:
         chosen = computable(chosen, workshop.multiplies_bfloat16(), tell=first)
     texts = _corpus_for(recipe, corpus, settings, quiet=json, build=len(seats) != 1)
     with workshop.Shop("freehold.train", settings, quiet=json or not first) as shop:
-        job = wire.Train(recipe=chosen.plain(), corpus=str(texts), folder=str(folder))
-        shop.start_ranks(job, _reach(read=(str(texts),), write=(str(folder),)), seats)
+        job = wire.Train(
+            recipe=chosen.plain(), corpus=str(texts), folder=str(folder), device=device
+        )
+        reach = _reach(read=(str(texts),), write=(str(folder),))
+        shop.start_ranks(job, reaching(reach, device), seats)
         result = shop.listen(_train_lines)
     if result["why"] == "stopped":
         if first:
@@ -208,6 +215,7 @@ def reproduce(
     """
     import tempfile
 
+    from freehold.residency.lock import reaching
     from freehold.train import record, wire
     from freehold.train.reproduce import recipe_of
 
@@ -218,7 +226,7 @@ def reproduce(
     taken = max((line["step"] for line in lines if line["kind"] == "step"), default=0)
     first, last = _stretch(steps, taken)
     texts = _corpus_for(recipe_of(lines[0]).name, corpus, settings, quiet=json)
-    ranks = record.ranks_at(lines, last)
+    ranks, device = record.ranks_at(lines, last), record.device_of(lines[0])
     with (
         tempfile.TemporaryDirectory() as scratch,
         workshop.Shop("freehold.train", settings, quiet=json) as shop,
@@ -230,11 +238,13 @@ def reproduce(
             first=first,
             last=last,
             from_start=from_start,
+            device=device,
         )
+        reach = _reach(read=(str(texts), str(folder.resolve())), write=(scratch,))
         shop.start_ranks(
             job,
-            _reach(read=(str(texts), str(folder.resolve())), write=(scratch,)),
-            workshop.on_this_machine(ranks, Path(scratch)),
+            reaching(reach, device),
+            workshop.on_this_machine(ranks, Path(scratch), device),
         )
         found = shop.listen()
     emit(found, _reproduced_lines(found), as_json=json)

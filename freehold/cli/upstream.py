@@ -196,7 +196,8 @@ def _ours(settings: Settings) -> Iterator[Upstream]:
                     "/sys",
                     "/etc/passwd",
                 ),
-                write=(str(folder), existing(root() / LOG), "/dev/shm", *gpus),  # noqa: S108 - its processes share memory
+                write=(str(folder), existing(root() / LOG), "/dev/shm"),  # noqa: S108 - its processes share memory
+                devices=gpus,
                 ports=False,  # the watchman opens and connects every one of its sockets
             ),
             peers=((f"{folder}/socket",),),

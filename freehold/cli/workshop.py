@@ -28,21 +28,23 @@ _LAST_WORDS = 2.0
 """Seconds in which ranks that have lost one of them say so too."""
 
 
-def seats(ranks: int, folder: Path) -> tuple[Seat, ...]:
-    """The seats of the processes to start here: of ``ranks`` on this machine, which meet in
-    ``folder``; under ``torchrun`` the one that it gives; none for a process alone. Raises
-    ``UsageError``."""
+def seats(ranks: int, folder: Path, device: str = "cpu") -> tuple[Seat, ...]:
+    """The seats of the processes to start here, each computing on ``device``: of ``ranks`` on this
+    machine, which meet in ``folder``; under ``torchrun`` the one that it gives; none for a process
+    alone. Raises ``UsageError``."""
+    from freehold.train import devices
     from freehold.train.seat import of_torchrun
 
-    given = of_torchrun(os.environ)
+    given = of_torchrun(os.environ, device)
+    devices.check(device, ranks if given is None else given.world)
     if given is None:
-        return on_this_machine(ranks, folder)
+        return on_this_machine(ranks, folder, device)
     if ranks > 1:
         raise UsageError("torchrun says how many ranks there are: leave out --ranks", param="ranks")
     return (given,)
 
 
-def on_this_machine(ranks: int, folder: Path) -> tuple[Seat, ...]:
+def on_this_machine(ranks: int, folder: Path, device: str = "cpu") -> tuple[Seat, ...]:
     """The seats of ``ranks`` on this machine, none for one alone."""
     from freehold.train import seat
 
@@ -50,7 +52,7 @@ def on_this_machine(ranks: int, folder: Path) -> tuple[Seat, ...]:
         return ()
     store = folder.resolve() / ".ranks"
     store.unlink(missing_ok=True)
-    return seat.on_this_machine(ranks, str(store))
+    return seat.on_this_machine(ranks, str(store), device)
 
 
 def _meeting(reach: Reach) -> Reach:

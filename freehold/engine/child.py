@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from freehold import spawning
 from freehold.errors import StorageError
 from freehold.residency.landlock import Reach
-from freehold.residency.lock import devices, library
+from freehold.residency.lock import library, reaching
 
 if TYPE_CHECKING:
     from freehold.engine.wire import EngineSettings
@@ -54,20 +54,18 @@ def spawn(order: Order, module: str = "freehold.engine") -> Child:
 
 
 def reach_of(root: Path, secret: Path | None, device: str) -> Reach:
-    """The files an engine needs: models and packs to read, packs to write until its own is kept (a
-    device other than the CPU is spoken to through its own files).
+    """The files an engine needs: models and packs to read, packs to write until its own is kept,
+    and those of a ``device`` other than the CPU.
 
     ``secret`` is the file of the secret that seals packs; ``None``: it writes no pack.
     """
     models = tuple(str(root / part) for part in ("blobs", "manifests", "packs"))
     sealing = () if secret is None else (str(secret),)
-    return Reach(
+    reach = Reach(
         read=(*models, *sealing, *library()),
-        write=(
-            *(() if secret is None else room_for_packs(root, secret)),
-            *(() if device == "cpu" else devices()),
-        ),
+        write=() if secret is None else room_for_packs(root, secret),
     )
+    return reaching(reach, device)
 
 
 def room_for_packs(root: Path, secret: Path) -> tuple[str, ...]:

@@ -40,8 +40,8 @@ refused: Counter[str] = Counter()
 
 
 def hook(reach: Reach) -> None:
-    """Refuse network, programs, and writing anywhere but below ``reach.write``, for good."""
-    writable = tuple(str(Path(path).resolve()) for path in reach.write)
+    """Refuse network, programs, and writing anywhere but below what ``reach`` lets, for good."""
+    writable = tuple(str(Path(path).resolve()) for path in (*reach.write, *reach.devices))
 
     def guard(event: str, arguments: tuple[Any, ...]) -> None:
         if event in REFUSED or (event == "open" and _writes(arguments, writable)):

@@ -43,13 +43,14 @@ _NO_NEW_PRIVS = 38
 @dataclass(frozen=True, kw_only=True)
 class Reach:
     """Folders and files to ``read`` and to ``write`` (which includes reading), with all below them;
-    folders to ``list``, without the contents of their files;
-    TCP ports to ``connect`` to and to ``bind``. What does not exist is left out. ``ports`` false
+    folders to ``list``, without the contents of their files; ``devices`` to write to and to ask
+    for what only they know (``ioctl``); TCP ports to ``connect`` to and to ``bind``. What does not exist is left out. ``ports`` false
     leaves TCP to another wall."""
 
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     list: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
     connect: tuple[int, ...] = ()
     bind: tuple[int, ...] = ()
     ports: bool = True
@@ -85,6 +86,7 @@ def restrict(reach: Reach) -> list[str]:
         _add_paths(ruleset, reach.read, _READ & files)
         _add_paths(ruleset, reach.write, _WRITE & files)
         _add_paths(ruleset, reach.list, _READ_DIR)
+        _add_paths(ruleset, reach.devices, (_WRITE | _IOCTL_DEV) & files)
         if ports:
             for port in reach.connect:
                 call(

@@ -20,7 +20,7 @@ import socket
 import stat
 import sys
 import sysconfig
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,15 @@ _SYSTEM = (
 )
 _NAMES = ("/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf")
 _EMPTY = ("/dev/null",)
-_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/kfd", "/dev/dri", "/dev/shm")  # noqa: S108
+_DEVICES = (
+    "/dev/nvidiactl",
+    "/dev/nvidia-uvm",
+    "/dev/nvidia-uvm-tools",
+    "/dev/nvidia-caps",
+    "/dev/kfd",
+    "/dev/dri",
+    "/dev/shm",  # noqa: S108 - what a driver shares with its device
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +146,14 @@ def devices() -> tuple[str, ...]:
     return (*_DEVICES, *found)
 
 
+def reaching(reach: Reach, device: str) -> Reach:
+    """``reach`` for what computes on ``device`` (as PyTorch names it): any but the CPU is spoken to
+    through files of its own, and found by what the kernel says of the buses."""
+    if device == "cpu":
+        return reach
+    return replace(reach, read=(*reach.read, "/sys"), devices=(*reach.devices, *devices()))
+
+
 def lock(order: Order) -> Shut:
     """Shut files and calls. Raises ``OSError``, ``FreeholdError``."""
     return shut_calls(order, shut_files(order))
@@ -163,6 +179,7 @@ def shut_files(order: Order) -> list[str]:
             read=(*reach.read, *_NAMES),
             write=(*reach.write, *_EMPTY),
             list=(*reach.list, str(_PACKAGE.parent)),  # where a new interpreter looks for us
+            devices=reach.devices,
             connect=reach.connect,
             bind=reach.bind,
             ports=reach.ports,

@@ -82,7 +82,11 @@ def _train(job: wire.Train, link: Link[wire.ToFoundry], seated: Ranks | None) ->
 
     say(wire.Work(what="Reading the corpus", done=0, total=1))
     training = run.Training(
-        from_plain(job.recipe), Path(job.corpus), scratch=folder / run.TOKENS, ranks=ranks
+        from_plain(job.recipe),
+        Path(job.corpus),
+        device=job.device,
+        scratch=folder / run.TOKENS,
+        ranks=ranks,
     )
     recipe = training.recipe
     say(wire.Planned(plan=_plan(training)))
@@ -157,6 +161,7 @@ def _reproduce(
         last=job.last,
         from_start=job.from_start,
         work=_told(link) if ranks.first else lambda *_: None,
+        device=job.device,
         ranks=ranks,
         scratch=Path(job.scratch) / "tokens" if ranks.world > 1 else None,
     )

@@ -23,6 +23,7 @@ from freehold.qwen import forward as qwen
 from freehold.qwen.config import Config
 from freehold.qwen.names import FUSED, block_shapes
 from freehold.qwen.ops.torch import Linear, TorchBatch, open_ops
+from freehold.train import devices
 from freehold.train.encoding import Sample
 from freehold.train.loss import Surprise
 from freehold.train.ranks import ALONE, Ranks, gathered
@@ -44,7 +45,7 @@ class Learner:
     def __init__(
         self, recipe: Recipe, config: Config, *, device: str = "cpu", ranks: Ranks = ALONE
     ) -> None:
-        torch.use_deterministic_algorithms(True)
+        devices.prepare(device)
         _restrict(recipe)
         self.recipe, self.config = recipe, config
         self.ops = open_ops(

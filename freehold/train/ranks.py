@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from freehold.errors import ProcessError, UsageError
+from freehold.train import devices
 from freehold.train.seat import Seat
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join(seat: Seat, device: str = "cpu") -> Ranks:
+def join(seat: Seat) -> Ranks:
     """Meet the other ranks. Every socket that training needs is connected when this returns, so
     that no other need be allowed. Raises ``ProcessError``."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -159,11 +160,11 @@ def join(seat: Seat, device: str = "cpu") -> Ranks:
         url = f"file://{seat.store}" if seat.store else "env://"
         store, _, _ = next(rendezvous(url, seat.rank, seat.world, timeout=_JOINING))
         store.set_timeout(_JOINING)
-        if device == "cuda":
+        if seat.device == devices.CUDA:
             torch.cuda.set_device(seat.local)
-        backend = "nccl" if device == "cuda" else "gloo"
+        backend = "nccl" if seat.device == devices.CUDA else "gloo"
         dist.init_process_group(backend, store=store, rank=seat.rank, world_size=seat.world)
-        mesh = init_device_mesh(device, (seat.world,))
+        mesh = init_device_mesh(seat.device, (seat.world,))
         ranks = Ranks(seat, mesh, store)
         _acquaint(ranks)
     except (RuntimeError, ValueError, OSError) as error:

@@ -39,6 +39,14 @@ class Shape:
         block = heads + out + 3 * self.width * self.mlp_width + norms
         return vocab * self.width + self.n_layers * block + self.width
 
+    def operations(self, vocab: int, length: int) -> int:
+        """Floating-point operations of training on one token of a row of ``length``: two for each
+        value forward and four back, the embedding counted once, as the head; and the products of
+        attention with the whole row, masked or not. Source: PaLM (arXiv 2204.02311, appendix B)."""
+        norms = self.n_layers * (2 * self.width + 2 * self.head_dim) + self.width
+        attention = 12 * self.n_layers * self.n_heads * self.head_dim * length
+        return 6 * (self.values(vocab) - norms) + attention
+
     def config(self, vocab: int, eos_ids: tuple[int, ...]) -> Config:
         """As ``qwen`` knows it."""
         return Config(

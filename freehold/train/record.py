@@ -25,6 +25,7 @@ from freehold import strictjson
 from freehold.errors import IntegrityError, MalformedError, NotFoundError, StorageError
 from freehold.ledger import merkle
 from freehold.signing import notes
+from freehold.train import devices
 
 LINES, NOTE = "record.jsonl", "record.note"
 MAX_LINE = 1 << 20
@@ -174,6 +175,18 @@ def ranks_at(lines: Iterable[Line], step: int) -> int:
         return int(found)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise MalformedError("the record does not say by how many ranks", file=LINES) from None
+
+
+def device_of(start: Line) -> str:
+    """The kind of device that a run was begun on, by its record's first line: ``cpu`` or ``cuda``.
+    Raises ``MalformedError``."""
+    try:
+        found = start["environment"].get("device", devices.CPU)
+    except (AttributeError, KeyError, TypeError):
+        found = None
+    if found not in (devices.CPU, devices.CUDA):
+        raise MalformedError("the record does not say on what device", file=LINES)
+    return str(found)
 
 
 def told(line: Line) -> str:

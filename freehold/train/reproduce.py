@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from freehold.errors import MalformedError, UsageError
-from freehold.train import reading, record
+from freehold.train import devices, reading, record
 from freehold.train.ranks import ALONE, Ranks
 from freehold.train.recipe import Recipe, from_plain
 from freehold.train.run import Training, checkpoint, environment
@@ -69,6 +69,7 @@ def reproduce(
     first: int,
     last: int,
     from_start: bool = False,
+    device: str = devices.CPU,
     work: Callable[[str, int, int], None] = lambda *_: None,
     ranks: Ranks = ALONE,
     scratch: Path | None = None,
@@ -87,7 +88,16 @@ def reproduce(
             param="steps",
         )
     kept = {line["step"]: line["sha256"] for line in lines if line["kind"] == "checkpoint"}
-    training = Training(recipe_of(start), corpus, ranks=ranks, scratch=scratch)
+    try:
+        training = Training(recipe_of(start), corpus, device=device, ranks=ranks, scratch=scratch)
+    except UsageError as error:
+        if error.param != "device":
+            raise
+        raise UsageError(
+            f"the run was computed on {device}, and only there are its bits to be had again: "
+            f"{error}",
+            param="device",
+        ) from None
     found = Reproduced(first=first, last=last)
     _compare_start(found, start, training)
     if found.step:
@@ -138,7 +148,7 @@ def _compare_start(found: Reproduced, start: record.Line, training: Training) ->
         found.notes.append(
             f"the corpus here is {training.manifest['digest']}, the run's was {start['corpus']}"
         )
-    here = environment(training.recipe.threads, training.ranks)
+    here = environment(training.recipe.threads, training.ranks, training.device)
     for name, said in start["environment"].items():
         # How many ranks took a step may change within a run, and is checked for itself.
         told = name != "ranks" and (name != "backend" or training.ranks.world > 1)

@@ -23,7 +23,7 @@ import torch
 from freehold import __version__
 from freehold.errors import UsageError
 from freehold.qwen.tokenizer import Tokenizer
-from freehold.train import batches, reading, record, state
+from freehold.train import batches, devices, reading, record, state
 from freehold.train.batches import Batches, Micro, codec_of
 from freehold.train.data import build, vocabulary
 from freehold.train.encoding import Sample
@@ -48,11 +48,11 @@ class Training:
         recipe: Recipe,
         corpus: Path,
         *,
-        device: str = "cpu",
+        device: str = devices.CPU,
         scratch: Path | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.recipe, self.ranks = recipe, ranks
+        self.recipe, self.ranks, self.device = recipe, ranks, device
         ranks.check(recipe.batch, recipe.micro_batch)
         self.manifest = build.load(corpus)
         if not (corpus / build.TOKENIZER).exists():
@@ -81,7 +81,7 @@ class Training:
             "recipe": _texts(self.recipe.plain()),
             "corpus": self.manifest["digest"],
             "tokenizer": hashlib.sha256(self.tokenizer_json).hexdigest(),
-            "environment": environment(self.recipe.threads, self.ranks),
+            "environment": environment(self.recipe.threads, self.ranks, self.device),
             "weights": self.learner.digest(),
         }
 
@@ -197,7 +197,15 @@ def _begun(training: Training, folder: Path, report: Report) -> record.Writer:
     if ranks.first:
         folder.mkdir(parents=True, exist_ok=True)
         kept = newest(folder)
-    if ranks.told("" if kept is None else "kept"):
+    here = devices.kind_of(training.device)
+    begun_on = ranks.told("" if kept is None else record.device_of(next(record.read(folder))))
+    if begun_on:
+        if begun_on != here:
+            raise UsageError(
+                f"this run was begun on {begun_on}, and {here} gives other bits: go on with "
+                f"--device {begun_on}, or name another output",
+                param="device",
+            )
         training.take_up(kept)
     writer = record.Writer(folder if ranks.first else None, after=training.at or None)
     if not training.at:
@@ -265,10 +273,12 @@ def held_out_nats(learner: Learner, samples: Sequence[Sample], ranks: Ranks = AL
     return total
 
 
-def environment(threads: int, ranks: Ranks = ALONE) -> dict[str, str]:
+def environment(
+    threads: int, ranks: Ranks = ALONE, device: str = devices.CPU
+) -> dict[str, str]:
     """What bits depend on beside recipe and corpus."""
     several = {"ranks": str(ranks.world), "backend": ranks.backend} if ranks.world > 1 else {}
-    return several | {
+    return several | devices.environment(device) | {
         "freehold": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,

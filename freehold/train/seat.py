@@ -15,7 +15,8 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True, kw_only=True)
 class Seat:
-    """``rank`` of ``world`` processes, and the ``local``-th of its machine. They find each other
+    """``rank`` of ``world`` processes, and the ``local``-th of its machine, computing on ``device``
+    (see ``devices``). They find each other
     through the file ``store``, and stay on loopback; without one, as ``torchrun`` says in the
     environment."""
 
@@ -23,6 +24,7 @@ class Seat:
     world: int = 1
     local: int = 0
     store: str = ""
+    device: str = "cpu"
 
     @property
     def first(self) -> bool:
@@ -41,13 +43,15 @@ class Seat:
         return cls(**json.loads(text))
 
 
-def on_this_machine(world: int, store: str) -> tuple[Seat, ...]:
+def on_this_machine(world: int, store: str, device: str = "cpu") -> tuple[Seat, ...]:
     """The seats of ``world`` processes that one command starts. ``store`` is a file that is not
     there yet."""
-    return tuple(Seat(rank=n, world=world, local=n, store=store) for n in range(world))
+    return tuple(
+        Seat(rank=n, world=world, local=n, store=store, device=device) for n in range(world)
+    )
 
 
-def of_torchrun(environment: Mapping[str, str]) -> Seat | None:
+def of_torchrun(environment: Mapping[str, str], device: str = "cpu") -> Seat | None:
     """The seat that ``torchrun`` gave this process; ``None`` where it did not start it, or started
     it alone. Raises ``UsageError`` where what it says makes no sense."""
     if not all(environment.get(name) for name in _TORCHRUN):
@@ -61,4 +65,4 @@ def of_torchrun(environment: Mapping[str, str]) -> Seat | None:
             f"RANK is {rank}, LOCAL_RANK {local} and WORLD_SIZE {world}: start every process by "
             f"torchrun, at most {MOST}, or unset them"
         )
-    return Seat(rank=rank, world=world, local=local) if world > 1 else None
+    return Seat(rank=rank, world=world, local=local, device=device) if world > 1 else None

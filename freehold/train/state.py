@@ -139,7 +139,10 @@ def resume(
             put(tensors.get(f"value/{name}"), values)
         if f"mean/{name}" in kept:
             means = {"exp_avg": f"mean/{name}", "exp_avg_sq": f"square/{name}"}
-            optimiser.state[values] = {"step": torch.tensor(float(progress.step))}
+            optimiser.state[values] = {
+                # A fused step wants its count where the values are.
+                "step": torch.tensor(float(progress.step), device=values.device)
+            }
             for mean, at in means.items():
                 fresh = torch.empty_like(values, requires_grad=False)
                 put(tensors.get(at), fresh)

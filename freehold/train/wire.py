@@ -27,11 +27,12 @@ class Build(Message, frozen=True):
 
 class Train(Message, frozen=True):
     """Train by ``recipe`` (``Recipe.plain``) over the corpus in ``corpus``, into the run's
-    ``folder``."""
+    ``folder``, on ``device``."""
 
     recipe: dict[str, Any]
     corpus: str
     folder: str
+    device: str = "cpu"
 
 
 class Reproduce(Message, frozen=True):
@@ -44,6 +45,7 @@ class Reproduce(Message, frozen=True):
     first: int
     last: int
     from_start: bool = False
+    device: str = "cpu"
 
 
 class Stop(Message, frozen=True):

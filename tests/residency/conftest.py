@@ -26,7 +26,8 @@ def tried(deed):
     except OSError as error:
         return errno.errorcode.get(error.errno, str(error))
     return "done"
-shut = lock(Order(role={role!r}, reach=Reach(read=(*library(), *{read!r}), write={write!r})))
+reach = Reach(read=(*library(), *{read!r}), write={write!r}, devices={devices!r})
+shut = lock(Order(role={role!r}, reach=reach))
 """
 
 Locked = Callable[..., Any]
@@ -34,15 +35,22 @@ Locked = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def locked() -> Locked:
-    """``locked(code, role=..., read=..., write=...)``: run code under a lock; what it leaves in
+    """``locked(code, role=..., read=..., write=..., devices=...)``: run code under a lock; what it leaves in
     ``result``, by way of JSON. Skips where this kernel has no lock."""
     if landlock.abi() < 1 or not seccomp.available():
         pytest.skip("this kernel has no Landlock or no seccomp")
 
     def run(
-        code: str, *, role: str = "engine", read: tuple[str, ...] = (), write: tuple[str, ...] = ()
+        code: str,
+        *,
+        role: str = "engine",
+        read: tuple[str, ...] = (),
+        write: tuple[str, ...] = (),
+        devices: tuple[str, ...] = (),
     ) -> Any:
-        head = _HEAD.format(repository=str(REPOSITORY), role=role, read=read, write=write)
+        head = _HEAD.format(
+            repository=str(REPOSITORY), role=role, read=read, write=write, devices=devices
+        )
         done = subprocess.run(
             [sys.executable, "-c", head + code + "\nprint(json.dumps(result))"],
             check=False,

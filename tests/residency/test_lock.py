@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from freehold.residency import landlock
 from freehold.residency.landlock import Reach
-from freehold.residency.lock import Order
+from freehold.residency.lock import Order, reaching
 
 if TYPE_CHECKING:
     from tests.residency.conftest import Locked
@@ -97,6 +98,39 @@ result = [
 ]
 """
     assert locked(code, role="keeper", write=(str(mine),)) == [7, "EACCES"]
+
+
+@pytest.mark.skipif(landlock.abi() < 5, reason="this kernel leaves ioctl to the file's own rights")
+@pytest.mark.parametrize("role", ["engine", "workshop"])
+def test_a_device_is_asked_only_where_it_is_given_as_one(locked: Locked, role: str) -> None:
+    """A GPU's driver speaks by ioctl alone. A pseudo-terminal stands for it: it has a number to
+    ask for."""
+    code = """
+import fcntl, struct
+ptmx = os.open("/dev/ptmx", os.O_RDWR)
+ask = lambda: fcntl.ioctl(ptmx, 0x80045430, struct.pack("i", 0))
+result = tried(ask)
+"""
+    assert locked(code, role=role, devices=("/dev/ptmx",)) == "done"
+    assert locked(code, role=role, write=("/dev/ptmx",)) == "EACCES"
+
+
+@pytest.mark.parametrize("role", ["engine", "workshop"])
+def test_what_a_gpu_is_found_by_is_read(locked: Locked, role: str) -> None:
+    code = """
+import tempfile
+from freehold.residency.lock import devices
+spoken = [path for path in devices() if os.path.exists(path) and not os.path.isdir(path)]
+result = [
+    tried(lambda: os.listdir("/sys/bus")),
+    tried(lambda: tempfile.TemporaryFile(dir="/dev/shm")),
+    *[tried(lambda: os.open(path, os.O_RDWR)) for path in spoken],
+]
+"""
+    reach = reaching(Reach(), "cuda")
+    found = locked(code, role=role, read=reach.read, devices=reach.devices)
+    assert set(found) == {"done"}
+    assert reaching(Reach(), "cpu") == Reach()
 
 
 def test_lazy_imports_and_randomness_still_work(locked: Locked) -> None:

@@ -173,12 +173,14 @@ class ScriptedDecoder:
 class ScriptedEngine:
     """``reply`` makes the answer's tokens from the prompt's; the default echoes the last message.
 
-    ``delay`` is slept before each token. ``fail_at`` raises ``failure`` before that token.
+    ``delay`` is slept before each token. ``waits`` says of a prompt's tokens before which token the
+    engine waits until it is closed. ``fail_at`` raises ``failure`` before that token.
     """
 
     reply: Callable[[list[int]], Sequence[int]] | None = None
     delay: float = 0.0
     first_delay: float = 0.0
+    waits: Callable[[list[int]], int | None] = lambda ids: None
     fail_at: int | None = None
     failure: Exception = field(default_factory=lambda: EngineError("the engine process is gone"))
     down: bool = False
@@ -220,10 +222,12 @@ class ScriptedEngine:
         self.prompts_read += 1
         read = self.readout and self.readout(ids)
         yield Prefilled(prompt_tokens=len(ids), cached_tokens=len(ids) // 2, readout=read)
-        count = 0
+        count, waits = 0, self.waits(ids)
         for token in self.reply(ids) if self.reply else _last_message(ids):
             if count == self.fail_at:
                 raise self.failure
+            if count == waits:
+                await asyncio.Event().wait()
             await asyncio.sleep(self.delay)
             if token in sampling.stop_ids:
                 break

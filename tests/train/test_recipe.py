@@ -44,13 +44,13 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert rates[101] == pytest.approx(top / 2)  # the second stage: half the rate, warmed up
 
 
-def test_the_shape_counts_what_transformers_counts() -> None:
+def theirs(shape: Shape, vocab: int) -> Any:
+    """transformers' model of such a shape."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    shape: Shape = RECIPE.shape
-    model = Qwen3ForCausalLM(
+    return Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=128,
+            vocab_size=vocab,
             hidden_size=shape.width,
             intermediate_size=shape.mlp_width,
             num_hidden_layers=shape.n_layers,
@@ -58,9 +58,26 @@ def test_the_shape_counts_what_transformers_counts() -> None:
             num_key_value_heads=shape.n_kv_heads,
             head_dim=shape.head_dim,
             tie_word_embeddings=True,
+            attn_implementation="eager",
         )
     )
-    assert shape.values(128) == sum(values.numel() for values in model.parameters())
+
+
+def test_the_shape_counts_what_transformers_counts() -> None:
+    model = theirs(RECIPE.shape, 128)
+    assert RECIPE.shape.values(128) == sum(values.numel() for values in model.parameters())
+
+
+@pytest.mark.parametrize("length", [16, 64])
+def test_operations_are_those_that_torch_counts(length: int) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shape = RECIPE.shape
+    model = theirs(shape, 128)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(3, length, dtype=torch.int64)).logits.sum().backward()
+    assert counter.get_total_flops() == 3 * length * shape.operations(128, length)
 
 
 @pytest.mark.parametrize(

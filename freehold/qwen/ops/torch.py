@@ -220,7 +220,8 @@ def open_ops(
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"device {device!r} cannot be used: {error}; use cpu", param="device"
+            f"device {device!r} cannot be used here: {error}. Install a PyTorch for it, or take cpu",
+            param="device",
         ) from error
     if threads is not None:
         torch.set_num_threads(threads)
