@@ -1,10 +1,12 @@
 """Training from nothing: Freehold against transformers' Trainer, the same rows, in turn.
 
-    python benchmarks/train.py [--recipe hearth] [--dtype float32] [--rounds 3] [--steps 4]
+    python benchmarks/train.py [--recipe hearth] [--dtype float32] [--rounds 3] [--compile]
 
 Both train a Qwen3 of one shape with the same first values on the same rows, in the same order, with
 AdamW, the same learning rates, clipping at 1 and one micro-batch a step. Each round times both, in
-turn: tokens per second are of steps after the first, which warms up. Losses are compared.
+turn: tokens per second are of steps after the second. Losses are compared. With
+``--compile`` each round times both compiled as well: the recipe with ``compiled``, the Trainer with
+``torch_compile``, and no instructions are left unused.
 """
 
 from __future__ import annotations
@@ -25,31 +27,44 @@ from freehold.train.data import build, declaration
 from freehold.train.recipe import Recipe, Stage, recipe_named
 from freehold.train.weights import unfused
 
+_WARM = 2
+"""Steps that warm up."""
+
 
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
+    kinds = [(side, made) for made in (False, args.compile) for side in (_ours, _theirs)]
+    kinds = list(dict.fromkeys(kinds))
+    rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         corpus = args.corpus or small_corpus(Path(scratch))
         recipe = _recipe(args)
-        rounds: list[dict[str, Any]] = []
         for number in range(args.rounds):
             found = {}
-            for which in ("freehold", "trainer") if number % 2 == 0 else ("trainer", "freehold"):
-                found[which] = {"freehold": _ours, "trainer": _theirs}[which](recipe, corpus)
+            for side, made in kinds if number % 2 == 0 else reversed(kinds):
+                name = side.__name__[1:] + (" compiled" if made else "")
+                found[name] = side(replace(recipe, compiled=made), corpus)
             rounds.append(found)
             print(json.dumps({"round": number, **found}), flush=True)
-    ratios = [one["freehold"]["rate"] / one["trainer"]["rate"] for one in rounds]
+    print(f"{recipe.name}, {recipe.dtype}, {recipe.instructions}, {recipe.threads} threads")
+    _compare(rounds, "ours", "theirs")
+    if args.compile:
+        _compare(rounds, "ours compiled", "theirs")
+        _compare(rounds, "ours compiled", "theirs compiled")
+
+
+def _compare(rounds: list[dict[str, Any]], mine: str, theirs: str) -> None:
+    ratios = [one[mine]["rate"] / one[theirs]["rate"] for one in rounds]
+    rates = [statistics.median(one[which]["rate"] for one in rounds) for which in (mine, theirs)]
     worst = max(
-        abs(mine / theirs - 1)
+        abs(here / there - 1)
         for one in rounds
-        for mine, theirs in zip(one["freehold"]["losses"], one["trainer"]["losses"], strict=True)
+        for here, there in zip(one[mine]["losses"], one[theirs]["losses"], strict=True)
     )
     print(
-        f"{recipe.name}, {recipe.dtype}, {recipe.threads} threads: "
-        f"{statistics.median(one['freehold']['rate'] for one in rounds):,.0f} against "
-        f"{statistics.median(one['trainer']['rate'] for one in rounds):,.0f} tokens a second, "
-        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); "
+        f"{mine} {rates[0]:,.0f} against {theirs} {rates[1]:,.0f} tokens a second, ratio "
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); "
         f"losses within {100 * worst:.2f} %"
     )
 
@@ -63,16 +78,26 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--batch", type=int, help="tokens of a step [the recipe's]")
+    parser.add_argument("--compile", action="store_true", help="time both compiled as well")
     return parser.parse_args()
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     made = recipe_named(args.recipe, dtype=args.dtype, threads=args.threads)
     batch = args.batch or made.batch
-    stages = (Stage(name="pretraining", steps=args.steps + 1, sources=("stories",)),)
+    steps = args.steps + _WARM
+    stages = (Stage(name="pretraining", steps=steps, sources=("stories",)),)
     # The Trainer knows no penalty of the logits' norm.
     return replace(
-        made, stages=stages, batch=batch, micro_batch=batch, z_loss=0.0, warm_up=2, decay=0.0
+        made,
+        stages=stages,
+        batch=batch,
+        micro_batch=batch,
+        z_loss=0.0,
+        warm_up=2,
+        decay=0.0,
+        # Compiled code takes what there is; both sides are to have the same.
+        instructions="any" if args.compile else made.instructions,
     )
 
 
@@ -86,7 +111,8 @@ def small_corpus(scratch: Path) -> Path:
 
 
 def _rate(recipe: Recipe, ends: list[float]) -> float:
-    return recipe.batch * (len(ends) - 1) / (ends[-1] - ends[0])
+    timed = ends[_WARM - 1 :]
+    return recipe.batch * (len(timed) - 1) / (timed[-1] - timed[0])
 
 
 def _ours(recipe: Recipe, corpus: Path) -> dict[str, Any]:
@@ -163,6 +189,7 @@ def _theirs(recipe: Recipe, corpus: Path) -> dict[str, Any]:
             max_steps=recipe.steps,
             max_grad_norm=recipe.clip,
             bf16=recipe.dtype == "bfloat16",
+            torch_compile=recipe.compiled,
             use_cpu=True,
             logging_steps=1,
             save_strategy="no",

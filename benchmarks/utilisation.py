@@ -8,7 +8,7 @@ not, as in PaLM (arXiv 2204.02311, appendix B); what is computed again counts fo
 is of two peaks: what the maker states (``--peak``, or known by the GPU's name), and the fastest of
 a few square products of matrices, timed here between the rounds in the same precision.
 
-With ``--compile`` the blocks go through ``torch.compile``, and each round times both, in turn.
+With ``--compile`` each round times the recipe with compiled blocks as well, in turn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from train import small_corpus
 
-from freehold.qwen import forward as qwen
 from freehold.train import run
 from freehold.train.recipe import Recipe, Stage, recipe_named
 
@@ -43,7 +42,8 @@ def main() -> None:
         corpus = args.corpus or small_corpus(Path(scratch))
         trainings = {"plain": run.Training(recipe, corpus, device=args.device)}
         if args.compile:
-            trainings["compiled"] = _compiled(run.Training(recipe, corpus, device=args.device))
+            made = replace(recipe, compiled=True)
+            trainings["compiled"] = run.Training(made, corpus, device=args.device)
         vocab = trainings["plain"].config.vocab
         for number in range(args.rounds):
             found = {"product": _product(args.device, recipe.dtype)}
@@ -82,7 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8, help="of a round, the first not timed")
     parser.add_argument("--batch", type=int, help="tokens of a step [the recipe's]")
     parser.add_argument("--micro-batch", type=int, help="tokens computed at once [the recipe's]")
-    parser.add_argument("--compile", action="store_true", help="try torch.compile as well")
+    parser.add_argument("--compile", action="store_true", help="time compiled blocks as well")
     parser.add_argument("--peak", type=float, help="the device's stated peak, in 1e12 a second")
     return parser.parse_args()
 
@@ -95,19 +95,6 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     steps = runs * args.rounds * args.steps
     stages = (Stage(name="pretraining", steps=steps, sources=("stories",)),)
     return replace(made, stages=stages, batch=batch, micro_batch=micro, instructions="any")
-
-
-def _compiled(training: run.Training) -> run.Training:
-    """Its blocks through ``torch.compile``: one graph for all of them, as they have one shape."""
-    learner = training.learner
-    block = torch.compile(qwen.block)
-    plain = learner._pass
-
-    def through(ops: Any, weights: Any, x_td: Any, batch: Any, i: int, tap: Any) -> Any:  # noqa: PLR0917
-        return block(ops, replace(weights, blocks=(weights.blocks[i],)), x_td, batch, 0, tap)
-
-    learner._pass = lambda compute: plain(lambda weights, _: compute(weights, through))
-    return training
 
 
 def _rate(training: run.Training, steps: int) -> float:

@@ -117,6 +117,12 @@ def train(
         int | None, typer.Option(help="Tokens computed at once: less takes less memory.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Make a program of the blocks first: faster on rows."
+        ),
+    ] = None,
     keep_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides order and first values.")] = None,
     threads: Annotated[
@@ -153,6 +159,7 @@ def train(
         batch=batch,
         micro_batch=micro_batch,
         dtype=dtype,
+        compiled=compiled,
         keep_every=keep_every,
         seed=seed,
         threads=threads,
@@ -166,12 +173,16 @@ def train(
     if dtype is None and device == devices.CPU:
         chosen = computable(chosen, workshop.multiplies_bfloat16(), tell=first)
     texts = _corpus_for(recipe, corpus, settings, quiet=json, build=len(seats) != 1)
+    if chosen.compiled and first:
+        say("compiling the blocks first: about a minute")
     with workshop.Shop("freehold.train", settings, quiet=json or not first) as shop:
         job = wire.Train(
             recipe=chosen.plain(), corpus=str(texts), folder=str(folder), device=device
         )
         reach = _reach(read=(str(texts),), write=(str(folder),))
-        shop.start_ranks(job, reaching(reach, device), seats)
+        shop.start_ranks(
+            job, reaching(reach, device), seats, program=workshop.programs(chosen, device)
+        )
         result = shop.listen(_train_lines)
     if result["why"] == "stopped":
         if first:
@@ -225,7 +236,8 @@ def reproduce(
     record.check(folder)
     taken = max((line["step"] for line in lines if line["kind"] == "step"), default=0)
     first, last = _stretch(steps, taken)
-    texts = _corpus_for(recipe_of(lines[0]).name, corpus, settings, quiet=json)
+    recipe = recipe_of(lines[0])
+    texts = _corpus_for(recipe.name, corpus, settings, quiet=json)
     ranks, device = record.ranks_at(lines, last), record.device_of(lines[0])
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -245,6 +257,7 @@ def reproduce(
             job,
             reaching(reach, device),
             workshop.on_this_machine(ranks, Path(scratch), device),
+            program=workshop.programs(recipe, device),
         )
         found = shop.listen()
     emit(found, _reproduced_lines(found), as_json=json)

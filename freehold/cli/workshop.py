@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from freehold.pair import Link
     from freehold.residency.landlock import Reach
+    from freehold.train.recipe import Recipe
     from freehold.train.seat import Seat
 
 PlanLines = Callable[[dict[str, Any]], Sequence[str]]
@@ -79,6 +81,11 @@ def multiplies_bfloat16() -> bool | None:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def programs(recipe: Recipe, device: str) -> str:
+    """What a process has to compile of a recipe before it is locked whole, as one argument."""
+    return json.dumps({"recipe": recipe.plain(), "device": device}) if recipe.compiled else ""
+
+
 class Shop:
     """Starts ``python -m MODULE`` under the lock, and listens. Leaving it ends what it started."""
 
@@ -112,9 +119,10 @@ class Shop:
             Path(store).unlink(missing_ok=True)
         self._watch.close()
 
-    def start(self, job: Any, reach: Reach, seat: Seat | None = None) -> None:
+    def start(self, job: Any, reach: Reach, seat: Seat | None = None, *, program: str = "") -> None:
         """One more process, and its job. On a ``seat`` it meets other ranks before it can make no
-        more sockets; until then no port is shut."""
+        more sockets; until then no port is shut. With a ``program`` (see ``programs``) it compiles
+        before it can start no more compilers."""
         from freehold import spawning
         from freehold.pair import Link, frame
         from freehold.train import wire
@@ -122,21 +130,23 @@ class Shop:
         if seat is not None:
             reach = _meeting(reach)
         order = self._watch.order("workshop", reach)
-        more = () if seat is None else (seat.dumps(),)
+        more = ("" if seat is None else seat.dumps(), program)
         process, sock = spawning.spawn(self._module, order, *more)
         link: Link[Any] = Link(sock, wire.read_from)
         self._started.append((process, link, sock))
         self._called.append("the locked process" if seat is None else str(seat))
         link.send([frame(job)])
 
-    def start_ranks(self, job: Any, reach: Reach, seats: Sequence[Seat]) -> None:
-        """One process for each of these seats, or one alone; the first rank is the last of them,
-        whose result counts."""
+    def start_ranks(
+        self, job: Any, reach: Reach, seats: Sequence[Seat], *, program: str = ""
+    ) -> None:
+        """One process for each of these seats, or one alone, which may need a ``program``; the
+        first rank is the last of them, whose result counts."""
         for seat in reversed(seats):
             self._stores.add(seat.store)
             self.start(job, reach, seat)
         if not seats:
-            self.start(job, reach)
+            self.start(job, reach, program=program)
 
     def listen(
         self, plan_lines: PlanLines = lambda plan: (), *, only_plan: bool = False

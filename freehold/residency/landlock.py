@@ -44,8 +44,8 @@ _NO_NEW_PRIVS = 38
 class Reach:
     """Folders and files to ``read`` and to ``write`` (which includes reading), with all below them;
     folders to ``list``, without the contents of their files; ``devices`` to write to and to ask
-    for what only they know (``ioctl``); TCP ports to ``connect`` to and to ``bind``. What does not exist is left out. ``ports`` false
-    leaves TCP to another wall."""
+    for what only they know (``ioctl``); TCP ports to ``connect`` to and to ``bind``. What does not
+    exist is left out. ``ports`` false leaves TCP to another wall."""
 
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()

@@ -61,5 +61,5 @@ def environment(device: str) -> dict[str, str]:
         "device": kind_of(device),
         "gpu": torch.cuda.get_device_name(device),
         "cuda": str(torch.version.cuda),
-        "cudnn": str(torch.backends.cudnn.version()),
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
     }

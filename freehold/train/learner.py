@@ -73,7 +73,8 @@ class Learner:
                 self._copies = dict(every(weights))
             for values in self._copies.values():
                 values.requires_grad_(True)
-            self._pass = lambda compute: compute(weights, None)
+            through = _through(recipe)
+            self._pass = lambda compute: compute(weights, through)
         self.vectors = frozenset(n for n, values in self.parameters.items() if values.dim() == 1)
 
     def refresh(self) -> None:
@@ -168,6 +169,15 @@ def _fresh(
     )
     embed = Linear(weight_od=drawn("embed", config.vocab, config.width, std))
     return qwen.Weights(embed=embed, blocks=blocks, norm=ones(config.width), head=embed)
+
+
+def _through(recipe: Recipe) -> Through | None:
+    """What stands in the place of ``qwen.block``, if anything does."""
+    if not recipe.compiled:
+        return None
+    from freehold.train.compiled import Blocks
+
+    return Blocks(recipe.micro_batch)
 
 
 def _seed_of(seed: int, name: str) -> int:

@@ -148,7 +148,7 @@ def _compare_start(found: Reproduced, start: record.Line, training: Training) ->
         found.notes.append(
             f"the corpus here is {training.manifest['digest']}, the run's was {start['corpus']}"
         )
-    here = environment(training.recipe.threads, training.ranks, training.device)
+    here = environment(training.recipe, training.ranks, training.device)
     for name, said in start["environment"].items():
         # How many ranks took a step may change within a run, and is checked for itself.
         told = name != "ranks" and (name != "backend" or training.ranks.world > 1)

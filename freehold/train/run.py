@@ -54,6 +54,11 @@ class Training:
     ) -> None:
         self.recipe, self.ranks, self.device = recipe, ranks, device
         ranks.check(recipe.batch, recipe.micro_batch)
+        if recipe.compiled and ranks.world > 1:
+            raise UsageError(
+                "compiled blocks are for a process alone: leave out --compile, or --ranks",
+                param="compiled",
+            )
         self.manifest = build.load(corpus)
         if not (corpus / build.TOKENIZER).exists():
             raise UsageError(
@@ -81,7 +86,7 @@ class Training:
             "recipe": _texts(self.recipe.plain()),
             "corpus": self.manifest["digest"],
             "tokenizer": hashlib.sha256(self.tokenizer_json).hexdigest(),
-            "environment": environment(self.recipe.threads, self.ranks, self.device),
+            "environment": environment(self.recipe, self.ranks, self.device),
             "weights": self.learner.digest(),
         }
 
@@ -273,22 +278,28 @@ def held_out_nats(learner: Learner, samples: Sequence[Sample], ranks: Ranks = AL
     return total
 
 
-def environment(
-    threads: int, ranks: Ranks = ALONE, device: str = devices.CPU
-) -> dict[str, str]:
+def environment(recipe: Recipe, ranks: Ranks = ALONE, device: str = devices.CPU) -> dict[str, str]:
     """What bits depend on beside recipe and corpus."""
     several = {"ranks": str(ranks.world), "backend": ranks.backend} if ranks.world > 1 else {}
-    return several | devices.environment(device) | {
-        "freehold": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "processor": _processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": str(threads),
-    }
+    if recipe.compiled:
+        from freehold.train.compiled import compiler
+
+        several["compiler"] = compiler()
+    return (
+        several
+        | devices.environment(device)
+        | {
+            "freehold": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "processor": _processor(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "threads": str(recipe.threads),
+        }
+    )
 
 
 def _processor() -> str:

@@ -35,8 +35,8 @@ Locked = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def locked() -> Locked:
-    """``locked(code, role=..., read=..., write=..., devices=...)``: run code under a lock; what it leaves in
-    ``result``, by way of JSON. Skips where this kernel has no lock."""
+    """``locked(code, role=..., read=..., write=..., devices=...)``: run code under a lock; what it
+    leaves in ``result``, by way of JSON. Skips where this kernel has no lock."""
     if landlock.abi() < 1 or not seccomp.available():
         pytest.skip("this kernel has no Landlock or no seccomp")
 

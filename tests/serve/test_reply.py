@@ -54,9 +54,7 @@ async def test_64_streams_with_a_third_leaving(counter: Callable[..., Any], scri
     # Those that are to be left have no end, so that none is over before its client has gone.
     endless = scripted.ScriptedEngine(delay=0.002, waits=lambda ids: 40 if 33 in ids else None)
     running = counter(engine=endless)
-    texts = [
-        f"answer {i}: " + "abcdefgh" * 12 + ("!" if i % 3 == 0 else ".") for i in range(64)
-    ]
+    texts = [f"answer {i}: " + "abcdefgh" * 12 + ("!" if i % 3 == 0 else ".") for i in range(64)]
     async with httpx.AsyncClient(
         base_url=running.url,
         headers=running.auth,

@@ -124,10 +124,12 @@ def test_pages_are_built_under_the_lock(shell: Shell) -> None:
     assert places[1][1] == "https://2.example/"
 
 
-def test_a_model_is_trained_stopped_signed_and_done_again(shell: Shell) -> None:
-    words = shell.words("train", *RECIPE, "--steps", "12", "--keep-every", "5")
-    running = subprocess.Popen(words, env=shell.env, stdout=subprocess.PIPE, text=True)
-    log = shell.folder / "home" / "train" / "mine" / "log.jsonl"
+def stopped(shell: Shell, folder: Path, *words: str) -> int:
+    """A run that is asked to stop after two steps: after how many it did."""
+    running = subprocess.Popen(
+        shell.words(*words), env=shell.env, stdout=subprocess.PIPE, text=True
+    )
+    log = folder / "log.jsonl"
     until = time.monotonic() + 300
     while not (log.exists() and log.read_text().count("\n") >= 2):
         assert time.monotonic() < until
@@ -135,10 +137,16 @@ def test_a_model_is_trained_stopped_signed_and_done_again(shell: Shell) -> None:
     running.send_signal(signal.SIGINT)
     said, _ = running.communicate(timeout=120)
     assert running.returncode == 130
-    assert 2 <= json.loads(said)["step"] < 12
-    tokens = log.with_name("tokens")
+    return int(json.loads(said)["step"])
+
+
+def test_a_model_is_trained_stopped_signed_and_done_again(shell: Shell) -> None:
+    words = ["train", *RECIPE, "--steps", "12", "--keep-every", "5"]
+    folder = shell.folder / "home" / "train" / "mine"
+    assert 2 <= stopped(shell, folder, *words) < 12
+    tokens = folder / "tokens"
     assert len(list(tokens.glob("*.ids"))) == 1
-    found = shell("train", *RECIPE, "--steps", "12", "--keep-every", "5")
+    found = shell(*words)
     assert found["step"] == 12
     assert not tokens.exists()
     made = verify(Store(shell.folder / "home"), "mine")
@@ -154,3 +162,21 @@ def test_a_model_is_trained_stopped_signed_and_done_again(shell: Shell) -> None:
     path.write_bytes(bytes(data))
     again = shell("reproduce", "mine", "--steps", "7:9", "--corpus", "small", status=3)
     assert (again["step"], again["what"]) == (5, "checkpoint")
+
+
+def test_blocks_are_compiled_before_the_lock_is_whole(shell: Shell) -> None:
+    pytest.importorskip("torch")
+    words = ["train", *RECIPE, "--compile", "--steps", "9", "--name"]
+    once = shell(*words, "once")
+    folder = shell.folder / "home" / "train" / "stopped"
+    stopped(shell, folder, *words, "stopped")
+    # Nobody runs what an earlier process left in its folder.
+    left = folder / "inductor"
+    assert not left.exists()
+    (left / "fxgraph").mkdir(parents=True)
+    (left / "fxgraph" / "left").write_bytes(b"cos\nsystem\n(S'touch left'\ntR.")
+    again = shell(*words, "stopped")
+    assert not left.exists()
+    assert again["files"]["model.safetensors"] == once["files"]["model.safetensors"]
+    found = shell("reproduce", "once", "--steps", "2:6", "--corpus", "small")
+    assert (found["identical"], found["notes"]) == (True, [])

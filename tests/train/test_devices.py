@@ -28,7 +28,9 @@ def test_what_is_a_device(device: str) -> None:
     assert devices.kind_of(device) in (devices.CPU, devices.CUDA)
 
 
-@pytest.mark.parametrize("device", ["", "gpu", "cuda:", "cuda:x", "CUDA", "cpu:0", "mps", "cuda:0\n"])
+@pytest.mark.parametrize(
+    "device", ["", "gpu", "cuda:", "cuda:x", "CUDA", "cpu:0", "mps", "cuda:0\n"]
+)
 def test_what_is_none(device: str) -> None:
     with pytest.raises(UsageError, match="take cpu, cuda or cuda:N"):
         devices.check(device)

@@ -220,7 +220,7 @@ def open_ops(
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"device {device!r} cannot be used here: {error}. Install a PyTorch for it, or take cpu",
+            f"device {device!r} cannot be used here: {error}. Install a PyTorch for it, or use cpu",
             param="device",
         ) from error
     if threads is not None:
