@@ -172,9 +172,9 @@ def train(
     first = not seats or seats[0].first
     if dtype is None and device == devices.CPU:
         chosen = computable(chosen, workshop.multiplies_bfloat16(), tell=first)
+    if chosen.compiled and not seats:
+        say(f"compiling the blocks first, by {devices.compiler()}: about a minute")
     texts = _corpus_for(recipe, corpus, settings, quiet=json, build=len(seats) != 1)
-    if chosen.compiled and first:
-        say("compiling the blocks first: about a minute")
     with workshop.Shop("freehold.train", settings, quiet=json or not first) as shop:
         job = wire.Train(
             recipe=chosen.plain(), corpus=str(texts), folder=str(folder), device=device

@@ -9,8 +9,6 @@ way, decided by its shape alone, so that a run that was stopped computes what it
 
 from __future__ import annotations
 
-import os
-import subprocess
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freehold.errors import UsageError
 from freehold.qwen import forward as qwen
 from freehold.qwen.ops.torch import TorchBatch, TorchOps
+from freehold.train import devices
 from freehold.train.encoding import Sample
 
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ def make(recipe: Recipe, device: str) -> None:
     compiler."""
     from freehold.train.learner import Learner
 
-    compiler()
+    devices.compiler()
     config = replace(recipe.shape, n_layers=1).config(64, ())
     learner = Learner(recipe, config, device=device)
     ids = np.zeros(recipe.length + 1, np.int32)
@@ -80,19 +78,3 @@ def make(recipe: Recipe, device: str) -> None:
         loss, _ = learner.loss([row] * (recipe.micro_batch // recipe.length))
         loss.backward()  # type: ignore[no-untyped-call]
         learner.gather()
-
-
-@cache
-def compiler() -> str:
-    """The C++ compiler's first line about itself: bits depend on it. Raises ``UsageError`` where
-    there is none."""
-    name = os.environ.get("CXX", "g++")
-    try:
-        said = subprocess.run([name, "--version"], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UsageError(
-            f"--compile needs a C++ compiler, and {name} does not run: {error}. Install g++, or "
-            "leave --compile out",
-            param="compiled",
-        ) from None
-    return said.stdout.partition("\n")[0]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+from functools import cache
 
 from freehold.errors import UsageError
 
@@ -63,3 +65,19 @@ def environment(device: str) -> dict[str, str]:
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
     }
+
+
+@cache
+def compiler() -> str:
+    """The C++ compiler's first line about itself: bits depend on it. Raises ``UsageError`` where
+    there is none."""
+    name = os.environ.get("CXX", "g++")
+    try:
+        said = subprocess.run([name, "--version"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UsageError(
+            f"--compile needs a C++ compiler, and {name} does not run: {error}. Install g++, or "
+            "leave --compile out",
+            param="compiled",
+        ) from None
+    return said.stdout.partition("\n")[0]

@@ -282,9 +282,7 @@ def environment(recipe: Recipe, ranks: Ranks = ALONE, device: str = devices.CPU)
     """What bits depend on beside recipe and corpus."""
     several = {"ranks": str(ranks.world), "backend": ranks.backend} if ranks.world > 1 else {}
     if recipe.compiled:
-        from freehold.train.compiled import compiler
-
-        several["compiler"] = compiler()
+        several["compiler"] = devices.compiler()
     return (
         several
         | devices.environment(device)

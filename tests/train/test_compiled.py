@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from freehold.errors import UsageError
-from freehold.train import compiled, record, run
+from freehold.train import compiled, devices, record, run
 from freehold.train.ranks import Ranks
 from freehold.train.recipe import from_plain, recipe_named
 from freehold.train.reproduce import recipe_of, reproduce
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> None:
         folder = tmp_path_factory.mktemp("programs")
         patched.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
         try:
-            compiled.compiler()
+            devices.compiler()
         except UsageError as error:
             pytest.skip(str(error))
         compiled.make(COMPILED, "cpu")
@@ -88,7 +88,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
     assert reproduce(once, corpus, first=6, last=11).identical
     (start, *_) = record.read(once)
     assert recipe_of(start).compiled
-    assert start["environment"]["compiler"] == compiled.compiler()
+    assert start["environment"]["compiler"] == devices.compiler()
 
 
 def test_a_recipe_says_that_it_is_compiled_only_where_it_is() -> None:
@@ -109,7 +109,7 @@ def test_ranks_do_not_compile(corpus: Path) -> None:
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    compiled.compiler.cache_clear()
+    devices.compiler.cache_clear()
     with pytest.raises(UsageError, match=r"no-such-compiler does not run.*Install g"):
-        compiled.compiler()
-    compiled.compiler.cache_clear()
+        devices.compiler()
+    devices.compiler.cache_clear()
