@@ -129,8 +129,11 @@ def train(
     from freehold.store import Store
     from freehold.train import devices
 
-    if anchor and not replay:
-        raise UsageError("it holds the model to what --replay names: name some", param="anchor")
+    if (anchor or replay_share is not None) and not replay:
+        raise UsageError(
+            "it says how what --replay names is learnt: name some",
+            param="anchor" if anchor else "replay_share",
+        )
     settings = read_settings(
         root(), model=model, threads=threads, residency="off" if no_lock else None
     )

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freehold.errors import ProcessError
 from freehold.qwen import forward as qwen
 from freehold.qwen.ops.torch import TorchBatch, TorchOps
 from freehold.train import devices
@@ -66,7 +67,7 @@ class Blocks:
 
 def make(recipe: Recipe, device: str) -> None:
     """Compile what ``recipe`` needs, here and now. Raises ``UsageError`` where there is no
-    compiler."""
+    compiler, ``ProcessError`` where it fails."""
     from freehold.train.learner import Learner
 
     devices.compiler()
@@ -74,7 +75,12 @@ def make(recipe: Recipe, device: str) -> None:
     learner = Learner(recipe, config, device=device)
     ids = np.zeros(recipe.length + 1, np.int32)
     row = Sample(ids=ids, taught=np.ones(len(ids), np.bool_))
-    for _ in range(2):
-        loss, _ = learner.loss([row] * (recipe.micro_batch // recipe.length))
-        loss.backward()  # type: ignore[no-untyped-call]
-        learner.gather()
+    try:
+        for _ in range(2):
+            loss, _ = learner.loss([row] * (recipe.micro_batch // recipe.length))
+            loss.backward()  # type: ignore[no-untyped-call]
+            learner.gather()
+    except RuntimeError as error:
+        raise ProcessError(
+            f"the blocks of {recipe.name} cannot be compiled: {error}. --no-compile does without"
+        ) from error

@@ -16,6 +16,8 @@ from freehold import strictjson
 from freehold.errors import UsageError
 from freehold.qwen.config import Config
 
+_LARGEST = 1 << 31
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -30,6 +32,12 @@ class Shape:
     context: int = 1024
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            kind = float if name in ("rope_theta", "norm_eps") else int
+            if type(value) is not kind or not 0 < value < _LARGEST:
+                raise _wrong(name, value, f"must be a number above 0 ({kind.__name__})")
 
     def values(self, vocab: int) -> int:
         """How many values such a model has."""

@@ -94,9 +94,12 @@ def test_replay_may_anchor(home: Path, data: Path, tmp_path: Path) -> None:
     assert json.loads((folder / "data.json").read_text())["recipe"]["anchored"] is True
 
 
-def test_an_anchor_wants_something_to_hold_to(home: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", [["--anchor"], ["--replay-share", "0.2"]])
+def test_what_is_said_of_replay_wants_some(
+    home: Path, data: Path, tmp_path: Path, option: list[str]
+) -> None:
     done = subprocess.run(
-        words(data, "--anchor"), check=False, env=environment(home, tmp_path),
+        words(data, *option), check=False, env=environment(home, tmp_path),
         capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from freehold.errors import UsageError
+from freehold.errors import ProcessError, UsageError
 from freehold.train import compiled, devices, record, run
 from freehold.train.ranks import Ranks
 from freehold.train.recipe import from_plain, recipe_named
@@ -113,3 +113,15 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"no-such-compiler does not run.*Install g"):
         devices.compiler()
     devices.compiler.cache_clear()
+
+
+def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing() -> None:
+        def block(*given: object) -> None:
+            raise RuntimeError("C++ compile error")
+
+        return block  # type: ignore[return-value]
+
+    monkeypatch.setattr(compiled, "block", failing)
+    with pytest.raises(ProcessError, match=r"small cannot be compiled: C.. compile error. --no"):
+        compiled.make(COMPILED, "cpu")

@@ -98,6 +98,18 @@ def test_what_cannot_be_is_named(changes: Any, name: str) -> None:
     assert refused.value.param == name
 
 
+@pytest.mark.parametrize("value", [0, -1, "3", 2.0, None, True, 1 << 40, [1]])
+def test_a_strangers_shape_is_numbers(value: Any) -> None:
+    plain = RECIPE.plain()
+    plain["shape"]["width"] = value
+    with pytest.raises(UsageError, match="width is"):
+        from_plain(plain)
+    plain = RECIPE.plain() | {"shape": {**RECIPE.plain()["shape"], "norm_eps": value}}
+    if value != 2.0:
+        with pytest.raises(UsageError, match="norm_eps is"):
+            from_plain(plain)
+
+
 def test_an_unknown_recipe() -> None:
     with pytest.raises(UsageError, match="hearth"):
         recipe_named("none")
