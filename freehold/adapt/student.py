@@ -19,7 +19,8 @@ from freehold.qwen.ops.torch import TorchOps
 from freehold.train.encoding import Lesson, Pair, Sample
 from freehold.train.loss import Divergence, Surprise
 from freehold.train.ranks import ALONE, Ranks
-from freehold.train.weights import Whole, every
+from freehold.train.taught import Taught, together
+from freehold.train.weights import every
 
 if TYPE_CHECKING:
     from freehold.train.sharding import Sharded
@@ -69,12 +70,11 @@ class Student:
     def surprise(self, samples: Sequence[Sample], weights: qwen.Weights | None = None) -> Tensor:
         """The sum of -log p in nats over the taught tokens of each of some samples, packed into one
         batch; by other ``weights`` than those that learn, if there are any."""
-        tokens, rows, owners, targets = self._taught(samples)
-        targets_w = tokens.ids_t.new_tensor(targets)
+        taught = together(self.ops, samples)
 
         def compute(learning: qwen.Weights, through: Any) -> Tensor:
-            head = Surprise(learning.head, targets_w)
-            return self._through(replace(learning, head=head), tokens, rows, through)
+            head = Surprise(learning.head, taught.targets_w)
+            return self._through(replace(learning, head=head), taught, through)
 
         if self.sharded is not None:
             nats_w = self.sharded(compute)
@@ -82,7 +82,7 @@ class Student:
             learning = weights or self.weights
             assert learning is not None
             nats_w = compute(learning, self._again)
-        return self._summed(nats_w, owners, samples)
+        return self._summed(nats_w, taught.owners, samples)
 
     def drift(self, samples: Sequence[Sample]) -> Tensor:
         """How far the model has come, over some samples, from what it said before training:
@@ -90,30 +90,14 @@ class Student:
         learning, base = self.weights, self.base
         assert learning is not None
         assert base is not None, "nothing is left of the model as it was"
-        tokens, rows, _, _ = self._taught(samples)
+        taught = together(self.ops, samples)
         with torch.no_grad():
-            before_wd = self._through(replace(base, head=_as_it_comes), tokens, rows, None)
+            before_wd = self._through(replace(base, head=_as_it_comes), taught, None)
         head = Divergence(learning.head, before_wd)
-        return self._through(replace(learning, head=head), tokens, rows, self._again).sum()
+        return self._through(replace(learning, head=head), taught, self._again).sum()
 
-    def _taught(self, samples: Sequence[Sample]) -> tuple[Any, list[int], list[int], list[int]]:
-        """Samples as one batch; of their taught tokens the rows that say them, the places of their
-        samples, and the tokens."""
-        batch = self.ops.batch([Whole(ids=sample.ids[:-1].tolist()) for sample in samples])
-        rows: list[int] = []
-        owners: list[int] = []
-        targets: list[int] = []
-        start = 0
-        for n, sample in enumerate(samples):
-            (at,) = sample.taught[1:].nonzero()
-            rows += (start + at).tolist()
-            owners += [n] * len(at)
-            targets += sample.ids[1:][at].tolist()
-            start += len(sample.ids) - 1
-        return batch, rows, owners, targets
-
-    def _through(self, weights: qwen.Weights, batch: Any, rows: list[int], through: Any) -> Tensor:
-        found = qwen.forward(self.ops, weights, batch, rows, through=through)
+    def _through(self, weights: qwen.Weights, taught: Taught, through: Any) -> Tensor:
+        found = qwen.forward(self.ops, weights, taught.batch, taught.rows, through=through)
         assert isinstance(found, Tensor)
         return found
 

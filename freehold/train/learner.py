@@ -22,13 +22,14 @@ from torch import Tensor
 from freehold.qwen import forward as qwen
 from freehold.qwen.config import Config
 from freehold.qwen.names import FUSED, block_shapes
-from freehold.qwen.ops.torch import Linear, TorchBatch, open_ops
+from freehold.qwen.ops.torch import Linear, open_ops
 from freehold.train import devices
 from freehold.train.encoding import Sample
 from freehold.train.loss import Surprise
 from freehold.train.ranks import ALONE, Ranks, gathered
 from freehold.train.recipe import Recipe
-from freehold.train.weights import Whole, every
+from freehold.train.taught import together
+from freehold.train.weights import every
 
 if TYPE_CHECKING:
     from freehold.train.sharding import Through
@@ -88,28 +89,16 @@ class Learner:
     def loss(self, samples: Sequence[Sample]) -> tuple[Tensor, float]:
         """What is to become less, summed over the taught tokens of ``samples`` packed into one
         batch; and of it the part that is not the surprise in nats but the logits' norm."""
-        batch, rows, targets_w = self._batch(samples)
+        taught = together(self.ops, samples)
 
         def compute(weights: qwen.Weights, through: Through | None) -> tuple[Tensor, float]:
-            head = Surprise(weights.head, targets_w, z=self.recipe.z_loss)
+            head = Surprise(weights.head, taught.targets_w, z=self.recipe.z_loss)
             learning = replace(weights, head=head)
-            total = qwen.forward(self.ops, learning, batch, rows, through=through)
+            total = qwen.forward(self.ops, learning, taught.batch, taught.rows, through=through)
             assert isinstance(total, Tensor)
             return total.sum(), head.penalty
 
         return self._pass(compute)
-
-    def _batch(self, samples: Sequence[Sample]) -> tuple[TorchBatch, list[int], Tensor]:
-        batch = self.ops.batch([Whole(ids=one.ids[:-1].tolist()) for one in samples])
-        rows: list[int] = []
-        targets: list[int] = []
-        start = 0
-        for one in samples:
-            (at,) = one.taught[1:].nonzero()
-            rows += (start + at).tolist()
-            targets += one.ids[1:][at].tolist()
-            start += len(one.ids) - 1
-        return batch, rows, batch.ids_t.new_tensor(targets)
 
     def gather(self) -> None:
         """Add the copies' gradients to the values' own, and forget them."""

@@ -6,7 +6,7 @@ In the forward pass layers are fused (``qkv``, ``gate_up``); files know them one
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -14,14 +14,6 @@ from freehold.qwen import forward as qwen
 from freehold.qwen.config import Config
 from freehold.qwen.names import FUSED, HF, Part, block_shapes
 from freehold.qwen.ops.torch import Linear
-
-
-@dataclass(frozen=True, kw_only=True)
-class Whole:
-    """A sequence that nothing is remembered of (``ops.SpanLike``)."""
-
-    ids: list[int]
-    state: None = None
 
 
 def every(weights: qwen.Weights) -> Iterator[tuple[str, Tensor]]:
