@@ -24,8 +24,8 @@ run: $(VENV)/run
 	@$(BIN)/freehold pull
 	@exec $(BIN)/freehold serve --temporary-key
 
-# JOBS=2 runs two at a time: many tests wait for a process or a lock, and leave a core idle meanwhile.
-JOBS ?= 0
+# Two at a time: many tests wait for a process or a lock, and leave a core idle meanwhile. JOBS=0: one.
+JOBS ?= 2
 test: check $(SUITES)
 	@$(BIN)/freehold pull
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup
