@@ -81,7 +81,12 @@ def components(folder: Path) -> dict[str, ReleasePart]:
         "data-card": here("DATA.md", "data/manifest.json", "data/croissant.json"),
         "sample-outputs": here("samples.json"),
         "training-code": package(
-            "train/run.py", "train/learner.py", "train/batches.py", "train/tokens.py"
+            "train/run.py",
+            "train/learner.py",
+            "train/taught.py",
+            "train/loss.py",
+            "train/batches.py",
+            "train/tokens.py",
         ),
         "inference-code": package("qwen/forward.py"),
         "evaluation-code": here("evaluate.py"),
