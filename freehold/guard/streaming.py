@@ -184,8 +184,8 @@ class HeldStream:
         return masks
 
     def _parting(self, keep: int, text: str, masks: Sequence[Span]) -> int:
-        """How many atoms go. No cut goes through what is masked, nor, within twice what is held,
-        through what may be half a number."""
+        """How many atoms go. No cut goes through what is masked, nor through what may be half a
+        number: within twice what is held in all its groups, beyond that in the group it is in."""
         if keep == 0:
             return len(self._held)
         ends, end = [], 0
@@ -193,8 +193,7 @@ class HeldStream:
             end += len(atom.text)
             ends.append(end)
         cut = ends[-keep - 1] if len(ends) > keep else 0
-        if len(ends) < 2 * self._hold:
-            cut = _outside(text, cut)
+        cut = _outside(text, cut, most=_REACH if len(ends) < 2 * self._hold else 1)
         for span in reversed(masks):
             if span.start < cut < span.end:
                 cut = span.start
@@ -207,11 +206,12 @@ class HeldStream:
         return tuple(out)
 
 
-def _outside(text: str, cut: int) -> int:
-    """``cut``, or the place before the numbers or the address that it goes through: an account, a
-    card, a telephone may be written in groups."""
+def _outside(text: str, cut: int, *, most: int) -> int:
+    """``cut``, or the place before the numbers or the address that it goes through, ``most`` of
+    them: an account, a card, a telephone may be written in groups."""
     for word in reversed(list(_WORD.finditer(text, max(0, cut - _REACH), cut + _REACH))):
-        if word.start() < cut:
+        if word.start() < cut and most:
+            most -= 1
             if not any(one.isdigit() or one == "@" for one in word.group()):
                 break
             cut = word.start()

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from freehold.guard.streaming import HeldStream
@@ -109,6 +109,8 @@ async def test_a_mask_takes_the_whole_value_whatever_the_split(
     assert len(out) == len(pieces)
 
 
+@example(between="aaaaaaaa1wordword", times=2, places=None)  # no word that bears no digit
+@example(between="1", times=5, places=None)
 @given(TEXTS, st.integers(1, 5), PLACES)
 async def test_every_mask_is_put_whatever_the_split(
     between: str, times: int, places: list[int] | None
