@@ -40,11 +40,10 @@ def block() -> Any:
 
 
 class Blocks:
-    """Stands in the place of ``qwen.block`` where a step has ``rows`` tokens in rows of one
-    length."""
+    """Stands in the place of ``qwen.block`` where ``rows`` tokens lie in rows of ``length``."""
 
-    def __init__(self, rows: int) -> None:
-        self._rows, self._block = rows, block()
+    def __init__(self, rows: int, length: int) -> None:
+        self._shape, self._block = (rows, length), block()
 
     def __call__(  # noqa: PLR0917  (as qwen.block)
         self,
@@ -55,7 +54,7 @@ class Blocks:
         i: int,
         tap: Any,
     ) -> Tensor:
-        whole = batch.even is not None and batch.n_rows == self._rows and torch.is_grad_enabled()
+        whole = (batch.n_rows, batch.even) == self._shape and torch.is_grad_enabled()
         if not whole or tap is not None:
             plain: Tensor = qwen.block(ops, weights, x_td, batch, i, tap)
             return plain

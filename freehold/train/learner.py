@@ -166,7 +166,7 @@ def _through(recipe: Recipe) -> Through | None:
         return None
     from freehold.train.compiled import Blocks
 
-    return Blocks(recipe.micro_batch)
+    return Blocks(recipe.micro_batch, recipe.length)
 
 
 def _seed_of(seed: int, name: str) -> int:

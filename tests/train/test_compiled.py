@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from freehold.errors import ProcessError, UsageError
 from freehold.train import compiled, devices, record, run
+from freehold.train.encoding import Sample
 from freehold.train.ranks import Ranks
 from freehold.train.recipe import from_plain, recipe_named
 from freehold.train.reproduce import recipe_of, reproduce
@@ -125,3 +127,14 @@ def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "block", failing)
     with pytest.raises(ProcessError, match=r"small cannot be compiled: C.. compile error. --no"):
         compiled.make(COMPILED, "cpu")
+
+
+def test_as_many_tokens_in_rows_of_another_length_go_the_plain_way(
+    corpus: Path, alone: None
+) -> None:
+    """As talks may lie, by chance: the program is for one shape."""
+    ids = np.zeros(RECIPE.length // 2 + 1, np.int32)
+    row = Sample(ids=ids, taught=np.ones(len(ids), np.bool_))
+    rows = [row] * (2 * RECIPE.micro_batch // RECIPE.length)
+    mine, plain = (run.Training(one, corpus).learner.loss(rows)[0] for one in (COMPILED, RECIPE))
+    assert torch.equal(mine, plain)
