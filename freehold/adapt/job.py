@@ -74,6 +74,7 @@ class _Job:
             lessons,
             threads=self._job.threads,
             device=self._job.device,
+            ranks=self._job.ranks,
             files=facts,
             file_bytes=sum(tensor.data.nbytes for tensor in model.tensors.values()),
         )

@@ -27,20 +27,25 @@ def plan(
     files: dict[str, Any],
     file_bytes: int,
     device: str = "cpu",
+    ranks: int = 1,
 ) -> dict[str, Any]:
-    """The plan in plain values: ``steps``, ``tokens`` of an epoch, ``memory`` in bytes, ``seconds``
-    by the speed of a matrix product just timed here, ``kilowatt_hours``. ``file_bytes`` is the
-    model's size on the disk.
+    """The plan in plain values: ``steps``, ``tokens`` of an epoch, ``memory`` in bytes that each of
+    ``ranks`` processes takes, ``seconds`` by the speed of a matrix product just timed here, with as
+    many cores for each rank, ``kilowatt_hours``. ``file_bytes`` is the model's size on the disk.
     """
     lengths = [lesson.tokens for lesson in lessons.data]
     replayed = [lesson.tokens for lesson in lessons.replay]
     steps = packing.count(lengths, replayed, recipe)
     of_epoch = packing.epoch(lengths, replayed, recipe, 0)
-    tokens = sum(
-        ([*lengths, *replayed][place]) for step in of_epoch for micro in step for place in micro
-    )
-    trained = tokens * steps / max(len(of_epoch), 1)
-    seconds = trained * operations(config, recipe) / _speed(recipe, threads, device)
+    every = [*lengths, *replayed]
+    places = [place for step in of_epoch for micro in step for place in micro]
+    tokens = sum(every[place] for place in places)
+    held = sum(every[place] for place in places if place >= len(lengths)) * recipe.anchored
+    repeated = steps / max(len(of_epoch), 1)
+    trained = tokens * repeated
+    # What the model said before is computed as well, by the weights alone.
+    work = trained * operations(config, recipe) + held * repeated * 2 * weights(config)
+    seconds = work / (_speed(recipe, threads, device) * ranks)
     return {
         "records": files["records"],
         "held_out": files["held_out"],
@@ -49,7 +54,8 @@ def plan(
         "steps": steps,
         "trained_tokens": round(trained),
         "parameters": parameters(config, recipe),
-        "memory": memory(config, recipe, file_bytes),
+        "memory": memory(config, recipe, file_bytes, ranks),
+        "ranks": ranks,
         "seconds": round(seconds),
         "kilowatt_hours": round(seconds * WATTS / 3.6e6, 3),
         "lengths": _histogram(lengths),
@@ -84,11 +90,11 @@ def operations(config: Config, recipe: Recipe) -> float:
     return passes * (weights(config) + parameters(config, recipe) * (recipe.lora is not None))
 
 
-def memory(config: Config, recipe: Recipe, file_bytes: int) -> int:
-    """Bytes that are held at once, at most: the process itself and the model's file as it lies in
-    memory, weights, what is trained with its gradient and two means, activations of a micro-batch
-    (half more, for what lives a moment), and logits of some rows. Against what was measured:
-    docs/adapt.md."""
+def memory(config: Config, recipe: Recipe, file_bytes: int, ranks: int = 1) -> int:
+    """Bytes that each rank holds at once, at most: the process itself and the model's file as it
+    lies in memory, weights, what is trained with its gradient and two means, activations of a
+    micro-batch (half more, for what lives a moment), and logits of some rows. Against what was
+    measured: docs/adapt.md."""
     size = 4 if recipe.dtype == "float32" else 2
     untied = 0 if config.tied_head else config.vocab * config.width
     # Of packed weights one layer at a time is multiplied out, in float32 first; the head is the
@@ -96,11 +102,16 @@ def memory(config: Config, recipe: Recipe, file_bytes: int) -> int:
     one = config.vocab * config.width * (size + 4)
     held = one if recipe.codes else (weights(config) + untied) * size
     trained = parameters(config, recipe) * (16 if recipe.lora is not None else 12)
+    if recipe.lora is None and ranks > 1:
+        # Values are shared out, and fetched for as long as they are needed: the table, one block.
+        fetched = (config.vocab * config.width + sum(a * b for a, b in _matrices(config))) * size
+        held, trained = held // ranks + fetched, trained // ranks
     inner = sum(a + b for a, b in _matrices(config)) + 6 * config.width
     block = recipe.micro_batch * inner * size
     kept = block + config.n_layers * recipe.micro_batch * config.width * size
     activations = kept if recipe.recompute else config.n_layers * block
-    logits = 3 * _LOGIT_ROWS * config.vocab * 4
+    # Logits, their softmax and its gradient; an anchor compares with those of before.
+    logits = (6 if recipe.anchored else 3) * _LOGIT_ROWS * config.vocab * 4
     return _PROCESS + file_bytes + held + trained + activations * 3 // 2 + logits
 
 

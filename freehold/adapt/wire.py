@@ -42,7 +42,8 @@ class Job(Message, frozen=True):
     ``recipe`` is ``Recipe.plain``. ``folder`` is the run's own, which is there.
 
     ``fix`` leaves out what is wrong with the data instead of refusing it; ``mask`` hides personal
-    data; ``language`` (a code) leaves out records in another one. It is computed on ``device``.
+    data; ``language`` (a code) leaves out records in another one. It is computed on ``device``, by
+    ``ranks`` processes of which this is one.
     """
 
     root: str
@@ -57,6 +58,7 @@ class Job(Message, frozen=True):
     mask: bool = False
     threads: int | None = None
     device: str = "cpu"
+    ranks: int = 1
 
 
 ToWorkshop: TypeAlias = Job | Stop

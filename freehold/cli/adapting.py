@@ -164,13 +164,18 @@ def train(
         mask=mask,
         device=devices.check(device),
     )
-    seats = () if plan else workshop.seats(ranks, folder, device)
+    seats = workshop.seats(ranks, folder, device)
     first = not seats or seats[0].first
+    if seats:
+        order = structs.replace(order, ranks=seats[0].world)
     if len(seats) > 1 and order.threads is None:
         order = structs.replace(order, threads=max((os.cpu_count() or 1) // len(seats), 1))
+    if plan:
+        seats = ()  # One of them can tell.
     result = _run(settings, order, only_plan=plan, quiet=json or not first, seats=seats)
     if "outcome" not in result:
-        emit(result, _plan_lines(result), as_json=json)
+        if first:
+            emit(result, _plan_lines(result), as_json=json)
         return
     if result["outcome"]["why"] == "stopped":
         if first:
@@ -249,12 +254,14 @@ def _run(
 def _plan_lines(plan: dict[str, Any]) -> list[str]:
     hours = plan["seconds"] / 3600
     took = f"{hours:.1f} hours" if hours >= 1 else f"{max(plan['seconds'] / 60, 1):.0f} minutes"
+    each = f" in each of {plan['ranks']} processes" if plan["ranks"] > 1 else ""
     return [
         f"{plan['records']:,} records, {plan['samples']:,} texts of {plan['tokens']:,} tokens, "
         f"{plan['held_out']:,} records held out",
         f"{plan['steps']:,} steps, {plan['trained_tokens']:,} tokens, "
         f"{plan['parameters']:,} values to train",
-        f"at most {size(plan['memory'])} of memory, about {took} with the machine to itself, about "
+        f"at most {size(plan['memory'])} of memory{each}, about {took} with the machine to itself, "
+        "about "
         f"{plan['kilowatt_hours']:g} kWh at 100 W",
     ]
 

@@ -158,7 +158,9 @@ async def _rehearse(
                 source += f", questions sha256:{asked}"
             first, known = kept.take_up(source)
             bar.start(plan.count, f"{settings.model} rehearses")
-            bar.advance(len(known))
+            # Of given questions each is asked, whether its answer ends or not.
+            every = len(plan.questions) == plan.count
+            bar.advance(first if every else len(known))
             talks = begin(
                 model.engine,
                 model.codec,
@@ -171,7 +173,7 @@ async def _rehearse(
                 async with aclosing(talks):
                     async for talk in talks:
                         kept.add(talk)
-                        bar.advance(talk is not None)
+                        bar.advance(every or talk is not None)
             except asyncio.CancelledError:
                 bar.close()
                 kept.keep()

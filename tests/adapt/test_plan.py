@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from freehold.adapt import packing, plan
@@ -32,6 +35,38 @@ def test_less_at_once_takes_less_memory() -> None:
     assert sizes == sorted(sizes)
     assert again < sizes[-1]
     assert plan._LOGIT_ROWS == loss.ROWS
+
+
+def test_ranks_share_out_every_weight_and_not_adapters() -> None:
+    _, ours = made()
+    full, lora = recipe_named("full"), recipe_named("lora")
+    assert plan.memory(ours.config, full, 0, 4) < plan.memory(ours.config, full, 0)
+    assert plan.memory(ours.config, lora, 0, 4) == plan.memory(ours.config, lora, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "times"), [({}, 2, 0.5), ({"anchored": True}, 1, 1.2)]
+)
+def test_time_falls_with_ranks_and_an_anchor_takes_some(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, bool], ranks: int, times: float
+) -> None:
+    """An anchor computes half the texts here forward once more: two operations beside each four,
+    and the adapters', which it leaves out."""
+    _, ours = made()
+    monkeypatch.setattr(plan, "_speed", lambda *_: 1.0)
+    text = SimpleNamespace(tokens=32)
+    lessons = SimpleNamespace(data=[text] * 200, replay=[text] * 50)
+    files = {"records": 200, "held_out": 0}
+
+    def told(ranks: int = 1, **changes: bool) -> dict[str, Any]:
+        recipe = recipe_named("lora", replay=0.5, rank=1, **changes)
+        return plan.plan(
+            ours.config, recipe, lessons, threads=1, files=files, file_bytes=0, ranks=ranks
+        )
+
+    assert told(ranks, **changes)["seconds"] == pytest.approx(told()["seconds"] * times, rel=0.05)
+    assert told(ranks, **changes)["trained_tokens"] == told()["trained_tokens"]
+    assert told(ranks)["ranks"] == ranks
 
 
 @pytest.mark.parametrize("name", RECIPES)
