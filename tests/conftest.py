@@ -16,6 +16,10 @@ from freehold.errors import NotFoundError
 from tests.postgres import Postgres, running
 
 DEFAULT = "qwen2.5-coder-0.5b-instruct"
+VLLM = os.environ.get(
+    "FREEHOLD_TEST_VLLM", str(Path(__file__).resolve().parents[1] / ".venv-vllm/bin/python")
+)
+"""A Python that vLLM is installed for, as `make cluster` does it."""
 # A busy machine is no failure: an example may wait for its turn.
 settings.register_profile("freehold", deadline=None)
 settings.load_profile("freehold")

@@ -79,7 +79,7 @@ class _Job:
             file_bytes=sum(tensor.data.nbytes for tensor in model.tensors.values()),
         )
         self._say(wire.Planned(plan=planned))
-        return self._train(model, lessons, facts)
+        return self._train(model, lessons, facts | {"lengths": planned["lengths"]})
 
     def _read(self, paths: Sequence[str]) -> Read:
         found = reading.read([Path(path) for path in paths])
@@ -166,6 +166,14 @@ class _Job:
             codes=self._recipe.codes,
             progress=lambda done, total: self._work("Loading", done, total),
         )
+        page = self._folder / "loss.html"
+        self._curve = curve.Curve(
+            self._folder / training.LOG,
+            page,
+            title=f"{self._folder.name}, {self._recipe.name} of {model.name}",
+            lengths=facts["lengths"],
+        )
+        self._note(f"the loss as it falls: {page}")
         learner = student.student_of(loaded, self._recipe, ranks)
         del loaded  # Where ranks share the values out, nobody holds them whole.
         run = training.Run(
@@ -186,11 +194,7 @@ class _Job:
                     parameters[name] = held.cpu()
         if not ranks.first:
             return {"outcome": asdict(outcome)}
-        curve.write(
-            self._folder / training.LOG,
-            self._folder / "loss.html",
-            title=f"{self._folder.name}, {self._recipe.name} of {model.name}",
-        )
+        self._curve.finish()
         result = {"outcome": asdict(outcome), "facts": facts, "base": model.digest}
         if outcome.why == "stopped":
             return result
@@ -228,6 +232,8 @@ class _Job:
     def _stepped(self, event: dict[str, Any]) -> None:
         figures = {k: float(v) for k, v in event.items() if k not in ("event", "steps")}
         self._say(wire.Stepped(steps=event["steps"], figures=figures))
+        if self._speaks:
+            self._curve.grow()
 
     def _work(self, what: str, done: int, total: int) -> None:
         self._say(wire.Work(what=what, done=done, total=total))

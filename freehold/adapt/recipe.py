@@ -7,14 +7,23 @@ weights. What only decides how fast it goes (threads) is not in it, nor is the f
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from freehold import strictjson
 from freehold.errors import UsageError
 from freehold.qwen.names import Part
 
+MOST = 1 << 31
+"""Of anything that is counted."""
+MOST_RANK = 1 << 13
+MAX_FILE = 1 << 16
+FILE_END = ".toml"
 TARGETS: tuple[Part, ...] = ("q", "k", "v", "out", "gate", "up", "down")
 
 
@@ -84,21 +93,23 @@ class Recipe:
             if not 0 < getattr(self, name) < math.inf:
                 raise _wrong(name, getattr(self, name), "must be above 0")
         for name in ("max_length", "batch", "micro_batch", "measure_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise _wrong(name, getattr(self, name), "must be at least 1")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise _wrong(name, getattr(self, name), f"must be from 1 to {MOST:,}")
         for name in ("warm_up", "held_out", "beta", "replay", "exercises", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise _wrong(name, getattr(self, name), "must be from 0 to below 1")
         for name in ("steps", "patience"):
-            if getattr(self, name) < 0:
-                raise _wrong(name, getattr(self, name), "must not be below 0")
+            if not 0 <= getattr(self, name) <= MOST:
+                raise _wrong(name, getattr(self, name), f"must be from 0 to {MOST:,}")
         self._check_together()
 
     def _check_together(self) -> None:
         if self.max_length > self.micro_batch:
             raise _wrong("max_length", self.max_length, "must fit into micro_batch")
-        if self.lora is not None and self.lora.rank < 1:
-            raise _wrong("rank", self.lora.rank, "must be at least 1")
+        if self.lora is not None:
+            self._check_adapter(self.lora)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise _wrong("betas", self.betas, "must be from 0 to below 1")
         if self.beta and (self.lora is None or self.replay):
             raise _wrong("beta", self.beta, "is for adapters, and without replay")
         if self.lora is None and self.anchored:
@@ -109,6 +120,15 @@ class Recipe:
             raise _wrong("codes", True, "is for adapters: what is trained cannot stay packed")
         if self.lora is None and self.dtype != "float32":
             raise _wrong("dtype", self.dtype, "must be float32 where every weight is trained")
+
+    @staticmethod
+    def _check_adapter(lora: Lora) -> None:
+        if not 1 <= lora.rank <= MOST_RANK:
+            raise _wrong("rank", lora.rank, f"must be from 1 to {MOST_RANK:,}")
+        if not 0 < lora.alpha < math.inf:
+            raise _wrong("alpha", lora.alpha, "must be above 0")
+        if not lora.targets or len({*lora.targets}) < len(lora.targets):
+            raise _wrong("targets", lora.targets, "must name matrices, each once")
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
@@ -183,19 +203,73 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def recipe_named(name: str, **changes: Any) -> Recipe:
-    """A recipe of this file, with some of its fields (or its adapter's) changed where the change is
-    not ``None``. Raises ``UsageError``."""
-    if name not in RECIPES:
-        raise UsageError(f"{name!r} is no recipe: take {', '.join(RECIPES)}", param="recipe")
-    made = RECIPES[name]()
+def recipe_named(
+    name: str, *, frozen: Literal["float32", "bfloat16"] = "float32", **changes: Any
+) -> Recipe:
+    """A recipe of this file, or of the owner's file that ``name`` leads to (``read``), with some of
+    its fields (or its adapter's) changed where the change is not ``None``. ``frozen`` is the dtype
+    of what is not trained, where neither says one. Raises ``UsageError``."""
+    made, told = read(Path(name)) if name.endswith(FILE_END) else (_known(name), frozenset[str]())
     given = {key: value for key, value in changes.items() if value is not None}
+    if made.lora is not None and "dtype" not in told:
+        given.setdefault("dtype", frozen)
     for key in ("rank", "alpha"):
         if key in given:
             if made.lora is None:
                 raise UsageError(f"{name} trains no adapter: {key} is not for it", param=key)
             made = replace(made, lora=replace(made.lora, **{key: given.pop(key)}))
     return replace(made, **given)
+
+
+def _known(name: str) -> Recipe:
+    if name not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise UsageError(
+            f"{name!r} is no recipe: take {known}, or a file that ends with {FILE_END}",
+            param="recipe",
+        )
+    return RECIPES[name]()
+
+
+def read(path: Path) -> tuple[Recipe, frozenset[str]]:
+    """The recipe that a TOML file tells, and the fields that it names: ``from`` is the recipe of
+    this file that it starts from, other keys are fields of ``Recipe``, and those of the table
+    ``lora`` of ``Lora``. It is called as the file. Raises ``UsageError``, naming the file."""
+
+    def refuse(reason: str) -> UsageError:
+        return UsageError(f"{path}: {reason}", param="recipe")
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise refuse(f"it cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE:
+        raise refuse(f"it has more than {MAX_FILE:,} bytes")
+    try:
+        found = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:  # one of a number with too many digits, too
+        raise refuse(f"it is not TOML: {error}") from error
+    start = found.pop("from", None)
+    if not isinstance(start, str) or start not in RECIPES:
+        raise refuse(f"`from` is {start!r}: name the recipe it starts from, {', '.join(RECIPES)}")
+    made = RECIPES[start]().plain()
+    adapter = found.pop("lora", {})
+    if not isinstance(adapter, dict) or (adapter and made["lora"] is None):
+        raise refuse("`lora` is a table, of recipes that train adapters")
+    unknown = {*found} - ({f.name for f in fields(Recipe)} - {"name", "lora"})
+    unknown |= {f"lora.{key}" for key in {*adapter} - {f.name for f in fields(Lora)}}
+    if unknown:
+        raise refuse(f"a recipe has no {', '.join(sorted(unknown))}")
+    if adapter:
+        made["lora"] |= adapter
+    if not path.stem.isprintable():
+        raise refuse("its name cannot be written down")
+    try:
+        recipe = msgspec.convert(made | found | {"name": path.stem}, Recipe)
+    except (msgspec.ValidationError, UsageError, OverflowError) as error:
+        raise refuse(str(error)) from error
+    return recipe, frozenset(found)
 
 
 def from_plain(document: dict[str, Any]) -> Recipe:

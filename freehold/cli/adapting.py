@@ -53,7 +53,8 @@ def train(
     ],
     name: Annotated[str, typer.Option(help="The new model's name. [MODEL-adapted]")] = "",
     recipe: Annotated[
-        str, typer.Option(help="lora, rslora, dora, qlora, full, pretrain or dpo.")
+        str,
+        typer.Option(help="lora, rslora, dora, qlora, full, pretrain, dpo, or a file (.toml)."),
     ] = "lora",
     replay: Annotated[
         list[Path] | None,
@@ -151,7 +152,8 @@ def train(
         batch=batch,
         micro_batch=micro_batch,
         max_length=max_length,
-        dtype=dtype or _dtype(recipe, device),
+        dtype=dtype,
+        frozen=_frozen(device),
         save_every=save_every,
         seed=seed,
     )
@@ -189,10 +191,10 @@ def train(
     _report(made, folder, result, settings.signer, json=json)
 
 
-def _dtype(recipe: str, device: str) -> str | None:
-    """bfloat16 where the device multiplies it and the weights stay as they are."""
+def _frozen(device: str) -> str:
+    """bfloat16 where the device multiplies it."""
     multiplies = device != "cpu" or workshop.multiplies_bfloat16()
-    return "bfloat16" if recipe != "full" and multiplies else None
+    return "bfloat16" if multiplies else "float32"
 
 
 def _folder(name: str) -> Path:
@@ -258,12 +260,19 @@ def _plan_lines(plan: dict[str, Any]) -> list[str]:
     return [
         f"{plan['records']:,} records, {plan['samples']:,} texts of {plan['tokens']:,} tokens, "
         f"{plan['held_out']:,} records held out",
+        _lengths(plan["lengths"]),
         f"{plan['steps']:,} steps, {plan['trained_tokens']:,} tokens, "
         f"{plan['parameters']:,} values to train",
         f"at most {size(plan['memory'])} of memory{each}, about {took} with the machine to itself, "
         "about "
         f"{plan['kilowatt_hours']:g} kWh at 100 W",
     ]
+
+
+def _lengths(counts: dict[str, int]) -> str:
+    every = sum(counts.values())
+    parts = [f"{100 * count / every:.0f} % to {int(edge):,}" for edge, count in counts.items()]
+    return f"their lengths in tokens: {', '.join(parts)}"
 
 
 def _dock(source: Manifest, folder: Path, *, quiet: bool) -> Manifest:

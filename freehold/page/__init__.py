@@ -11,15 +11,17 @@ from importlib.resources import files
 from typing import Any
 
 
-def document(title: str, body: str, *, style: str = "") -> str:
-    """A whole HTML page with the common style, and ``style`` after it."""
+def document(title: str, body: str, *, style: str = "", again: int = 0) -> str:
+    """A whole HTML page with the common style, and ``style`` after it. One that is still written
+    asks the browser to read it ``again`` after so many seconds."""
     shared = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    refresh = f'<meta http-equiv="refresh" content="{again}">\n' if again else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(title)}</title>\n<style>\n{shared}{style}</style>\n"
+        f"{refresh}<title>{escaped(title)}</title>\n<style>\n{shared}{style}</style>\n"
         f"</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 

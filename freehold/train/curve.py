@@ -1,34 +1,85 @@
-"""The loss of a run as a page of its own: one drawing, no script, nothing from elsewhere."""
+"""The loss of a run as a page of its own: drawings, no script, nothing from elsewhere."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from freehold.page import document, escaped
 
 _WIDTH, _HEIGHT, _LEFT, _BELOW = 410, 240, 44, 34
+_EVERY = 10
+"""Seconds after which the page of a run that goes on is drawn anew, and read anew."""
+_SHARE = 100
+"""Of a run's time, one part in so many may go into drawing."""
 _STYLE = """
 svg polyline { fill: none; } svg .step { stroke: var(--rule); }
 svg .mean { stroke: var(--accent); } svg .held { stroke: var(--high); }
+svg rect { fill: var(--accent); }
 """
 
 Point = tuple[float, float]
 
 
-def write(log: Path, page: Path, *, title: str) -> None:
-    """Draw the log of a run. Raises ``OSError``."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    steps = [(one["step"], one["loss"]) for one in lines if "loss" in one]
-    held = [(one["step"], one["held_out"]) for one in lines if "held_out" in one]
-    drawing = _drawing(steps, held) if steps else "<p>No step was taken.</p>"
-    body = (
-        f'<p class="over">Freehold adapt</p><h1>{escaped(title)}</h1><p>Loss in nats per taught '
-        "token. Grey: each step; the strong line: the mean of the last steps; red: what is held "
-        f"out.</p>{drawing}"
+class Curve:
+    """The ``page`` of a run that goes on, drawn from its ``log`` as that grows. ``lengths`` tells
+    how many texts have at most so many tokens, and more than the one before."""
+
+    def __init__(
+        self, log: Path, page: Path, *, title: str, lengths: Mapping[str, int] | None = None
+    ) -> None:
+        self._log, self._page, self._title = log, page, title
+        self._lengths = lengths or {}
+        self._next = 0.0
+
+    def grow(self) -> None:
+        """Draw it anew, if it is time. Raises ``OSError``, as ``finish`` does."""
+        began = time.monotonic()
+        if began < self._next or not self._log.exists():
+            return
+        self._write(again=_EVERY)
+        took = time.monotonic() - began
+        self._next = began + max(_EVERY, _SHARE * took)
+
+    def finish(self) -> None:
+        """Draw it for the last time."""
+        self._write(again=0)
+
+    def _write(self, *, again: int) -> None:
+        lines = [json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines()]
+        steps = [(one["step"], one["loss"]) for one in lines if "loss" in one]
+        held = [(one["step"], one["held_out"]) for one in lines if "held_out" in one]
+        drawing = _drawing(steps, held) if steps else "<p>No step was taken.</p>"
+        body = (
+            f'<p class="over">Freehold</p><h1>{escaped(self._title)}</h1><p>Loss in nats per '
+            "taught token. Grey: each step; the strong line: the mean of the last steps; red: what "
+            f"is held out.</p>{drawing}"
+        )
+        if self._lengths:
+            body += f"<p>What is learnt, by its length in tokens.</p>{_bars(self._lengths)}"
+        fresh = self._page.with_suffix(".new")
+        fresh.write_text(document(self._title, body, style=_STYLE, again=again), encoding="utf-8")
+        fresh.replace(self._page)
+
+
+def _bars(lengths: Mapping[str, int]) -> str:
+    """How many texts are of at most so many tokens, one bar for each length."""
+    wide = _WIDTH / len(lengths)
+    high, floor, parts = max(lengths.values()), _HEIGHT // 2, []
+    for n, (edge, count) in enumerate(lengths.items()):
+        x, tall = n * wide, (floor - 20) * count / high
+        top = floor - tall
+        parts += [
+            f'<rect x="{x:.1f}" y="{top:.1f}" width="{wide - 4:.1f}" height="{tall:.1f}"/>',
+            f'<text x="{x:.1f}" y="{top - 4:.1f}">{count:,}</text>',
+            f'<text x="{x:.1f}" y="{floor + 16}">to {int(edge):,}</text>',
+        ]
+    box = f"0 0 {_WIDTH + 10} {floor + 24}"
+    return "\n".join(
+        [f'<svg viewBox="{box}" role="img" aria-label="texts by length">', *parts, "</svg>"]
     )
-    page.write_text(document(title, body, style=_STYLE), encoding="utf-8")
 
 
 def _drawing(steps: Sequence[Point], held: Sequence[Point]) -> str:

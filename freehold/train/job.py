@@ -90,6 +90,9 @@ def _train(job: wire.Train, link: Link[wire.ToFoundry], seated: Ranks | None) ->
     )
     recipe = training.recipe
     say(wire.Planned(plan=_plan(training)))
+    title = f"{folder.name}, by {recipe.name}"
+    page = curve.Curve(folder / run.LOG, folder / "loss.html", title=title)
+    say(wire.Note(line=f"the loss as it falls: {folder / 'loss.html'}"))
 
     def stepped(event: dict[str, Any]) -> None:
         if event["event"] == "ranks":
@@ -97,11 +100,15 @@ def _train(job: wire.Train, link: Link[wire.ToFoundry], seated: Ranks | None) ->
             return
         figures = {k: float(v) for k, v in event.items() if k not in ("event", "steps")}
         say(wire.Stepped(steps=recipe.steps, figures=figures))
+        if ranks.first:
+            page.grow()
 
     def stopped() -> bool:
         return any(isinstance(one, wire.Stop) for one in link.receive(wait=False))
 
     ended = run.go(training, folder, report=stepped, stop=stopped)
+    if ranks.first:
+        page.finish()
     if not ended:
         return {"why": "stopped", "step": training.at}
     files = export.write(training, folder / MODEL)
@@ -111,7 +118,6 @@ def _train(job: wire.Train, link: Link[wire.ToFoundry], seated: Ranks | None) ->
     if not ranks.first:
         return {"why": "done", "step": training.at}
     found = record.write_note(folder)
-    curve.write(folder / run.LOG, folder / "loss.html", title=f"{folder.name}, by {recipe.name}")
     (folder / run.STATE).unlink(missing_ok=True)
     measured = [line for line in record.read(folder) if line["kind"] == "measure"]
     return {

@@ -1,17 +1,21 @@
-"""The default model, adapted: what peft and transformers make of it, and what kills do to it."""
+"""The default model, adapted: what peft, transformers and vLLM make of it, and what kills do."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -26,9 +30,10 @@ from freehold.qwen.adapter import WEIGHTS
 from freehold.qwen.model import Span, load
 from freehold.store import FolderSource, Store, pull, verify
 from freehold.train import encoding, state
+from freehold.train.encoding import Sample
 from freehold.train.records import record_of
 from freehold.types import VerifiedModel
-from tests.conftest import DEFAULT
+from tests.conftest import DEFAULT, VLLM
 from tests.engine.conftest import _Quiet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -53,15 +58,25 @@ def brought(store: Store, folder: Path) -> VerifiedModel:
     return verify(store, pull(store, str(folder), sources=[made], progress=_Quiet()).name)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_peft_and_transformers_say_what_we_say(kind: str, real_root: Path, tmp_path: Path) -> None:
-    """20 steps on the default model's values, rounded to bfloat16 as transformers can load them."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """What 20 steps made of the default model's values, rounded to bfloat16 as others can load
+    them: folders of the ``base``, the ``adapter`` and both ``merged``, and how surprised the
+    adapted model is by each of its ``samples`` (nats)."""
 
+    base: Path
+    adapter: Path
+    merged: Path
+    samples: Sequence[Sample]
+    surprise: Sequence[float]
+    losses: Sequence[float]
+
+
+def adapted(kind: str, real_root: Path, folder: Path) -> Adapted:
     torch.set_num_threads(1)
-    base, store = tmp_path / "base", Store(tmp_path / "store")
-    base.mkdir()
+    base, merged, store = folder / "base", folder / "merged", Store(folder / "store")
+    for made in (base, merged):
+        made.mkdir()
     plain.write(verify(Store(real_root), DEFAULT), base)
     source = brought(store, base)
     codec = codecs.load(source)
@@ -75,46 +90,120 @@ def test_peft_and_transformers_say_what_we_say(kind: str, real_root: Path, tmp_p
     ]  # fmt: skip
     recipe = recipe_named(kind, steps=20, batch=64, micro_batch=64, max_length=64, held_out=0.0)
     student = student_of(load(source, threads=1, cache_tokens=1), recipe)
-    run = Run(student, recipe, Lessons(data=samples), tmp_path, model_digest=source.digest)
+    run = Run(student, recipe, Lessons(data=samples), folder, model_digest=source.digest)
     run.go()
     lora = recipe.lora
     assert isinstance(lora, Lora)
     parameters = {name: values.detach().clone() for name, values in student.parameters.items()}
     with torch.no_grad():
         surprise = [student.surprise([sample]).item() for sample in samples]
-    del student, run  # three float32 models at once would be 7.5 GB
-    export.write_adapter(tmp_path / "adapter", lora, parameters, base=DEFAULT)
-    merged = tmp_path / "merged"
-    merged.mkdir()
+    export.write_adapter(folder / "adapter", lora, parameters, base=DEFAULT)
     export.write_merged(source, merged, lora, parameters)
-    ids = samples[0].ids.tolist()
-    ours = logits_of(brought(store, merged), ids)
+    log = (folder / "log.jsonl").read_text().splitlines()
+    return Adapted(
+        base=base,
+        adapter=folder / "adapter",
+        merged=merged,
+        samples=samples,
+        surprise=surprise,
+        losses=[json.loads(line)["loss"] for line in log],
+    )
 
-    theirs = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_peft_and_transformers_say_what_we_say(kind: str, real_root: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    made = adapted(kind, real_root, tmp_path)
+    ids = made.samples[0].ids.tolist()
+    ours = logits_of(brought(Store(tmp_path / "store"), made.merged), ids)
+    theirs = AutoModelForCausalLM.from_pretrained(made.merged, dtype=torch.float32)
     with torch.no_grad():
         wanted = theirs(torch.tensor([ids])).logits[0].numpy()
     del theirs
     apart = np.abs(ours - wanted).max()
-    adapted = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(tmp_path / "adapter")
+    beside = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(made.base, dtype=torch.float32), str(made.adapter)
     )
     theirs_surprise = []
-    for sample in samples:
+    for sample in made.samples:
         with torch.no_grad():
-            logits = adapted(torch.from_numpy(sample.ids).long()[None]).logits[0]
+            logits = beside(torch.from_numpy(sample.ids).long()[None]).logits[0]
         logs = torch.log_softmax(logits[:-1].double(), dim=-1)
         picked = logs.gather(1, torch.from_numpy(sample.ids[1:]).long()[:, None])[:, 0]
         theirs_surprise.append(float(-picked[torch.from_numpy(sample.taught[1:])].sum()))
-    losses = [
-        json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()
-    ]
     print(
-        f"{kind}: loss {losses[0]:.3f} -> {losses[-1]:.3f}; merged logits apart by {apart:.1e}; "
-        f"surprise {surprise} here, {theirs_surprise} in peft"
+        f"{kind}: loss {made.losses[0]:.3f} -> {made.losses[-1]:.3f}; merged logits apart by "
+        f"{apart:.1e}; surprise {made.surprise} here, {theirs_surprise} in peft"
     )
-    assert losses[-1] < losses[0] / 2
+    assert made.losses[-1] < made.losses[0] / 2
     assert apart <= MAX_ERROR
-    assert surprise == pytest.approx(theirs_surprise, abs=MAX_ERROR, rel=1e-4)
+    assert made.surprise == pytest.approx(theirs_surprise, abs=MAX_ERROR, rel=1e-4)
+
+
+@contextlib.contextmanager
+def vllm(made: Adapted, folder: Path) -> Iterator[httpx.Client]:
+    """A client of vLLM's own server, with the adapter beside the base. Skips without a vLLM."""
+    if not Path(VLLM).exists():
+        pytest.skip("vLLM is not installed: run `make cluster`, or name its Python in "
+                    "FREEHOLD_TEST_VLLM")  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(VLLM, "-m", "vllm.entrypoints.openai.api_server", "--model", str(made.base)),
+        *("--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port)),
+        *("--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "2"),
+        *("--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"adapted={made.adapter}"),
+        "--enforce-eager",
+    ]
+    env = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "PATH": f"{Path(VLLM).parent}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(folder),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+    }
+    log = folder / "vllm.log"
+    with log.open("wb") as file:
+        running = subprocess.Popen(command, env=env, stdout=file, stderr=file, cwd=folder)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
+            while True:
+                with contextlib.suppress(httpx.ConnectError):
+                    if http.get("/health").status_code == 200:
+                        break
+                assert running.poll() is None, log.read_text()[-4000:]
+                time.sleep(1)
+            yield http
+    finally:
+        running.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(60)
+        running.kill()
+
+
+def test_vllm_serves_the_adapter_as_it_is(real_root: Path, tmp_path: Path) -> None:
+    made = adapted("lora", real_root, tmp_path)
+
+    def surprise_of(model: str, sample: Sample, http: httpx.Client) -> float:
+        ids = sample.ids.tolist()
+        wish = {"model": model, "prompt": ids, "max_tokens": 1, "prompt_logprobs": 0}
+        reply = http.post("/v1/completions", json=wish)
+        assert reply.status_code == 200, reply.text
+        found = reply.json()["choices"][0]["prompt_logprobs"]
+        taught = zip(ids, found, sample.taught.tolist(), strict=True)
+        return -sum(at[str(token)]["logprob"] for token, at, counts in taught if counts)
+
+    with vllm(made, tmp_path) as http:
+        theirs = [surprise_of("adapted", sample, http) for sample in made.samples]
+        before = [surprise_of("base", sample, http) for sample in made.samples]
+    print(f"surprise {made.surprise} here, {theirs} in vLLM, {before} without the adapter")
+    assert made.surprise == pytest.approx(theirs, abs=MAX_ERROR, rel=1e-4)
+    assert sum(theirs) < sum(before) / 2
 
 
 def test_kills_change_no_bit_of_the_real_adapter(real_root: Path, tmp_path: Path) -> None:

@@ -26,12 +26,11 @@ from freehold.store import Store
 from tests.clients.page import CLIENTS as OTHERS
 from tests.clients.page import record
 from tests.clients.trying import attempt
+from tests.conftest import VLLM
 from tests.house.running import DEFAULT, FREEHOLD, Server, start
-from tests.residency.conftest import REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
-PYTHON = os.environ.get("FREEHOLD_TEST_VLLM", str(REPOSITORY / ".venv-vllm/bin/python"))
 MODEL = f"{DEFAULT}-bf16"
 CLIENTS = 8
 
@@ -39,7 +38,7 @@ CLIENTS = 8
 @pytest.fixture(scope="module")
 def root(real_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the default model written out plain."""
-    if not Path(PYTHON).exists():
+    if not Path(VLLM).exists():
         pytest.skip("vLLM is not installed: run `make cluster`, or name its Python in "
                     "FREEHOLD_TEST_VLLM")  # fmt: skip
     root = tmp_path_factory.mktemp("cluster")
@@ -52,7 +51,7 @@ def root(real_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in source.manifest(DEFAULT).files:  # a blob may be no link
         shutil.copy(source.blob(file.sha256), target.blob(file.sha256))
     (root / "freehold.toml").write_text(
-        f'vllm_python = "{PYTHON}"\nvllm_arguments = ["--enforce-eager"]\ncache_tokens = 4096\n'
+        f'vllm_python = "{VLLM}"\nvllm_arguments = ["--enforce-eager"]\ncache_tokens = 4096\n'
     )
     env = {**os.environ, "FREEHOLD_HOME": str(root)}
     done = subprocess.run(
@@ -75,7 +74,7 @@ def server(root: Path) -> Iterator[Server]:
     )
     yield running
     assert running.stop() == 0
-    assert not [p for p in psutil.process_iter(["cmdline"]) if PYTHON in (p.info["cmdline"] or ())]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if VLLM in (p.info["cmdline"] or ())]
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +168,7 @@ async def test_killed_under_load_it_comes_back_and_every_entry_is_there(
     (victim,) = [
         p
         for p in psutil.process_iter(["cmdline"])
-        if {PYTHON, "vllm.entrypoints.openai.api_server"} <= {*(p.info["cmdline"] or ())}
+        if {VLLM, "vllm.entrypoints.openai.api_server"} <= {*(p.info["cmdline"] or ())}
     ]
     victim.send_signal(signal.SIGKILL)
     async with httpx.AsyncClient(base_url=server.address, timeout=60) as health:
