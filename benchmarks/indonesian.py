@@ -1,6 +1,6 @@
 """The default model adapted to Indonesian, from the corpus to the gate, as an owner would do it.
 
-    python benchmarks/indonesian.py DATA WORK [--steps 110] [--batch 4096] [--rate 8e-4]
+    python benchmarks/indonesian.py DATA WORK [--steps 80] [--batch 4096] [--rate 8e-4]
                                              [--ranks 2] [--no-replay]
 
 DATA is a folder with `corpus/`, `eval/` and `guard/` (docs/evals.md says what lies there). WORK
@@ -158,7 +158,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=110)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--batch", type=int, default=4096, help="tokens of a step")
     parser.add_argument(
