@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -191,7 +191,7 @@ def train(
     _report(made, folder, result, settings.signer, json=json)
 
 
-def _frozen(device: str) -> str:
+def _frozen(device: str) -> Literal["float32", "bfloat16"]:
     """bfloat16 where the device multiplies it."""
     multiplies = device != "cpu" or workshop.multiplies_bfloat16()
     return "bfloat16" if multiplies else "float32"
