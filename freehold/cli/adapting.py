@@ -166,18 +166,15 @@ def train(
         mask=mask,
         device=devices.check(device),
     )
-    seats = workshop.seats(ranks, folder, device)
+    seats = () if plan else workshop.seats(ranks, folder, device)
     first = not seats or seats[0].first
-    if seats:
-        order = structs.replace(order, ranks=seats[0].world)
-    if len(seats) > 1 and order.threads is None:
-        order = structs.replace(order, threads=max((os.cpu_count() or 1) // len(seats), 1))
-    if plan:
-        seats = ()  # One of them can tell.
+    order = structs.replace(order, ranks=seats[0].world if seats else ranks)
+    here = len(seats) or ranks
+    if here > 1 and order.threads is None:
+        order = structs.replace(order, threads=max((os.cpu_count() or 1) // here, 1))
     result = _run(settings, order, only_plan=plan, quiet=json or not first, seats=seats)
     if "outcome" not in result:
-        if first:
-            emit(result, _plan_lines(result), as_json=json)
+        emit(result, _plan_lines(result), as_json=json)
         return
     if result["outcome"]["why"] == "stopped":
         if first:

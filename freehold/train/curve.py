@@ -48,7 +48,9 @@ class Curve:
         self._write(again=0)
 
     def _write(self, *, again: int) -> None:
-        lines = [json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines()]
+        # A run may be stopped before its first step.
+        log = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
+        lines = [json.loads(line) for line in log.splitlines()]
         steps = [(one["step"], one["loss"]) for one in lines if "loss" in one]
         held = [(one["step"], one["held_out"]) for one in lines if "held_out" in one]
         drawing = _drawing(steps, held) if steps else "<p>No step was taken.</p>"

@@ -29,6 +29,8 @@ def test_a_run_without_a_step_has_a_page_too(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("", encoding="utf-8")
     curve.Curve(tmp_path / "log.jsonl", tmp_path / "loss.html", title="none").finish()
     assert "No step" in (tmp_path / "loss.html").read_text(encoding="utf-8")
+    curve.Curve(tmp_path / "not there", tmp_path / "none.html", title="none").finish()
+    assert "No step" in (tmp_path / "none.html").read_text(encoding="utf-8")
 
 
 def test_it_grows_with_its_log_and_is_at_rest_at_the_end(
