@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,14 +47,30 @@ def connect(url: str, *, durable: bool = True) -> sql.Engine:
     # No transactions of the driver's own making: ``exclusive`` begins them.
     options: dict[str, Any] = {"timeout": _BUSY_SECONDS, "isolation_level": None}
     engine = sql.create_engine(location, connect_args=options)
-    pragmas = ("journal_mode=WAL", f"synchronous={'FULL' if durable else 'NORMAL'}")
 
     def prepare(connection: Any, _: object) -> None:
-        for pragma in pragmas:
-            connection.execute(f"PRAGMA {pragma}").fetchall()
+        _write_ahead(connection)
+        connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}").fetchall()
 
     sql.event.listen(engine, "connect", prepare)
     return engine
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Have SQLite keep a log beside the file.
+
+    Two that turn a new file to it at once hold a lock each that the other waits for; SQLite tells
+    one of them at once that the file is locked, without its timeout. That one tries again.
+    """
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
 
 
 def _server(location: sql.engine.URL, durable: bool) -> sql.Engine:

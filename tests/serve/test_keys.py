@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from freehold.errors import NotFoundError, StorageError, UsageError
+from freehold.serve import database
 from freehold.serve.keys import KeyLimits, Keyring
 from freehold.serve.migrations import LATEST, STEPS
 
@@ -186,6 +187,41 @@ def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
         rings = list(threads.map(lambda _: Keyring(_url(tmp_path)), range(8)))
     new = rings[0].add("one")
     assert all(ring.check(new.secret) is not None for ring in rings)
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY])
+def test_a_file_locked_for_a_moment_is_tried_again(code: int) -> None:
+    """Two that turn a new file to its log at once: SQLite refuses one of them without waiting."""
+    asked: list[str] = []
+
+    class Locked:
+        def execute(self, statement: str) -> sqlite3.Cursor:
+            asked.append(statement)
+            if len(asked) < 3:
+                raise _refused(code)
+            return sqlite3.connect(":memory:").execute(statement)
+
+    database._write_ahead(Locked())  # type: ignore[arg-type]
+    assert asked == ["PRAGMA journal_mode=WAL"] * 3
+
+
+def test_a_file_that_cannot_be_read_is_not_tried_again() -> None:
+    asked: list[str] = []
+
+    class Broken:
+        def execute(self, statement: str) -> sqlite3.Cursor:
+            asked.append(statement)
+            raise _refused(sqlite3.SQLITE_CANTOPEN)
+
+    with pytest.raises(sqlite3.OperationalError):
+        database._write_ahead(Broken())  # type: ignore[arg-type]
+    assert len(asked) == 1
+
+
+def _refused(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode = code
+    return error
 
 
 # --- limits ---------------------------------------------------------------------------------------
