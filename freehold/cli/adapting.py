@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -166,12 +167,13 @@ def train(
         mask=mask,
         device=devices.check(device),
     )
-    seats = () if plan else workshop.seats(ranks, folder, device)
+    seats = workshop.seats(ranks, folder, device)
     first = not seats or seats[0].first
-    order = structs.replace(order, ranks=seats[0].world if seats else ranks)
-    here = len(seats) or ranks
-    if here > 1 and order.threads is None:
-        order = structs.replace(order, threads=max((os.cpu_count() or 1) // here, 1))
+    if plan and not first:
+        return
+    order = structs.replace(order, ranks=seats[0].world if seats else 1)
+    if len(seats) > 1 and order.threads is None:
+        order = structs.replace(order, threads=max((os.cpu_count() or 1) // len(seats), 1))
     result = _run(settings, order, only_plan=plan, quiet=json or not first, seats=seats)
     if "outcome" not in result:
         emit(result, _plan_lines(result), as_json=json)
@@ -245,9 +247,19 @@ def _run(
     reach = Reach(
         read=(*vault, *job.data, *job.replay, *job.avoid, *library()), write=(job.folder,)
     )
-    with workshop.Shop("freehold.adapt", settings, quiet=quiet) as shop:
-        shop.start_ranks(job, reaching(reach, job.device), seats)
-        return shop.listen(_plan_lines, only_plan=only_plan)
+    try:
+        with workshop.Shop("freehold.adapt", settings, quiet=quiet) as shop:
+            shop.start_ranks(job, reaching(reach, job.device), () if only_plan else seats)
+            return shop.listen(_plan_lines, only_plan=only_plan)
+    finally:
+        _tidy(Path(job.folder))
+
+
+def _tidy(folder: Path) -> None:
+    """Leave nothing of a run that only told its plan, or failed before it had begun."""
+    for empty in (folder / "inductor", folder):
+        with contextlib.suppress(OSError):  # it holds something, or is not there
+            empty.rmdir()
 
 
 def _plan_lines(plan: dict[str, Any]) -> list[str]:

@@ -52,9 +52,7 @@ def on_this_machine(ranks: int, folder: Path, device: str = "cpu") -> tuple[Seat
 
     if ranks == 1:
         return ()
-    store = folder.resolve() / ".ranks"
-    store.unlink(missing_ok=True)
-    return seat.on_this_machine(ranks, str(store), device)
+    return seat.on_this_machine(ranks, str(folder.resolve() / ".ranks"), device)
 
 
 def _meeting(reach: Reach) -> Reach:
@@ -115,7 +113,7 @@ class Shop:
             sock.close()
             process.kill()
             process.wait()
-        for store in filter(None, self._stores):
+        for store in self._stores:
             Path(store).unlink(missing_ok=True)
         self._watch.close()
 
@@ -142,8 +140,10 @@ class Shop:
     ) -> None:
         """One process for each of these seats, or one alone, which may need a ``program``; the
         first rank is the last of them, whose result counts."""
+        for store in {seat.store for seat in seats} - {""}:
+            Path(store).unlink(missing_ok=True)  # what a run that was killed left there
+            self._stores.add(store)
         for seat in reversed(seats):
-            self._stores.add(seat.store)
             self.start(job, reach, seat)
         if not seats:
             self.start(job, reach, program=program)

@@ -144,3 +144,29 @@ def test_bad_data_is_refused_by_its_line(home: Path, data: Path, tmp_path: Path)
     assert fixed.returncode == 0, fixed.stderr
     assert "left out: talk.jsonl, line 61" in fixed.stderr
     assert "values to train" in fixed.stdout
+    assert not list((home / "adapt").iterdir())
+
+
+def test_a_plan_for_several_ranks_disturbs_none_that_train(
+    home: Path, data: Path, tmp_path: Path
+) -> None:
+    meeting = home / "adapt" / "mine" / ".ranks"
+    meeting.parent.mkdir(parents=True)
+    meeting.write_bytes(b"here they are")
+    command, env = words(data, "--plan", "--json", "--name", "mine"), environment(home, tmp_path)
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "WORLD_SIZE": "3"}
+    found = []
+    for more, here in (
+        (["--ranks", "3"], {}),
+        ([], {**told, "RANK": "0", "LOCAL_RANK": "0"}),
+        ([], {**told, "RANK": "2", "LOCAL_RANK": "2"}),
+    ):
+        done = subprocess.run(
+            [*command, *more], check=False, env=env | here, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(done.stdout)
+    of_ranks, of_first, of_last = found
+    assert json.loads(of_ranks)["ranks"] == json.loads(of_first)["ranks"] == 3
+    assert not of_last
+    assert meeting.read_bytes() == b"here they are"
