@@ -1,12 +1,13 @@
 """Training speed beside transformers + peft: same weights, data, method, batch and precision.
 
-    python benchmarks/adapt.py [--rounds 3] [--steps 4] [--dtype bfloat16] [--threads N]
+    python benchmarks/adapt.py [--rounds 3] [--steps 4] [--dtype float32] [--threads N]
 
-Each round trains the same steps once here and once there, each in a process of its own, so that a
-noisy machine disturbs both alike. Every text has the same length: there is no padding to gain
-from. Printed: tokens per second and per second of processor time (medians of rounds, and each
-round's ratio), the processes' peak memory, and the largest relative difference between the two loss
-curves.
+The precision is the one that `freehold adapt` picks here: bfloat16 where the processor multiplies
+it. Each round trains the same steps once here and once there, each in a process of its own, so
+that a noisy machine disturbs both alike. Every text has the same length: there is no padding to
+gain from. Printed: tokens per second and per second of processor time (medians of rounds, and each
+round's ratio), the processes' peak memory, and the largest relative difference between the two
+loss curves.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from freehold.cli.workshop import multiplies_bfloat16
 
 MODEL = "qwen2.5-coder-0.5b-instruct"
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "data" / "corpus" / "id.txt.gz"
@@ -51,7 +54,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=512, help="tokens of a text")
     parser.add_argument("--texts", type=int, default=2, help="texts of a step")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    here = "bfloat16" if multiplies_bfloat16() else "float32"
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=here)
     parser.add_argument("--method", choices=("lora", "rslora", "dora"), default="lora")
     parser.add_argument("--recompute", action="store_true", help="checkpoint blocks, on both sides")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

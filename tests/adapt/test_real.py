@@ -221,7 +221,9 @@ def test_kills_change_no_bit_of_the_real_adapter(real_root: Path, tmp_path: Path
 
     def command(name: str) -> list[str]:
         small = ["--steps", "8", "--max-length", "64", "--micro-batch", "64", "--batch", "64"]
-        small += ["--threads", "1", "--dtype", "bfloat16", "--save-every", "2"]
+        # In the precision that the command picks here: where bfloat16 goes by detours, 15
+        # minutes were not enough.
+        small += ["--threads", "1", "--save-every", "2"]
         program = [sys.executable, "-m", "freehold.cli", "adapt", DEFAULT, "--data", str(data)]
         return [*program, *small, "--name", name]
 
