@@ -72,14 +72,20 @@ class _Job:
             config_of(model),
             self._recipe,
             lessons,
-            threads=self._job.threads,
-            device=self._job.device,
+            speed=self._pace(model, lessons),
             ranks=self._job.ranks,
             files=facts,
             file_bytes=sum(tensor.data.nbytes for tensor in model.tensors.values()),
         )
         self._say(wire.Planned(plan=planned))
         return self._train(model, lessons, facts | {"lengths": planned["lengths"]})
+
+    def _pace(self, model: VerifiedModel, lessons: Any) -> float:
+        from freehold.adapt.pace import pace
+
+        self._work("Timing a piece of the model", 0, 1)
+        job = self._job
+        return pace(model, self._recipe, lessons, threads=job.threads, device=job.device)
 
     def _read(self, paths: Sequence[str]) -> Read:
         found = reading.read([Path(path) for path in paths])

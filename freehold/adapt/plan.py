@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from freehold.adapt import packing
@@ -15,7 +14,6 @@ WATTS = 100
 _PROCESS = 400 << 20
 _LOGIT_ROWS = 256
 """As in ``loss``, which is not imported for it: it brings torch with it."""
-_ROWS, _INPUTS, _OUTPUTS = 512, 1024, 4096
 
 
 def plan(
@@ -23,15 +21,14 @@ def plan(
     recipe: Recipe,
     lessons: Any,
     *,
-    threads: int | None,
+    speed: float,
     files: dict[str, Any],
     file_bytes: int,
-    device: str = "cpu",
     ranks: int = 1,
 ) -> dict[str, Any]:
     """The plan in plain values: ``steps``, ``tokens`` of an epoch, ``memory`` in bytes that each of
-    ``ranks`` processes takes, ``seconds`` by the speed of a matrix product just timed here, with as
-    many cores for each rank, ``kilowatt_hours``. ``file_bytes`` is the model's size on the disk.
+    ``ranks`` processes takes, ``seconds``, ``kilowatt_hours``. ``speed`` is each rank's in
+    ``operations`` per second (``pace``), ``file_bytes`` the model's size on the disk.
     """
     lengths = [lesson.tokens for lesson in lessons.data]
     replayed = [lesson.tokens for lesson in lessons.replay]
@@ -45,7 +42,7 @@ def plan(
     trained = tokens * repeated
     # What the model said before is computed as well, by the weights alone.
     work = trained * operations(config, recipe) + held * repeated * 2 * weights(config)
-    seconds = work / (_speed(recipe, threads, device) * ranks)
+    seconds = work / (speed * ranks)
     return {
         "records": files["records"],
         "held_out": files["held_out"],
@@ -113,23 +110,6 @@ def memory(config: Config, recipe: Recipe, file_bytes: int, ranks: int = 1) -> i
     # Logits, their softmax and its gradient; an anchor compares with those of before.
     logits = (6 if recipe.anchored else 3) * _LOGIT_ROWS * config.vocab * 4
     return _PROCESS + file_bytes + held + trained + activations * 3 // 2 + logits
-
-
-def _speed(recipe: Recipe, threads: int | None, device: str) -> float:
-    """Operations per second of a product like a layer's, timed here and now."""
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    kind = torch.float32 if recipe.dtype == "float32" else torch.bfloat16
-    x = torch.ones(_ROWS, _INPUTS, dtype=kind, device=device)
-    w = torch.ones(_OUTPUTS, _INPUTS, dtype=kind, device=device)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        (x @ w.T)[0, 0].item()
-        best = min(best, time.perf_counter() - start)
-    return 2 * _ROWS * _INPUTS * _OUTPUTS / best
 
 
 def _histogram(lengths: list[int]) -> dict[str, int]:

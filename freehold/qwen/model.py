@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -184,6 +184,7 @@ def load(
     cache_tokens: int = DEFAULT_CACHE_TOKENS,
     page_size: int = 16,
     codes: bool = False,
+    piece: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Give the weights to a back end and make an empty cache of ``cache_tokens`` tokens.
@@ -192,8 +193,9 @@ def load(
     file's own codes, or uses a pack's where it lies, computes as ``docs/numerics.md`` says, and
     ``dtype`` is the cache's. Plain floats become codes of the size that ``weights`` names.
     ``threads`` sets how many the arithmetic may use, for the whole process. ``progress`` is
-    called with packed bytes done and in all. Raises ``MalformedError`` where config and weights
-    do not fit together, ``UsageError`` for an impossible option.
+    called with packed bytes done and in all. A ``piece`` is the first block alone, with as small a
+    share of the vocabulary: to be timed. Raises ``MalformedError`` where config and weights do not
+    fit together, ``UsageError`` for an impossible option.
     """
     _check_options(backend, dtype, threads, cache_tokens, page_size)
     config = config_of(model)
@@ -201,6 +203,8 @@ def load(
     names.check(config, naming, model.shapes)
     for tensor in model.tensors.values():
         quants.check(tensor)
+    if piece:
+        config, model = _piece(config, naming, model)
     n_pages = -(-cache_tokens // page_size)
     packed = model.packed
     source: _Source
@@ -244,6 +248,20 @@ def load(
         ),
     )
     return Model(config=config, card=card, ops=ops, cache=ops.cache, weights=fused, packed=packed)
+
+
+def _piece(
+    config: Config, naming: names.Names, model: VerifiedModel
+) -> tuple[Config, VerifiedModel]:
+    """One block, and one of as many parts of the vocabulary as there are blocks."""
+    vocab = -(-config.vocab // config.n_layers)
+    small = replace(config, n_layers=1, windows=config.windows[:1], vocab=vocab)
+    tensors = {name: model.tensors[name] for name, _ in names.expected(small, naming)}
+    for name in {naming.whole("embed"), naming.whole("head")} & {*tensors}:
+        table = tensors[name]
+        data = table.data[: table.data.nbytes // config.vocab * vocab]
+        tensors[name] = replace(table, shape=(vocab, config.width), data=data)
+    return small, replace(model, tensors=tensors)
 
 
 def _open_torch(

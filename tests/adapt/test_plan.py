@@ -48,12 +48,11 @@ def test_ranks_share_out_every_weight_and_not_adapters() -> None:
     ("changes", "ranks", "times"), [({}, 2, 0.5), ({"anchored": True}, 1, 1.2)]
 )
 def test_time_falls_with_ranks_and_an_anchor_takes_some(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, bool], ranks: int, times: float
+    changes: dict[str, bool], ranks: int, times: float
 ) -> None:
     """An anchor computes half the texts here forward once more: two operations beside each four,
     and the adapters', which it leaves out."""
     _, ours = made()
-    monkeypatch.setattr(plan, "_speed", lambda *_: 1.0)
     text = SimpleNamespace(tokens=32)
     lessons = SimpleNamespace(data=[text] * 200, replay=[text] * 50)
     files = {"records": 200, "held_out": 0}
@@ -61,7 +60,7 @@ def test_time_falls_with_ranks_and_an_anchor_takes_some(
     def told(ranks: int = 1, **changes: bool) -> dict[str, Any]:
         recipe = recipe_named("lora", replay=0.5, rank=1, **changes)
         return plan.plan(
-            ours.config, recipe, lessons, threads=1, files=files, file_bytes=0, ranks=ranks
+            ours.config, recipe, lessons, speed=1.0, files=files, file_bytes=0, ranks=ranks
         )
 
     assert told(ranks, **changes)["seconds"] == pytest.approx(told()["seconds"] * times, rel=0.05)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from freehold.errors import MalformedError, UsageError
 from freehold.qwen.model import Model, Span, load
@@ -121,6 +122,22 @@ def test_wanted_rows(model: Model) -> None:
     np.testing.assert_allclose(results[2], everything, atol=1e-5)
     for state in states:
         state.free()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_piece_is_the_first_block_and_a_like_share_of_the_words(
+    make: SimpleNamespace, tied: bool
+) -> None:
+    """Three blocks and 199 words: one block and 67."""
+    hf = make.random_hf("qwen2", tie_word_embeddings=tied)
+    piece = load(make.from_hf(hf), piece=True, cache_tokens=64)
+    ids = [5, 60, 66, 7]
+    found = step(piece, ids)
+    hf.model.layers = hf.model.layers[:1]
+    with torch.no_grad():
+        wanted = hf(torch.tensor([ids]), use_cache=False).logits[0, :, :67]
+    assert found.shape == (4, 67)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
 
 
 def test_taps_see_every_point_of_every_layer(model: Model) -> None:
