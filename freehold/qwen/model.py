@@ -254,6 +254,7 @@ def _piece(
     config: Config, naming: names.Names, model: VerifiedModel
 ) -> tuple[Config, VerifiedModel]:
     """One block, and one of as many parts of the vocabulary as there are blocks."""
+    assert model.packed is None, "packs are not cut"
     vocab = -(-config.vocab // config.n_layers)
     small = replace(config, n_layers=1, windows=config.windows[:1], vocab=vocab)
     tensors = {name: model.tensors[name] for name, _ in names.expected(small, naming)}
